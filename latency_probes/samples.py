@@ -1,0 +1,128 @@
+"""A measurement as it is sent and stored: raw samples first, what was computed from them, and
+under which conditions. The validators recompute the interval: a receiver trusts no number it can
+check."""
+
+import math
+from itertools import chain
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    StringConstraints,
+    model_validator,
+)
+
+from latency_probes import intervals
+
+# How samples are taken; a change that moves ratios gets a new number, and cached measurements
+# expire.
+PROTOCOL = 1
+MAX_SAMPLES = 50_000
+
+Nanoseconds = Annotated[int, Field(ge=1, le=10**13)]
+Round = Annotated[tuple[Nanoseconds, ...], Field(min_length=1, max_length=1000)]
+Rounds = Annotated[tuple[Round, ...], Field(min_length=1, max_length=1000)]
+Verdict = Literal["ok", "noisy", "throttled", "unstable"]
+Text = Annotated[str, StringConstraints(max_length=200)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Replicate(_Part):
+    """What one process measured. Rounds pair a block of candidate calls with one of reference
+    calls."""
+
+    candidate_ns: Rounds
+    reference_ns: Rounds
+    candidate_cold_ns: Nanoseconds
+    reference_cold_ns: Nanoseconds
+    candidate_faults: NonNegativeFloat = 0.0
+    reference_faults: NonNegativeFloat = 0.0
+    sentinel_ns: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+    warmup_calls: NonNegativeInt = 0
+    warm: bool = True
+    setup_ms: NonNegativeFloat = 0.0
+    peak_rss_mb: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.candidate_ns) != len(self.reference_ns):
+            raise ValueError(
+                "candidate_ns and reference_ns must have the same number of rounds, "
+                f"but got {len(self.candidate_ns)} and {len(self.reference_ns)}"
+            )
+        return self
+
+    @property
+    def ratio(self) -> float:
+        """This replicate's paired ratio, candidate over reference."""
+        return intervals.paired_ratio(self.candidate_ns, self.reference_ns)
+
+
+class Conditions(_Part):
+    """How the device was while it measured; None is unknown."""
+
+    cores: tuple[NonNegativeInt, ...] = Field(default=(), max_length=1024)
+    governor: Text | None = None
+    frequency_mhz: PositiveFloat | None = None
+    temperature_c: float | None = None
+    load: NonNegativeFloat | None = None
+    memory_available_mb: NonNegativeInt | None = None
+    sentinel_baseline_ns: NonNegativeInt = 0
+    repeated: NonNegativeInt = 0
+
+
+class Spread(_Part):
+    """`intervals.Spread` on the wire."""
+
+    count: int = Field(ge=1)
+    median_ns: PositiveFloat
+    iqr_ns: NonNegativeFloat
+    mad_ns: NonNegativeFloat
+    min_ns: Nanoseconds
+    p90_ns: PositiveFloat | None
+    outliers: NonNegativeInt
+
+
+class Measurement(_Part):
+    """The paired latency ratio of a candidate to its reference, with 95 % interval and raw
+    samples."""
+
+    type: Literal["measurement"] = "measurement"
+    kind: Literal["screening", "strict"]
+    replicates: tuple[Replicate, ...] = Field(min_length=2, max_length=32)
+    ratio: PositiveFloat
+    ratio_low: PositiveFloat
+    ratio_high: PositiveFloat
+    latency_ms: PositiveFloat
+    reference_ms: PositiveFloat
+    cold_ms: PositiveFloat
+    candidate: Spread
+    reference: Spread
+    verdict: Verdict
+    reasons: tuple[Text, ...] = Field(default=(), max_length=16)
+    conditions: Conditions = Conditions()
+    runtime_version: Text
+    protocol: int = Field(default=PROTOCOL, ge=1)
+
+    @model_validator(mode="after")
+    def _follows_from_samples(self) -> Self:
+        rounds = chain.from_iterable((*r.candidate_ns, *r.reference_ns) for r in self.replicates)
+        if (count := sum(map(len, rounds))) > MAX_SAMPLES:
+            raise ValueError(f"samples must be at most {MAX_SAMPLES}, but got {count}")
+        found = intervals.ratio_interval([r.ratio for r in self.replicates])
+        said = (self.ratio, self.ratio_low, self.ratio_high)
+        for a, b in zip(said, (found.ratio, found.low, found.high), strict=True):
+            if not math.isclose(a, b, rel_tol=1e-6):
+                raise ValueError(
+                    f"ratio and its interval must follow from the samples "
+                    f"({found.ratio:.6g}, {found.low:.6g}, {found.high:.6g}), but got {said}"
+                )
+        return self
