@@ -1,0 +1,61 @@
+"""`secateur datasets`: say where labelled data lies, or upload it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.connection import ApiKey, AsJson, Server, connect
+from api.cli.inputs import finish_check, numbers
+from api.cli.output import emit, show_table
+
+app = typer.Typer(help="Labelled data.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the new data set.")],
+    form: Annotated[str, typer.Option("--format", help="idx, npz, image_folder or python.")],
+    path: Annotated[str | None, typer.Option(help="Where it lies, as the server sees it.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="File to upload instead.", exists=True, dir_okay=False)
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean per channel, such as 0.5,0.5,0.5.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Deviation per channel.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the check.")] = True,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: ApiKey = None,
+) -> None:
+    """Submit a data set and wait until a worker has checked it."""
+    if (path is None) == (archive is None):
+        raise typer.BadParameter("exactly one of --path and --archive must be given")
+    spec: dict[str, Any] = {"name": name, "format": form}
+    if path is not None:
+        spec["path"] = str(Path(path).expanduser().absolute()) if form != "python" else path
+    if num_classes is not None:
+        spec["num_classes"] = num_classes
+    if mean is not None:
+        spec["mean"] = numbers(mean)
+    if std is not None:
+        spec["std"] = numbers(std)
+    with connect(server, key) as client:
+        dataset = client.datasets.add(spec, archive)
+        if wait:
+            dataset = client.datasets.wait(dataset.id)
+        finish_check(dataset.document, as_json=as_json)
+
+
+@app.command("list")
+def list_datasets(as_json: AsJson = False, server: Server = None, key: ApiKey = None) -> None:
+    """List all data sets."""
+    with connect(server, key) as client:
+        datasets = client.datasets.list()
+    if as_json:
+        emit([dataset.document for dataset in datasets])
+        return
+    rows = [(d.name, d.state, d.spec.get("format"), d.info, d.id) for d in datasets]
+    show_table(("Name", "State", "Format", "Contents", "Id"), rows, "No data set yet.")

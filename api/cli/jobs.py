@@ -1,0 +1,179 @@
+"""`secateur jobs`: submit pruning jobs, watch them, fetch what they produced."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.connection import ApiKey, AsJson, Server, connect
+from api.cli.output import emit, say, show_fields, show_table, size
+from api.cli.results import show_result
+from api.cli.watch import facts, finish, follow
+
+app = typer.Typer(help="Pruning jobs.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+
+
+@app.command("submit")
+def submit(
+    spec_path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", help="JSON file; options below override its fields."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or id of the model.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name or id of the data set.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Budget as a ratio of the dense latency.")
+    ] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="any, id:<id> or label:<key>=<value>.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtime on the device.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Makes repeating this command safe.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends.")] = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: ApiKey = None,
+) -> None:
+    """Submit a job. With --wait the exit code is that of the job: 1 failed, 3 infeasible, 4 cancelled."""
+    spec = read_spec(spec_path)
+    put(spec, ("name",), name)
+    put(spec, ("model",), model)
+    put(spec, ("dataset",), dataset)
+    if ratio is not None or latency_ms is not None:
+        spec["budget"] = {}
+    put(spec, ("budget", "ratio"), ratio)
+    put(spec, ("budget", "latency_ms"), latency_ms)
+    put(spec, ("target", "device"), device)
+    put(spec, ("target", "runtime"), runtime)
+    put(spec, ("search", "seed"), seed)
+    put(spec, ("finetune", "steps"), steps)
+    with connect(server, key) as client:
+        job = client.jobs.submit(spec, idempotency_key=idempotency_key)
+        if wait and as_json:
+            job = client.jobs.wait(job.id)
+        elif wait:
+            say(job.id)
+            job = follow(client, job.id)
+    tell(job.document, as_json=as_json, brief=not wait)
+    if wait:
+        finish(job)
+
+
+@app.command("list")
+def list_jobs(as_json: AsJson = False, server: Server = None, key: ApiKey = None) -> None:
+    """List all jobs, newest first."""
+    with connect(server, key) as client:
+        jobs = client.jobs.list()
+    if as_json:
+        emit([job.document for job in jobs])
+        return
+    rows = [(j.id, j.name, j.state, j.spec.get("model"), j.spec.get("budget")) for j in jobs]
+    show_table(("Id", "Name", "State", "Model", "Budget"), rows, "No job yet.")
+
+
+@app.command("show")
+def show(
+    job_id: JobId, as_json: AsJson = False, server: Server = None, key: ApiKey = None
+) -> None:
+    """Show one job."""
+    with connect(server, key) as client:
+        job = client.jobs.get(job_id)
+    if as_json:
+        emit(job.document)
+        return
+    problem = (job.problem or {}).get("detail")
+    show_fields({"id": job.id, "name": job.name, **facts(job), "problem": problem})
+    if job.result:
+        show_result(job.result)
+
+
+@app.command("watch")
+def watch(
+    job_id: JobId, as_json: AsJson = False, server: Server = None, key: ApiKey = None
+) -> None:
+    """Watch a job until it ends; the exit code is 1 if it failed, 3 infeasible, 4 cancelled."""
+    with connect(server, key) as client:
+        job = client.jobs.wait(job_id) if as_json else follow(client, job_id)
+    tell(job.document, as_json=as_json, brief=False)
+    finish(job)
+
+
+@app.command("stop")
+def stop(job_id: JobId, server: Server = None, key: ApiKey = None) -> None:
+    """Let a job finish with the best so far."""
+    with connect(server, key) as client:
+        job = client.jobs.stop(job_id)
+    say(f"{job.id} was asked to stop ({job.state})")
+
+
+@app.command("cancel")
+def cancel(job_id: JobId, server: Server = None, key: ApiKey = None) -> None:
+    """End a job without a result."""
+    with connect(server, key) as client:
+        job = client.jobs.cancel(job_id)
+    say(f"{job.id} was asked to end ({job.state})")
+
+
+@app.command("artifacts")
+def artifacts(
+    job_id: JobId,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write the files to.", file_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: ApiKey = None,
+) -> None:
+    """List the files that a job produced, or download them all with --out."""
+    with connect(server, key) as client:
+        found = client.jobs.artifacts(job_id)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for artifact in found:
+                client.jobs.download(job_id, artifact.name, out / Path(artifact.name).name)
+    if as_json:
+        emit([artifact.document for artifact in found])
+        return
+    rows = [(a.name, size(a.size), a.sha256[:12]) for a in found]
+    show_table(("Name", "Size", "SHA-256"), rows, "No artifact.")
+
+
+def read_spec(path: Path | None) -> dict[str, Any]:
+    """The spec in a JSON file; empty without one."""
+    if path is None:
+        return {}
+    try:
+        spec = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"must be a readable JSON file, but {path}: {error}") from error
+    if not isinstance(spec, dict):
+        raise typer.BadParameter(f"must hold a JSON object, but {path} does not")
+    return spec
+
+
+def put(spec: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    """Sets a field of a nested document unless the value is None."""
+    if value is None:
+        return
+    for name in path[:-1]:
+        spec = spec.setdefault(name, {})
+    spec[path[-1]] = value
+
+
+def tell(document: dict[str, Any], *, as_json: bool, brief: bool) -> None:
+    """Shows what became of a job."""
+    if as_json:
+        emit(document)
+    elif brief:
+        say(f"{document['id']} is {document['state']}")
+    elif document.get("result"):
+        show_result(document["result"])

@@ -1,0 +1,53 @@
+"""The `secateur` command: assembles the sub-commands and turns errors into exit codes.
+
+Heavy imports wait until a command needs them, so that `secateur --help` stays quick.
+"""
+
+import sys
+
+import typer
+
+from api.cli import datasets, demo, devices, jobs, keys, models, stack
+from api.cli.output import complain, explain
+
+app = typer.Typer(
+    name="secateur",
+    help="Prunes a trained network until it meets a latency budget as measured on its device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("up")(stack.up)
+app.command("demo")(demo.demo)
+app.command("probe", context_settings={"ignore_unknown_options": True, "help_option_names": []})(
+    stack.probe
+)
+app.add_typer(models.app, name="models")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(devices.app, name="devices")
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Runs the command line; exits with 0 only if what was asked for happened."""
+    try:
+        app()
+    except Exception as error:
+        if not tell(error):
+            raise
+        sys.exit(1)
+
+
+def tell(error: Exception) -> bool:
+    """Explains an error of the client in words; False if it is not one."""
+    from api.client import ApiProblem, ClientError
+
+    if isinstance(error, ApiProblem):
+        explain(error.document)
+    elif isinstance(error, ClientError):
+        complain(str(error))
+    return isinstance(error, ClientError)
+
+
+if __name__ == "__main__":
+    main()

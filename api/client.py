@@ -1,0 +1,451 @@
+"""The typed HTTP client of the REST API: models, data sets, jobs, devices, keys, events.
+
+Knows httpx and the shape of the documents, no database, no FastAPI. Documents may hold more fields
+than are named here; `view.document` gives all of them as they came.
+
+ClientError
+├── ServerUnreachable   nobody answers at the address
+├── ApiProblem          the server refused, with its problem document (RFC 9457)
+└── WaitTimeout         something took longer than the caller wanted to wait
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+Document = dict[str, Any]
+TERMINAL = frozenset({"succeeded", "infeasible", "failed", "cancelled"})
+PAGE = 200
+OUTAGE_S = 30.0
+
+
+class ClientError(Exception):
+    """What the client raises."""
+
+
+class ServerUnreachable(ClientError):
+    """Nobody answers at the address."""
+
+
+class WaitTimeout(ClientError):
+    """Something took longer than the caller wanted to wait."""
+
+
+class ApiProblem(ClientError):
+    """The server refused.
+
+    Attributes:
+        status: The HTTP status.
+        document: The problem document: type, title, status, detail and further fields.
+    """
+
+    def __init__(self, status: int, document: Document) -> None:
+        super().__init__(str(document.get("detail") or document.get("title") or status))
+        self.status = status
+        self.document = document
+
+
+class View(BaseModel):
+    """A document of the API; unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def document(self) -> Document:
+        """All fields, as JSON types."""
+        return self.model_dump(mode="json")
+
+
+class Model(View):
+    """A trained network as submitted."""
+
+    id: str
+    name: str
+    state: str
+    spec: Document = {}
+    report: Document | None = None
+    problem: Document | None = None
+
+
+class Dataset(View):
+    """A data set as submitted."""
+
+    id: str
+    name: str
+    state: str
+    spec: Document = {}
+    info: Document | None = None
+    problem: Document | None = None
+
+
+class Job(View):
+    """A pruning job."""
+
+    id: str
+    state: str
+    name: str | None = None
+    spec: Document = {}
+    progress: Document | None = None
+    waiting_for: str | None = None
+    result: Document | None = None
+    problem: Document | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether its state is final."""
+        return self.state in TERMINAL
+
+
+class Event(View):
+    """One numbered entry of a job's log."""
+
+    number: int
+    kind: str
+    at: str = ""
+    data: Document | None = None
+
+
+class Artifact(View):
+    """A file that a job produced."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Device(View):
+    """A device with a probe."""
+
+    id: str
+    name: str
+    state: str
+    labels: Document = {}
+    capabilities: Document | None = None
+    last_seen: str | None = None
+    problem: Document | None = None
+
+
+class Key(View):
+    """An API key; `key` is there only in the answer to its creation."""
+
+    id: str
+    name: str
+    scopes: list[str] = []
+    expires_at: str | None = None
+    key: str | None = None
+
+
+class EnrolmentToken(View):
+    """A token with which one device may enrol."""
+
+    token: str
+    expires_at: str | None = None
+
+
+V = TypeVar("V", bound=View)
+
+
+class Http:
+    """Sends requests and turns refusals into `ApiProblem`."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request; the answer is a 2xx.
+
+        Raises:
+            ApiProblem: If the server refused.
+            ServerUnreachable: If nobody answered.
+        """
+        try:
+            response = self.client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self.unreachable(error) from error
+        if not response.is_success:
+            raise refusal(response)
+        return response
+
+    def unreachable(self, error: Exception) -> ServerUnreachable:
+        """The error for a request that got no answer."""
+        return ServerUnreachable(
+            f"no answer from {str(self.client.base_url).rstrip('/')} ({error}). Is `secateur up` running? "
+            "Another address can be given with --server or SECATEUR_URL."
+        )
+
+    def pages(self, path: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Document]:
+        """All items of a listing, page by page."""
+        query: Document = {**(parameters or {}), "limit": PAGE}
+        while True:
+            page = self.send("GET", path, params=query).json()
+            yield from page["items"]
+            if page.get("next") is None:
+                return
+            query["after"] = page["next"]
+
+
+def refusal(response: httpx.Response) -> ApiProblem:
+    """The problem that an answer holds, or one made of its status."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {"title": response.reason_phrase, "status": response.status_code}
+    return ApiProblem(response.status_code, document)
+
+
+class Resource(Generic[V]):
+    """The calls that every kind of document has."""
+
+    path: str
+    view: type[V]
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def list(self) -> Sequence[V]:
+        """All of them."""
+        return [self.view.model_validate(item) for item in self._http.pages(self.path)]
+
+    def get(self, name: str) -> V:
+        """The one with this id or name."""
+        return self._view(self._http.send("GET", self._path(name)))
+
+    def _path(self, name: str, *parts: str) -> str:
+        return "/".join([self.path, quote(name, safe=""), *parts])
+
+    def _view(self, response: httpx.Response) -> V:
+        return self.view.model_validate(response.json())
+
+    def _post(self, name: str, action: str) -> V:
+        return self._view(self._http.send("POST", self._path(name, action)))
+
+
+class Inputs(Resource[V]):
+    """Models and data sets: submitted, then checked by a worker."""
+
+    def wait(self, name: str, *, timeout_s: float = 300.0, pause_s: float = 0.5) -> V:
+        """The document once it is no longer being checked.
+
+        Raises:
+            WaitTimeout: If it is still being checked after `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (view := self.get(name)).document["state"] == "checking":
+            if time.monotonic() > deadline:
+                raise WaitTimeout(f"{name} must be checked within {timeout_s:g} s, but it is not")
+            time.sleep(pause_s)
+        return view
+
+
+class Models(Inputs[Model]):
+    """`/v1/models`."""
+
+    path, view = "/v1/models", Model
+
+    def add(self, spec: Mapping[str, Any], weights: Path) -> Model:
+        """Submits a model: its spec and a safetensors file."""
+        with weights.open("rb") as file:
+            parts = {"weights": (weights.name, file, "application/octet-stream")}
+            form = {"spec": json.dumps(dict(spec))}
+            return self._view(
+                self._http.send("POST", self.path, data=form, files=parts, timeout=None)
+            )
+
+    def graph(self, name: str) -> Document:
+        """The stored report of its groups."""
+        document: Document = self._http.send("GET", self._path(name, "graph")).json()
+        return document
+
+
+class Datasets(Inputs[Dataset]):
+    """`/v1/datasets`."""
+
+    path, view = "/v1/datasets", Dataset
+
+    def add(self, spec: Mapping[str, Any], archive: Path | None = None) -> Dataset:
+        """Submits a data set: a spec with a path on the server, or an archive to upload."""
+        if archive is None:
+            return self._view(self._http.send("POST", self.path, json=dict(spec)))
+        with archive.open("rb") as file:
+            parts = {"archive": (archive.name, file, "application/octet-stream")}
+            form = {"spec": json.dumps(dict(spec))}
+            return self._view(
+                self._http.send("POST", self.path, data=form, files=parts, timeout=None)
+            )
+
+
+class Jobs(Resource[Job]):
+    """`/v1/jobs`."""
+
+    path, view = "/v1/jobs", Job
+
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submits a job; with the same key a repeated call returns the first job."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._view(self._http.send("POST", self.path, json=dict(spec), headers=headers))
+
+    def stop(self, job_id: str) -> Job:
+        """Asks it to finish with the best so far."""
+        return self._post(job_id, "stop")
+
+    def cancel(self, job_id: str) -> Job:
+        """Asks it to end without a result."""
+        return self._post(job_id, "cancel")
+
+    def events(self, job_id: str, *, after: int = 0) -> Sequence[Event]:
+        """Its log from the entry after `after`."""
+        items = self._http.pages(self._path(job_id, "events"), {"after": after})
+        return [Event.model_validate(item) for item in items]
+
+    def tree(self, job_id: str) -> Sequence[Document]:
+        """Its candidates."""
+        return list(self._http.pages(self._path(job_id, "tree")))
+
+    def artifacts(self, job_id: str) -> Sequence[Artifact]:
+        """The files it produced."""
+        items = self._http.pages(self._path(job_id, "artifacts"))
+        return [Artifact.model_validate(item) for item in items]
+
+    def download(self, job_id: str, name: str, target: Path) -> None:
+        """Writes one file it produced to `target`; nothing is left when that fails."""
+        path = self._path(job_id, "artifacts", quote(name, safe=""))
+        partial = target.with_name(target.name + ".part")
+        try:
+            self._stream(path, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _stream(self, path: str, target: Path) -> None:
+        with ExitStack() as stack:
+            try:
+                request = self._http.client.stream("GET", path, timeout=None)
+                response = stack.enter_context(request)
+                if not response.is_success:
+                    response.read()
+                    raise refusal(response)
+                file = stack.enter_context(target.open("wb"))
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            except httpx.HTTPError as error:
+                raise self._http.unreachable(error) from error
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        pause_s: float = 1.0,
+        seen: Callable[[Job], None] = lambda _: None,
+    ) -> Job:
+        """The job once it has finished; `seen` receives it at every look.
+
+        A server that is away for less than `OUTAGE_S` (it is being restarted) is waited for.
+
+        Raises:
+            WaitTimeout: If it has not finished after `timeout_s`.
+            ServerUnreachable: If nobody answered for too long.
+        """
+        started_s = answered_s = time.monotonic()
+        while True:
+            try:
+                job = self.get(job_id)
+            except ServerUnreachable:
+                if time.monotonic() - answered_s > OUTAGE_S:
+                    raise
+            else:
+                answered_s = time.monotonic()
+                seen(job)
+                if job.finished:
+                    return job
+            if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+                raise WaitTimeout(f"{job_id} must finish within {timeout_s:g} s, but it did not")
+            time.sleep(pause_s)
+
+
+class Devices(Resource[Device]):
+    """`/v1/devices`."""
+
+    path, view = "/v1/devices", Device
+
+    def token(self) -> EnrolmentToken:
+        """A token with which one new device may enrol."""
+        return EnrolmentToken.model_validate(self._http.send("POST", f"{self.path}/tokens").json())
+
+    def drain(self, device_id: str) -> Device:
+        """Lets it finish what it does and gives it nothing more."""
+        return self._post(device_id, "drain")
+
+    def revoke(self, device_id: str) -> Device:
+        """Takes its credentials away for good."""
+        return self._post(device_id, "revoke")
+
+
+class Keys(Resource[Key]):
+    """`/v1/keys`."""
+
+    path, view = "/v1/keys", Key
+
+    def create(self, name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> Key:
+        """A new key; its secret is shown this once."""
+        spec = {"name": name, "scopes": [*scopes], "expires_at": expires_at}
+        return self._view(self._http.send("POST", self.path, json=spec))
+
+    def revoke(self, key_id: str) -> None:
+        """Makes a key worthless."""
+        self._http.send("DELETE", self._path(key_id))
+
+
+class Client:
+    """A connection to one server; use it as a context manager.
+
+    Args:
+        server: Its address, such as `http://127.0.0.1:8000`.
+        key: An API key; a server on loopback may need none.
+        timeout_s: Patience for one answer, uploads and downloads excepted.
+        transport: Replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        key: str | None = None,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(
+            base_url=server, headers=headers, timeout=timeout_s, transport=transport
+        )
+        http = Http(self._client)
+        self.models = Models(http)
+        self.datasets = Datasets(http)
+        self.jobs = Jobs(http)
+        self.devices = Devices(http)
+        self.keys = Keys(http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._client.close()

@@ -1,0 +1,33 @@
+"""What can keep `secateur up` from coming up.
+
+StackError
+├── AlreadyRunning     the home directory belongs to a stack that runs
+├── UnsafeBinding      a public address without authentication, or with the embedded broker
+├── PortInUse          somebody else listens on the chosen port
+├── BrokerUnavailable  Valkey did not start, or REDIS_URL does not answer
+└── NotReady           the API did not become ready in time
+"""
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says what to change."""
+
+
+class AlreadyRunning(StackError):
+    """Another `secateur up` holds the home directory."""
+
+
+class UnsafeBinding(StackError):
+    """The address would expose a stack that is not fit for it."""
+
+
+class PortInUse(StackError):
+    """The chosen port is taken."""
+
+
+class BrokerUnavailable(StackError):
+    """The broker does not answer."""
+
+
+class NotReady(StackError):
+    """The API did not become ready in time."""

@@ -1,0 +1,92 @@
+"""The home directory of a stack: its paths, its lock, and the note that says who runs where.
+
+The lock is an flock, so the kernel lets go of it whatever happens to its holder. The note
+(`up.json`) outlives a killed holder on purpose: it names the children that may be left over.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from api.stack.errors import AlreadyRunning
+
+
+class Home:
+    """Paths below one home directory.
+
+    Attributes:
+        root: The directory itself; created with mode 0700 when missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs = self.root / "logs"
+        self.logs.mkdir(exist_ok=True)
+
+    @property
+    def note_path(self) -> Path:
+        """The note about the running stack."""
+        return self.root / "up.json"
+
+    @property
+    def probe_state(self) -> Path:
+        """Where the local probe keeps its credentials."""
+        return self.root / "probe"
+
+    def log_path(self, name: str) -> Path:
+        """The log file of one child."""
+        return self.logs / f"{name}.log"
+
+    def read_note(self) -> dict[str, Any]:
+        """The note of the stack that runs, or ran last and was killed; empty without one."""
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            note = json.loads(self.note_path.read_text())
+            if isinstance(note, dict):
+                return note
+        return {}
+
+    def write_note(self, note: dict[str, Any]) -> None:
+        """Replaces the note."""
+        write_private(self.note_path, json.dumps(note, indent=1))
+
+    def forget_note(self) -> None:
+        """Removes the note: the stack stopped in order."""
+        self.note_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds this home for the `with` block.
+
+        Raises:
+            AlreadyRunning: If another process holds it.
+        """
+        with (self.root / "up.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunning(self._who_runs()) from None
+            yield
+
+    def _who_runs(self) -> str:
+        note = self.read_note()
+        where = f" at {note['url']}" if "url" in note else ""
+        pid = f" (process {note['pid']})" if "pid" in note else ""
+        return (
+            f"Secateur already runs on {self.root}{where}{pid}. Stop it with Ctrl-C there, or "
+            "choose another home with --home."
+        )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,239 @@
+"""`secateur up`: the composition root that runs broker, API, collector, workers and local probe.
+
+Everything that is not embedded comes from the environment (REDIS_URL, DATABASE_URL, ARTIFACT_URL).
+The processes find each other through the home directory; no secret is on a command line.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import httpx
+
+from api.stack import leftovers, valkey
+from api.stack.children import ChildSpec
+from api.stack.config import StackConfig, check_binding
+from api.stack.cores import (
+    CorePlan,
+    available_cores,
+    default_workers,
+    plan_cores,
+    threads_per_worker,
+)
+from api.stack.errors import BrokerUnavailable, NotReady, PortInUse
+from api.stack.home import Home
+from api.stack.probe import probe_command
+from api.stack.supervisor import Supervisor
+
+STOP_ORDER = ("probe", "worker", "collector", "api", "valkey")
+READY_TIMEOUT_S = 60.0
+
+
+class StopRequest:
+    """Becomes true with the first SIGINT, SIGTERM or SIGHUP.
+
+    A plain flag: taking a lock inside a signal handler could deadlock.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = False
+
+    def __call__(self) -> bool:
+        return self._stopped
+
+    def listen(self) -> None:
+        """Installs the handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopped = True
+
+
+class Stack:
+    """The processes of one home, up between `start` and `stop`.
+
+    Args:
+        config: What to run.
+        home: Its home; the caller holds the lock.
+        report: Receives one line per event worth telling.
+        stopping: Says when to give up waiting.
+    """
+
+    def __init__(
+        self,
+        config: StackConfig,
+        home: Home,
+        report: Callable[[str], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self._home = home
+        self._report = report
+        self._stopping = stopping
+        self._note: dict[str, Any] = {"pid": os.getpid()}
+        self._supervisor = Supervisor(report, self._remember)
+        probe = bool(config.probe_runtimes)
+        self._cores: CorePlan = plan_cores(available_cores(), probe=probe)
+        self._workers = config.workers or default_workers(self._cores)
+        self._environment = {
+            "SECATEUR_HOME": str(home.root),
+            "SECATEUR_ALLOW": allowed(config.allow, os.environ.get("SECATEUR_ALLOW", "")),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self) -> str:
+        """Brings everything up and returns the address of the API once it is ready.
+
+        Raises:
+            StackError: If something cannot come up; the message says what to change.
+        """
+        os.environ["SECATEUR_HOME"] = str(self._home.root)
+        leftovers.end(leftovers.left_over(self._home.read_note()))
+        port = self._choose_port()
+        self._start_broker()
+        self._migrate()
+        url = f"http://{bracketed(self._config.host)}:{port}"
+        self._note["url"] = url
+        self._supervisor.start(self._api(port))
+        self._wait_ready(url)
+        self._start_workers()
+        if self._config.probe_runtimes:
+            self._start_probe(url)
+        self._note["ready"] = True
+        self._remember(self._supervisor.running())
+        return url
+
+    def run(self) -> None:
+        """Keeps everything running until asked to stop."""
+        self._supervisor.run(self._stopping)
+
+    def stop(self) -> None:
+        """Stops everything in order and leaves no process behind."""
+        self._supervisor.stop(STOP_ORDER)
+        self._home.forget_note()
+
+    def _choose_port(self) -> int:
+        host = self._config.host
+        if self._config.port == 0:
+            return valkey.free_port(host)
+        if not valkey.is_free(self._config.port, host):
+            raise PortInUse(
+                f"port must be free, but something listens on {host}:{self._config.port}. "
+                "Choose another with --port, or --port 0 for any."
+            )
+        return self._config.port
+
+    def _start_broker(self) -> None:
+        if url := os.environ.get("REDIS_URL"):
+            if not valkey.answers(url):
+                raise BrokerUnavailable(
+                    "REDIS_URL must name a running Redis or Valkey server, but it does not answer"
+                )
+            return
+        server = valkey.EmbeddedValkey(self._home)
+        address = server.prepare()
+        self._supervisor.start(
+            ChildSpec(
+                "valkey",
+                server.command(),
+                self._home.log_path("valkey"),
+                cores=self._cores.servers,
+                outlives_parent=True,
+            )
+        )
+        valkey.wait_for(address.url)
+
+    def _migrate(self) -> None:
+        from jobs.migrations import upgrade
+        from jobs.settings import Settings
+
+        upgrade(Settings().database_url)
+
+    def _api(self, port: int) -> ChildSpec:
+        serve = ("-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
+        address = ("--host", self._config.host, "--port", str(port))
+        patience = ("--timeout-graceful-shutdown", "1")
+        return self._python("api", *serve, *address, *patience)
+
+    def _start_workers(self) -> None:
+        self._supervisor.start(self._python("collector", "-m", "workers.collector"))
+        for number in range(self._workers):
+            self._supervisor.start(self._python(f"worker-{number}", "-m", "workers.worker"))
+
+    def _start_probe(self, url: str) -> None:
+        command = probe_command(self._config, self._home, url, self._cores.probe)
+        spec = self._python("probe", *command)
+        self._supervisor.start(
+            ChildSpec(spec.name, spec.command, spec.log_path, spec.environment, self._cores.probe)
+        )
+
+    def _python(self, name: str, *arguments: str) -> ChildSpec:
+        threads = str(threads_per_worker(self._cores, self._workers))
+        return ChildSpec(
+            name,
+            (sys.executable, *arguments),
+            self._home.log_path(name),
+            {**self._environment, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)},
+            self._cores.servers,
+        )
+
+    def _wait_ready(self, url: str) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not is_ready(url):
+            self._supervisor.tick()
+            if self._stopping():
+                raise NotReady("stopped before the API was ready")
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"the API must be ready within {READY_TIMEOUT_S:g} s, but it is not. "
+                    f"Its log is {self._home.log_path('api')}"
+                )
+            time.sleep(0.1)
+
+    def _remember(self, running: dict[str, int]) -> None:
+        self._note["children"] = leftovers.fingerprints(running)
+        self._home.write_note(self._note)
+
+
+def up(config: StackConfig, report: Callable[[str], None]) -> None:
+    """Runs the stack until SIGINT, SIGTERM or SIGHUP.
+
+    Raises:
+        StackError: If it cannot come up.
+    """
+    check_binding(config.host, os.environ)
+    home = Home(config.home)
+    stopping = StopRequest()
+    with home.lock():
+        stopping.listen()
+        stack = Stack(config, home, report, stopping)
+        try:
+            url = stack.start()
+            report(f"Secateur is ready at {url} (dashboard: {url}/). Ctrl-C stops it.")
+            stack.run()
+        finally:
+            report("Stopping.")
+            stack.stop()
+
+
+def is_ready(url: str) -> bool:
+    """Whether the API at `url` says that it can work."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=3, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def allowed(names: tuple[str, ...], more: str) -> str:
+    """The allow-list of functions, as the environment carries it."""
+    return ",".join(dict.fromkeys([*names, *filter(None, more.split(","))]))
+
+
+def bracketed(host: str) -> str:
+    """A host as a URL writes it."""
+    return f"[{host}]" if ":" in host else host
