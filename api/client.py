@@ -177,8 +177,8 @@ class Http:
     def unreachable(self, error: Exception) -> ServerUnreachable:
         """The error for a request that got no answer."""
         return ServerUnreachable(
-            f"no answer from {str(self.client.base_url).rstrip('/')} ({error}). Is `secateur up` running? "
-            "Another address can be given with --server or SECATEUR_URL."
+            f"no answer from {str(self.client.base_url).rstrip('/')} ({error}). Is `secateur up` "
+            "running? Another address can be given with --server or SECATEUR_URL."
         )
 
     def pages(self, path: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Document]:

@@ -36,7 +36,7 @@ def demo(
     home: Annotated[Path, typer.Option(help="Home of the private stack.")] = Path(".demo"),
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
 ) -> None:
-    """Prune a trained ResNet-20 until it meets a latency budget on this machine (from a checkout)."""
+    """Prune a trained ResNet-20 to a latency budget on this machine (from a checkout)."""
     from api.stack.background import background
     from api.stack.errors import StackError
 

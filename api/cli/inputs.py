@@ -1,4 +1,4 @@
-"""What models and data sets have in common on the command line: lists of numbers, the check's outcome."""
+"""What models and data sets share on the command line: lists of numbers, a check's outcome."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ def submit(
     server: Server = None,
     key: ApiKey = None,
 ) -> None:
-    """Submit a job. With --wait the exit code is that of the job: 1 failed, 3 infeasible, 4 cancelled."""
+    """Submit a job. With --wait the exit code is the job's: 1 failed, 3 infeasible, 4 cancelled."""
     spec = read_spec(spec_path)
     put(spec, ("name",), name)
     put(spec, ("model",), model)

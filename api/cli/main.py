@@ -14,6 +14,7 @@ app = typer.Typer(
     name="secateur",
     help="Prunes a trained network until it meets a latency budget as measured on its device.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("up")(stack.up)

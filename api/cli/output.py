@@ -1,4 +1,4 @@
-"""How the command line speaks: tables for people, JSON for programs, problems on standard error."""
+"""How the command line speaks: tables for people, JSON for programs, problems on stderr."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Becomes a child of the stack: sets affinity and the parent-death signal, then execs the command.
+"""Becomes a child of the stack: sets affinity and parent-death signal, then execs the command.
 
-Usage: `python -m api.stack.launcher CORES PARENT -- COMMAND...`, where CORES is `0,1` or `any`, and
-PARENT is the process whose end also ends the command, or `none`. Standard library only: it
+Usage: `python -m api.stack.launcher CORES PARENT -- COMMAND...`, where CORES is `0,1` or `any`,
+and PARENT is the process whose end also ends the command, or `none`. Standard library only: it
 must start quickly. Affinity set here is inherited by every thread that the command starts.
 """
 
