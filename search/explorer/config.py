@@ -1,0 +1,107 @@
+"""What a user may set of the Archtree search. Knows nothing of models, devices or files."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from search.errors import ConfigError
+
+PROPOSALS = ("knapsack", "cut", "exchange")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of one search.
+
+    | symbol | field | meaning |
+    |---|---|---|
+    | β | budget | latency that the result must not exceed, as a ratio to the dense model |
+    | N | beam_width | nodes kept at each level |
+    | K | children | plans that each kept node proposes |
+    | T | levels | intermediate latency targets, geometric from 1 to β |
+
+    Args:
+        budget: β > 0. From 1 on, the dense model already meets it.
+        beam_width: N.
+        children: K.
+        levels: T.
+        seed: Of the perturbed proposals.
+        max_moves: How often a candidate that misses its target is moved and measured again.
+        min_width: The hard minimum of every group, below any floor.
+        staircase_points: Most widths measured alone per group.
+        stair_gain: A width is a stair only if it saves this ratio against every larger one.
+        aim: Proposals aim at this part of a target, to leave room for the interval.
+        window: The finalists' ratio lies in [window[0]·β, window[1]·β].
+        proposals: Kinds of children: knapsack (a), single-group cut (b), exchange (c).
+        perturbation: Spread of the perturbed knapsacks (log scale).
+        learn: Correct the latency prior by whole-model measurements.
+    """
+
+    budget: float
+    beam_width: int = 4
+    children: int = 6
+    levels: int = 5
+    seed: int = 0
+    max_moves: int = 3
+    min_width: int = 1
+    staircase_points: int = 4
+    stair_gain: float = 0.002
+    aim: float = 0.985
+    window: tuple[float, float] = (0.955, 0.995)
+    proposals: tuple[str, ...] = PROPOSALS
+    perturbation: float = 0.4
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window", tuple(self.window))
+        object.__setattr__(self, "proposals", tuple(self.proposals))
+        if not (math.isfinite(self.budget) and self.budget > 0):
+            raise ConfigError(f"budget must be a finite ratio > 0, but got {self.budget}")
+        for name in ("beam_width", "children", "levels", "min_width", "staircase_points"):
+            _require_at_least(name, getattr(self, name), 1)
+        for name in ("max_moves", "seed"):
+            _require_at_least(name, getattr(self, name), 0)
+        for name in ("stair_gain", "perturbation"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be finite and ≥ 0, but got {value}")
+        self._check_aim()
+        unknown = [kind for kind in self.proposals if kind not in PROPOSALS]
+        if unknown or not self.proposals:
+            raise ConfigError(
+                f"proposals must be one or more of {list(PROPOSALS)}, but got {self.proposals}"
+            )
+
+    def _check_aim(self) -> None:
+        if len(self.window) != 2 or not 0 < self.window[0] < self.window[1] <= 1:
+            raise ConfigError(f"window must be 0 < low < high ≤ 1, but got {self.window}")
+        if not self.window[0] < self.aim <= self.window[1]:
+            raise ConfigError(f"aim must lie inside the window {self.window}, but got {self.aim}")
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """λ_1 > … > λ_T = β."""
+        return tuple(self.budget ** (level / self.levels) for level in range(1, self.levels + 1))
+
+    @classmethod
+    def netadapt(
+        cls, budget: float, groups: int, *, levels: int = 20, **more: Any
+    ) -> "SearchConfig":
+        """NetAdapt: one node kept, every group proposes its own cut, nothing learned."""
+        return cls(
+            budget, beam_width=1, children=groups, levels=levels, proposals=("cut",),
+            learn=False, **more,
+        )  # fmt: skip
+
+    @classmethod
+    def halp(cls, budget: float, **more: Any) -> "SearchConfig":
+        """HALP's knapsack: one step to the budget by the additive table alone."""
+        return cls(
+            budget, beam_width=1, children=1, levels=1, max_moves=0, proposals=("knapsack",),
+            learn=False, **more,
+        )  # fmt: skip
+
+
+def _require_at_least(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be an integer ≥ {least}, but got {value!r}")

@@ -1,0 +1,372 @@
+"""Archtree as ask and tell: hands out candidates, takes outcomes, saves and restores itself.
+
+It knows no device, model or service. Everything it decides is a function of its settings, its
+inputs and the set of outcomes, never of their order: so its state is just those outcomes, and
+restoring replays them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from search.errors import ExplorerError
+from search.explorer.config import SearchConfig
+from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
+from search.explorer.levels import archtree
+from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
+from search.explorer.preparation import Relax, Report
+from search.explorer.rounds import Round
+from search.explorer.tree import Candidate, Node, Tree, pareto
+
+VERSION = 1
+Key = tuple[str, Needs]
+
+
+class GraphLike(Protocol):
+    """The part of a `PruningGraph` that the explorer reads."""
+
+    @property
+    def groups(self) -> Sequence[GroupLike]: ...
+
+
+class Explorer:
+    """The tree search, driven from outside.
+
+    Ask for candidates, find out their latency or loss anywhere and in any order, tell them:
+
+        while not explorer.done:
+            for candidate in explorer.ask():
+                explorer.tell(candidate, outcome_of(candidate))
+
+    Args:
+        config: Budget, beam, children, levels and so on.
+        graph: A traced graph, or its groups.
+        scores: One vector of importance per searched group.
+        floors: Least width per group; soft (see `relax`).
+        relax: `relax(n)` gives the floors after the tolerance was doubled n times; called when
+            even the plan at the floors is over the budget. By default floors are halved.
+        sensitivity: Measured loss rises, which compare across layers as scores cannot.
+        staircases: Ratios measured earlier, group -> width -> ratio (see `staircases()`).
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        graph: GraphLike | Sequence[GroupLike],
+        scores: Mapping[str, ScoreLike],
+        floors: Mapping[str, int],
+        *,
+        relax: Relax | None = None,
+        sensitivity: SensitivityLike | None = None,
+        staircases: Mapping[str, Mapping[Any, float]] | None = None,
+    ) -> None:
+        groups = graph if isinstance(graph, Sequence) else graph.groups
+        importance = Importance(groups, scores, sensitivity)
+        self.config = config
+        self.infeasible: dict[str, Any] | None = None
+        self._given = _given(floors, sensitivity, staircases, importance)
+        self._tree = Tree(config, importance)
+        self._report = Report(
+            stairs={
+                name: {int(width): float(ratio) for width, ratio in rows.items()}
+                for name, rows in self._given["staircases"].items()
+            }
+        )
+        self._issued: dict[Key, Candidate] = {}
+        self._unasked: list[Key] = []
+        self._open: set[Key] = set()
+        self._told: set[Key] = set()
+        self._stopped = self._finished = False
+        self._steps = archtree(self._tree, self._report, self._given["floors"], relax)
+        self._barrier = "all"
+        self._advance()
+
+    # --- asking and telling
+
+    def ask(self, n: int | None = None) -> list[Candidate]:
+        """At most n candidates that were not handed out yet; none while waiting or done."""
+        count = len(self._unasked) if n is None else max(n, 0)
+        taken, self._unasked = self._unasked[:count], self._unasked[count:]
+        return [self._issued[key] for key in taken]
+
+    def tell(self, candidate: Candidate, outcome: object) -> None:
+        """Takes the outcome of a candidate; the first one counts, later ones are ignored.
+
+        Args:
+            candidate: As handed out; only its digest and needs are read.
+            outcome: `Measured`, `Scored`, `Failed`, or any object with such attributes.
+
+        Raises:
+            ExplorerError: The candidate was never handed out.
+            TypeError: The outcome does not fit the candidate.
+        """
+        key = (candidate.digest, candidate.needs)
+        if key not in self._issued:
+            raise ExplorerError(f"candidate must come from ask(), but got {key}")
+        if key in self._told or self._stopped:
+            return
+        self._record(key, outcome)
+
+    def outstanding(self) -> list[Candidate]:
+        """Handed out and not told, in digest order; to be measured again after a restore."""
+        waiting = self._open.difference(self._unasked)
+        return [self._issued[key] for key in sorted(waiting)]
+
+    def stop(self) -> None:
+        """Ends the search with the best so far; what is outstanding no longer counts."""
+        if not self._finished:
+            self._stopped = True
+            self._finish()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be asked."""
+        return self._finished
+
+    # --- reading
+
+    def progress(self) -> dict[str, Any]:
+        """Where the search stands, as a JSON object."""
+        told = [needs for _, needs in self._told]
+        best = self.finalists(1)
+        return {
+            "phase": "done" if self._finished and not self.infeasible else self._report.phase,
+            "level": self._report.level,
+            "levels": self.config.levels,
+            "measured": told.count("latency"),
+            "scored": told.count("loss"),
+            "waiting": len(self._open),
+            "remaining": self._remaining(),
+            "floors_doubled": self._report.floors_doubled,
+            "stopped": self._stopped,
+            "best": self._best_so_far(best),
+        }
+
+    def tree(self) -> list[dict[str, Any]]:
+        """Every node as a JSON object, by level and digest."""
+        return self._tree.rows()
+
+    def front(self) -> list[Node]:
+        """The Pareto front of ratio and loss over all scored nodes, slowest first."""
+        return pareto(self._tree.nodes.values())
+
+    def finalists(self, n: int | None = None) -> list[Node]:
+        """The best n nodes within the budget, best first.
+
+        Those inside the window whose whole interval is within the budget come first, then the
+        others inside it, then faster ones; each by loss. Nodes that were never scored (`loss` is
+        None) come last: they exist after a stop or when evaluations failed.
+        """
+        count = self.config.beam_width if n is None else n
+        ranked = self._tree.finalists(len(self._tree.nodes))
+        return [node for node in ranked if node.meets(self.config.budget)][:count] or (
+            [self._tree.root][:count] if self.config.budget >= 1.0 else []
+        )
+
+    def staircases(self) -> dict[str, dict[str, float]]:
+        """Ratios of single groups measured so far, to be kept per model and target."""
+        return {
+            name: {str(width): rows[width] for width in sorted(rows)}
+            for name, rows in sorted(self._report.stairs.items())
+        }
+
+    @property
+    def floors(self) -> dict[str, int]:
+        """The floors in force, after any relaxing."""
+        return dict(self._report.floors)
+
+    # --- saving
+
+    def state(self) -> dict[str, Any]:
+        """Everything told and asked so far, as a JSON object for `restore`."""
+        outcomes = []
+        for digest, needs in sorted(self._told):
+            node = self._tree.nodes[digest]
+            outcome = node.latency if needs == "latency" else node.score
+            if outcome is not None:
+                outcomes.append({"digest": digest, "needs": needs, **outcome_to_json(outcome)})
+        return {
+            "version": VERSION,
+            "config": _json_lists(asdict(self.config)),
+            "given": self._given,
+            "outcomes": outcomes,
+            "unasked": [list(key) for key in self._unasked],
+            "stopped": self._stopped,
+        }
+
+    @classmethod
+    def restore(
+        cls,
+        state: Mapping[str, Any],
+        graph: GraphLike | Sequence[GroupLike],
+        scores: Mapping[str, ScoreLike],
+        floors: Mapping[str, int],
+        *,
+        relax: Relax | None = None,
+    ) -> "Explorer":
+        """An explorer that goes on exactly where the saved one was.
+
+        Sensitivities and staircases travel in the state; graph, scores and floors must be those
+        that it was made with.
+
+        Raises:
+            ExplorerError: The state is malformed, or was made with other inputs.
+        """
+        try:
+            return cls._restored(state, graph, scores, floors, relax)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ExplorerError(
+                f"state must come from Explorer.state(), but got {error!r}"
+            ) from error
+
+    @classmethod
+    def _restored(
+        cls,
+        state: Mapping[str, Any],
+        graph: GraphLike | Sequence[GroupLike],
+        scores: Mapping[str, ScoreLike],
+        floors: Mapping[str, int],
+        relax: Relax | None,
+    ) -> "Explorer":
+        if state["version"] != VERSION:
+            raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
+        given = state["given"]
+        explorer = cls(
+            SearchConfig(**state["config"]),
+            graph,
+            scores,
+            floors,
+            relax=relax,
+            sensitivity=_SavedSensitivity.read(given["sensitivity"]),
+            staircases=given["staircases"],
+        )
+        if explorer._given != given:
+            raise ExplorerError("graph, scores and floors must be those the state was made with")
+        explorer._replay(state["outcomes"])
+        unasked = {tuple(key) for key in state["unasked"]}
+        explorer._unasked = [key for key in explorer._unasked if key in unasked]
+        if state["stopped"]:
+            explorer.stop()
+        return explorer
+
+    # --- inside
+
+    def _record(self, key: Key, outcome: object) -> None:
+        digest, needs = key
+        self._tree.nodes[digest].tell(read_outcome(needs, outcome), needs)
+        self._told.add(key)
+        self._open.discard(key)
+        if key in self._unasked:
+            self._unasked.remove(key)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Runs the search up to the next barrier that is not met yet."""
+        while not self._finished and not self._blocked():
+            try:
+                self._issue(next(self._steps))
+            except StopIteration:
+                self.infeasible = self._report.infeasible
+                self._finish()
+
+    def _blocked(self) -> bool:
+        return any(self._barrier == "all" or needs == "latency" for _, needs in self._open)
+
+    def _issue(self, questions: Round) -> None:
+        self._barrier = questions.barrier
+        for candidate in questions.candidates:
+            self._issued[candidate.key] = candidate
+            self._unasked.append(candidate.key)
+            self._open.add(candidate.key)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._steps.close()
+        self._open.clear()
+        self._unasked.clear()
+
+    def _replay(self, outcomes: Sequence[Mapping[str, Any]]) -> None:
+        left = {}
+        for row in outcomes:
+            fields = {
+                name: value for name, value in row.items() if name not in ("digest", "needs")
+            }
+            left[row["digest"], row["needs"]] = outcome_from_json(fields)
+        while ready := sorted(self._open & left.keys()):
+            for key in ready:
+                self._record(key, left.pop(key))
+        if left:
+            raise ExplorerError(
+                f"state must hold known candidates only, but got {sorted(left)[:3]}"
+            )
+
+    def _remaining(self) -> int:
+        """A guess of the latency measurements still to come, for an estimate of the time left."""
+        if self._finished:
+            return 0
+        waiting = sum(needs == "latency" for _, needs in self._open)
+        config = self.config
+        per_level = config.beam_width * config.children
+        levels = (config.levels - max(self._report.level, 1)) * per_level
+        if self._report.phase != "levels":
+            levels += config.children + config.levels
+        if self._report.phase in ("feasibility", "staircases"):
+            stairs = sum(
+                config.staircase_points - len(rows) for rows in self._report.stairs.values()
+            )
+            levels += max(stairs - waiting, 0)
+        return waiting + levels
+
+    def _best_so_far(self, best: Sequence[Node]) -> dict[str, Any] | None:
+        node = best[0] if best and best[0].loss is not None else None
+        if node is None:
+            kept = [row for row in self._tree.nodes.values() if row.kept and row.loss is not None]
+            node = min(kept, key=lambda row: (row.ratio or 1.0, row.rank()), default=None)
+        if node is None:
+            return None
+        return {"digest": node.digest, "level": node.level, "ratio": node.ratio, "loss": node.loss}
+
+
+class _SavedSensitivity:
+    """A sensitivity as it travels in a state."""
+
+    def __init__(self, ratios: Sequence[float], rises: Mapping[str, Sequence[float]]) -> None:
+        self.ratios, self.rises = ratios, rises
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any] | None) -> "_SavedSensitivity | None":
+        return None if document is None else cls(document["ratios"], document["rises"])
+
+
+def _json_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+
+def _given(
+    floors: Mapping[str, int],
+    sensitivity: SensitivityLike | None,
+    staircases: Mapping[str, Mapping[Any, float]] | None,
+    importance: Importance,
+) -> dict[str, Any]:
+    """The inputs in a form that travels in a state and can be compared."""
+    unknown = sorted(set(floors) - set(importance.all_widths))
+    if unknown:
+        raise ExplorerError(f"floors must name groups of the graph, but got {unknown}")
+    return {
+        "fingerprint": importance.fingerprint,
+        "floors": {name: int(floors[name]) for name in sorted(floors)},
+        "sensitivity": None
+        if sensitivity is None
+        else {
+            "ratios": [float(ratio) for ratio in sensitivity.ratios],
+            "rises": {
+                name: [float(rise) for rise in sensitivity.rises[name]]
+                for name in sorted(sensitivity.rises)
+            },
+        },
+        "staircases": {
+            name: {str(int(width)): float(rows[width]) for width in rows}
+            for name, rows in sorted((staircases or {}).items())
+            if name in importance.widths
+        },
+    }

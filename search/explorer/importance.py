@@ -1,0 +1,141 @@
+"""What keeping k units of a group is worth, and which units those are. Knows no latency.
+
+| symbol | meaning | shape |
+|---|---|---|
+| I_g | scores of group g | (W_g,) |
+| kept_g(k) | part of ΣI_g that the k best units hold | scalar in (0, 1] |
+| S_g(r) | measured loss rise when the part r of group g alone is removed | scalar ≥ 0 |
+| penalty_g(k) | S_g(1 − k/W_g) where measured, else −log kept_g(k) | scalar ≥ 0 |
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from search.errors import ExplorerError
+from search.plan import Plan
+
+_TIE = 1e-4  # of −log kept beside a measured rise: orders widths that the rise leaves equal
+_LEAST_KEPT = 1e-9
+
+
+class GroupLike(Protocol):
+    """The part of a `Group` that the explorer reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+
+
+class ScoreLike(Protocol):
+    """A tensor or an array."""
+
+    def tolist(self) -> list[float]: ...
+
+
+class SensitivityLike(Protocol):
+    """The part of a `Sensitivity` that the explorer reads."""
+
+    @property
+    def ratios(self) -> Sequence[float]: ...
+    @property
+    def rises(self) -> Mapping[str, Sequence[float]]: ...
+
+
+class Importance:
+    """Penalties and kept units of every group, computed once.
+
+    Args:
+        groups: All groups, frozen ones too: a plan names every group.
+        scores: One vector per searched group; a group without scores stays dense.
+        sensitivity: Measured loss rises; scores compare only within a layer, these compare
+            across layers.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[GroupLike],
+        scores: Mapping[str, ScoreLike],
+        sensitivity: SensitivityLike | None = None,
+    ) -> None:
+        self.all_widths = {group.name: group.width for group in groups}
+        self.widths = {
+            group.name: group.width
+            for group in groups
+            if group.status != "frozen" and group.name in scores
+        }
+        values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
+        self._order = {name: np.argsort(-row, kind="stable") for name, row in values.items()}
+        self._penalties = {
+            name: _penalties(name, values[name], sensitivity) for name in self.widths
+        }
+        self.fingerprint = _fingerprint(self.all_widths, values)
+
+    def penalty(self, group: str, width: int) -> float:
+        """What is lost when the group keeps its `width` best units; 0 when all are kept."""
+        return self._penalties[group][width]
+
+    def total(self, widths: Mapping[str, int]) -> float:
+        """Penalty of a whole plan; lower is better."""
+        return math.fsum(self.penalty(name, widths[name]) for name in self.widths)
+
+    def plan(self, widths: Mapping[str, int]) -> Plan:
+        """The plan that keeps the best units of every group; ties go to the lower index."""
+        kept = {
+            name: tuple(sorted(self._order[name][: widths[name]].tolist()))
+            if name in self.widths
+            else tuple(range(width))
+            for name, width in self.all_widths.items()
+        }
+        return Plan(kept)
+
+
+def _read_scores(name: str, width: int, scores: Mapping[str, ScoreLike]) -> np.ndarray:
+    row = np.asarray(scores[name].tolist(), dtype=np.float64)
+    if row.shape != (width,):
+        raise ExplorerError(f"scores of {name} must have shape ({width},), but got {row.shape}")
+    if not np.isfinite(row).all():
+        raise ExplorerError(f"scores of {name} must be finite, but got {row.tolist()}")
+    return row
+
+
+def _penalties(
+    name: str, row: np.ndarray, sensitivity: SensitivityLike | None
+) -> tuple[float, ...]:
+    """penalty_g(k) for k = 0 … W_g, falling in k."""
+    width = len(row)
+    loss_of_score = _log_loss(row)
+    if sensitivity is None or name not in sensitivity.rises:
+        return tuple(loss_of_score)
+    ratios = np.concatenate([[0.0], np.asarray(sensitivity.ratios, dtype=np.float64)])
+    rises = np.concatenate([[0.0], np.asarray(sensitivity.rises[name], dtype=np.float64)])
+    rises = np.maximum.accumulate(np.maximum(rises, 0.0))
+    removed = 1.0 - np.arange(width + 1) / width
+    slope = (rises[-1] - rises[-2]) / (ratios[-1] - ratios[-2])
+    rise = np.interp(removed, ratios, rises) + np.maximum(removed - ratios[-1], 0.0) * slope
+    return tuple((rise + _TIE * loss_of_score).tolist())
+
+
+def _log_loss(row: np.ndarray) -> np.ndarray:
+    """−log kept_g(k) for k = 0 … W_g; all-equal scores count units."""
+    positive = row - min(float(row.min()), 0.0)
+    if positive.sum() <= 0:
+        positive = np.ones_like(positive)
+    kept = np.concatenate([[0.0], np.cumsum(np.sort(positive)[::-1])]) / positive.sum()
+    loss: np.ndarray = -np.log(np.clip(kept, _LEAST_KEPT, 1.0))
+    return np.minimum.accumulate(loss)
+
+
+def _fingerprint(widths: Mapping[str, int], values: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(widths):
+        digest.update(f"{name}:{widths[name]};".encode())
+        if name in values:
+            digest.update(values[name].astype("<f8").tobytes())
+    return digest.hexdigest()

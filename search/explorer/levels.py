@@ -1,0 +1,149 @@
+"""The levels of Archtree: propose, measure, move, score, keep the best. Generators of rounds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from search.explorer.outcomes import Measured
+from search.explorer.preparation import Relax, Report, prepare
+from search.explorer.proposals import propose, widths_key
+from search.explorer.rounds import Steps, measure, score
+from search.explorer.space import Space, Widths
+from search.explorer.tree import Node, Tree
+
+_LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
+
+
+def archtree(
+    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+) -> Steps[None]:
+    """The whole search, from the dense model to the finalists."""
+    if tree.config.budget >= 1.0:
+        yield from score([tree.root])
+        return
+    space = yield from prepare(tree, report, floors, relax)
+    if space is None:
+        return
+    report.phase = "levels"
+    starts = yield from _measure_anchors(tree, space)
+    frontier = [tree.root]
+    for level, target in enumerate(tree.config.targets, start=1):
+        report.level = level
+        frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
+
+
+def _measure_anchors(tree: Tree, space: Space) -> Steps[list[Node | None]]:
+    """One knapsack plan per target: whole-model points that teach the prior before level 1."""
+    anchors: list[Node | None] = []
+    for target in tree.config.targets:
+        widths = space.cheapest(target * tree.config.aim, space.prior.ratio)
+        anchors.append(None if widths is None else tree.add(widths, 0, tree.root, "anchor"))
+    yield from measure({node.digest: node for node in anchors if node}.values())
+    return anchors
+
+
+class Level:
+    """One intermediate latency target λ_t.
+
+    Args:
+        tree: All nodes.
+        space: Allowed widths and the additive prior.
+        level: t, from 1.
+        target: λ_t as a ratio.
+    """
+
+    def __init__(self, tree: Tree, space: Space, level: int, target: float) -> None:
+        config = tree.config
+        self.tree, self.level, self.target = tree, level, target
+        self.last = level == config.levels
+        self.low = target * config.window[0] if self.last else 0.0
+        self.high = target * config.window[1] if self.last else target
+        self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
+        samples = [(node.widths, node.ratio or 1.0) for node in tree.measured()]
+        prior = space.prior.fitted(samples, target) if config.learn else space.prior
+        self.space = space.learned(prior)
+
+    def run(self, frontier: Sequence[Node], anchor: Node | None) -> Steps[list[Node]]:
+        """Measures, moves and scores children; returns the next frontier."""
+        starts = self._children(frontier)
+        if anchor is not None:
+            starts[anchor.digest] = anchor
+        reached = yield from self._reach(starts)
+        pool = self._pool()
+        fallbacks = sorted(
+            self.tree.meeting(self.high), key=lambda node: (node.penalty, node.digest)
+        )
+        if len(pool) + len(reached) < self.tree.config.beam_width:
+            reached = [*reached, *fallbacks[: self.tree.config.beam_width]]
+        yield from score(reached)
+        return self._keep(frontier, fallbacks)
+
+    def _children(self, frontier: Iterable[Node]) -> dict[str, Node]:
+        seen = {widths_key(node.widths) for node in self.tree.nodes.values()}
+        children: dict[str, Node] = {}
+        for parent in sorted(frontier, key=lambda node: node.digest):
+            for origin, widths in propose(self.space, parent, self.goal, self.tree.config, seen):
+                node = self.tree.add(widths, self.level, parent, origin)
+                children[node.digest] = node
+        return children
+
+    def _reach(self, starts: Mapping[str, Node]) -> Steps[list[Node]]:
+        """Moves what misses the target, measures again; returns what is to be scored."""
+        active, reached, visited = dict(starts), dict[str, Node](), set(starts)
+        for move in range(self.tree.config.max_moves + 1):
+            yield from measure(active.values(), score=reached.values())
+            missed = []
+            for digest, node in sorted(active.items()):
+                if node.ratio is not None and self.low <= node.ratio <= self.high:
+                    reached[digest] = node
+                elif node.ratio is not None:
+                    missed.append(node)
+            if move == self.tree.config.max_moves:
+                break
+            moved = [self._moved(node) for node in missed]
+            active = {node.digest: node for node in moved if node and node.digest not in visited}
+            visited.update(active)
+            if not active:
+                break
+        return list(reached.values())
+
+    def _moved(self, node: Node) -> Node | None:
+        """The cheapest stairs down (or, from below the window, the most stairs up)."""
+        ratio = node.ratio or 1.0
+
+        def predict(widths: Widths) -> float:
+            return self.space.prior.anchored(widths, node.widths, ratio)
+
+        if ratio > self.high:
+            origin = "shrink"
+            widths = self.space.cheapest(self.goal, predict, most=node.widths)
+        else:
+            origin = "grow"
+            widths = self.space.cheapest(self.goal, predict, least=node.widths)
+        if widths is None or widths == node.widths:
+            return None
+        return self.tree.add(widths, self.level, node, origin)
+
+    def _pool(self) -> list[Node]:
+        return [node for node in self.tree.meeting(self.high) if "loss" in node.requested]
+
+    def _keep(self, frontier: Sequence[Node], fallbacks: Sequence[Node]) -> list[Node]:
+        width = self.tree.config.beam_width
+        if self.last:
+            kept = [node for node in self.tree.finalists(width) if node.meets(self.target)]
+        else:
+            scored = [node for node in self.tree.meeting(self.high) if node.loss is not None]
+            kept = sorted(scored, key=Node.rank)[:width]
+        kept = kept or list(fallbacks[:width]) or list(frontier)
+        for node in kept:
+            node.kept = True
+        return kept
+
+
+def _room(nodes: Iterable[Node]) -> float:
+    """Part of a target to leave free: the median distance from a ratio to its upper end."""
+    above = [
+        node.latency.ratio_high / node.latency.ratio - 1.0
+        for node in nodes
+        if isinstance(node.latency, Measured) and node.origin != "dense"
+    ]
+    return min(max(median(above), _LEAST_ROOM), _MOST_ROOM) if above else _LEAST_ROOM

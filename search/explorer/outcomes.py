@@ -1,0 +1,79 @@
+"""What may be told about a candidate. Knows nothing of who measured or scored it."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Needs = Literal["latency", "loss"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A latency as a ratio to the dense model, with its interval."""
+
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A calibration loss; lower is better."""
+
+    loss: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A measurement or an evaluation that gave no number, and why."""
+
+    kind: str
+    message: str
+
+
+Outcome = Measured | Scored | Failed
+
+
+def read_outcome(needs: Needs, outcome: object) -> Outcome:
+    """Reads any object with the attributes of `Measured`, `Scored` or `Failed`.
+
+    A number that cannot be (a ratio ≤ 0, a loss that is not finite) is a failure of kind
+    `invalid`: a failed candidate is data, not an exception.
+
+    Raises:
+        TypeError: The object has none of the attributes that the candidate needs.
+    """
+    failure = getattr(outcome, "error", None) or outcome
+    if hasattr(failure, "kind") and hasattr(failure, "message"):
+        return Failed(str(failure.kind), str(failure.message))
+    if needs == "latency" and hasattr(outcome, "ratio"):
+        return _measured(outcome)
+    if needs == "loss" and hasattr(outcome, "loss"):
+        loss = float(outcome.loss)
+        return Scored(loss) if math.isfinite(loss) else Failed("invalid", f"loss is {loss}")
+    raise TypeError(
+        f"outcome of a candidate that needs {needs} must have its attributes, but got {outcome!r}"
+    )
+
+
+def _measured(outcome: Any) -> Measured | Failed:
+    ratio = float(outcome.ratio)
+    low, high = float(outcome.ratio_low), float(outcome.ratio_high)
+    if not (math.isfinite(ratio) and ratio > 0 and low <= ratio <= high < math.inf):
+        return Failed("invalid", f"ratio is {ratio} in [{low}, {high}]")
+    latency = getattr(outcome, "latency_ms", None)
+    return Measured(ratio, low, high, None if latency is None else float(latency))
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as a JSON object that `outcome_from_json` reads back exactly."""
+    return asdict(outcome)
+
+
+def outcome_from_json(document: dict[str, Any]) -> Outcome:
+    """Inverse of `outcome_to_json`."""
+    for kind in (Measured, Scored, Failed):
+        if set(document) == set(kind.__dataclass_fields__):
+            return kind(**document)
+    raise ValueError(f"outcome must be measured, scored or failed, but got {sorted(document)}")

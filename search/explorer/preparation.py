@@ -1,0 +1,188 @@
+"""Before the levels: can the budget be met, which widths are fast, which floors leave room?
+
+Generators of rounds (see `rounds`); they read latencies only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.explorer.prior import LatencyPrior
+from search.explorer.rounds import Steps, measure
+from search.explorer.space import Space
+from search.explorer.staircase import (
+    Stairs,
+    allowed_widths,
+    bisection_width,
+    coarse_widths,
+)
+from search.explorer.tree import Node, Tree
+
+Relax = Callable[[int], Mapping[str, int]]
+
+_MOST_DOUBLINGS = 16
+_HOPELESS = 1.1  # an optimistic prediction this far over the budget needs no measurement
+
+
+@dataclass
+class Report:
+    """What the search has come to, for progress and results."""
+
+    phase: str = "feasibility"
+    level: int = 0
+    floors_doubled: int = 0
+    floors: dict[str, int] = field(default_factory=dict)
+    infeasible: dict[str, Any] | None = None
+    stairs: dict[str, Stairs] = field(default_factory=dict)
+
+
+def prepare(
+    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+) -> Steps[Space | None]:
+    """Feasibility, staircases, floors, in this order; None when the budget cannot be met."""
+    budget = tree.config.budget
+    minimum = tree.add(_minimum_widths(tree), 0, tree.root, "minimum")
+    yield from measure([minimum], score=[tree.root])
+    report.phase = "staircases"
+    yield from climb(tree, report.stairs)
+    space = _space(tree, report.stairs, _minimum_widths(tree))
+    fastest = tree.add(space.fastest(), 0, tree.root, "fastest")
+    yield from measure([fastest])
+    if not (minimum.meets(budget) or fastest.meets(budget)):
+        report.phase, report.infeasible = "infeasible", _infeasible(budget, minimum, fastest)
+        return None
+    if not fastest.meets(budget * tree.config.window[1]):
+        yield from _measure_least_widths(tree, report.stairs)
+    report.phase = "floors"
+    return (yield from fit_floors(tree, report, floors, relax))
+
+
+def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
+    """Measures each group alone: multiples of 8 first, then around the largest jumps.
+
+    Args:
+        tree: For the widths and the settings.
+        stairs: Known ratios per group, added to; a group with enough points costs nothing.
+    """
+    widths, points = tree.importance.widths, tree.config.staircase_points
+    tried = {name: set(stairs.setdefault(name, {})) for name in widths}
+    wanted = {
+        name: [] if stairs[name] else coarse_widths(width, points)
+        for name, width in widths.items()
+    }
+    while True:
+        for name, width in widths.items():
+            if not wanted[name] and len(tried[name]) < points:
+                middle = bisection_width(width, stairs[name], tried[name])
+                wanted[name] = [] if middle is None else [middle]
+        if not any(wanted.values()):
+            return
+        yield from _measure_alone(tree, stairs, wanted)
+        for name in widths:
+            tried[name].update(wanted[name])
+            wanted[name] = []
+
+
+def _measure_alone(
+    tree: Tree, stairs: dict[str, Stairs], wanted: Mapping[str, list[int]]
+) -> Steps[None]:
+    nodes: dict[tuple[str, int], Node] = {}
+    for name, widths in wanted.items():
+        for width in widths:
+            cut = {**tree.importance.widths, name: width}
+            nodes[name, width] = tree.add(cut, 0, tree.root, "stair")
+    yield from measure(nodes.values())
+    for (name, width), node in nodes.items():
+        if node.ratio is not None:
+            stairs[name][width] = node.ratio
+
+
+def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
+    """The stairs found are too slow for the budget although the minimum meets it: go lower."""
+    least, widths = _minimum_widths(tree), tree.importance.widths
+    wanted = {
+        name: [] if least[name] in rows or least[name] == widths[name] else [least[name]]
+        for name, rows in stairs.items()
+    }
+    yield from _measure_alone(tree, stairs, wanted)
+
+
+def fit_floors(
+    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+) -> Steps[Space]:
+    """Doubles the tolerance until the fastest plan above the floors is within the budget."""
+    least = _minimum_widths(tree)
+    doubled = 0
+    current = _clamp(floors, least, tree.importance.widths)
+    while True:
+        space = _space(tree, report.stairs, current)
+        if current == least or doubled == _MOST_DOUBLINGS:
+            break
+        if (yield from _within_budget(tree, space)):
+            break
+        doubled += 1
+        softer = relax(doubled) if relax else _halved(floors, doubled)
+        current = _clamp(softer, least, tree.importance.widths)
+    if doubled == _MOST_DOUBLINGS:
+        space = _space(tree, report.stairs, least)
+    report.floors_doubled, report.floors = doubled, dict(current)
+    return space
+
+
+def _within_budget(tree: Tree, space: Space) -> Steps[bool]:
+    budget = tree.config.budget
+    if space.prior.additive(space.fastest()) > _HOPELESS * budget:
+        return False
+    node = tree.add(space.fastest(), 0, tree.root, "floors")
+    yield from measure([node])
+    ratio = space.prior.ratio(node.widths) if node.ratio is None else node.ratio
+    return ratio <= budget * tree.config.window[1]
+
+
+def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) -> Space:
+    gain = tree.config.stair_gain
+    allowed = {
+        name: allowed_widths(width, stairs[name], gain)
+        for name, width in tree.importance.widths.items()
+    }
+    return Space.above_floors(LatencyPrior(allowed), tree.importance, floors)
+
+
+def _minimum_widths(tree: Tree) -> dict[str, int]:
+    least = tree.config.min_width
+    return {name: min(least, width) for name, width in sorted(tree.importance.widths.items())}
+
+
+def _clamp(
+    floors: Mapping[str, int], least: Mapping[str, int], widths: Mapping[str, int]
+) -> dict[str, int]:
+    return {
+        name: min(max(int(floors.get(name, low)), low), widths[name])
+        for name, low in least.items()
+    }
+
+
+def _halved(floors: Mapping[str, int], times: int) -> dict[str, int]:
+    return {name: int(floor) >> times for name, floor in floors.items()}
+
+
+def _infeasible(budget: float, minimum: Node, fastest: Node) -> dict[str, Any]:
+    ratios = {"minimum": minimum.ratio, "fastest_stairs": fastest.ratio}
+    return {
+        "budget": budget,
+        "minimum_ratio": minimum.ratio,
+        "fastest_stairs_ratio": fastest.ratio,
+        "errors": {
+            name: node.error
+            for name, node in (("minimum", minimum), ("fastest_stairs", fastest))
+            if node.ratio is None
+        },
+        "message": (
+            f"budget must be at least the fastest measured ratio, but got {budget:.4g}: "
+            + ", ".join(
+                f"{name.replace('_', ' ')} plan took "
+                + ("an unknown time" if ratio is None else f"{ratio:.4g} of dense")
+                for name, ratio in ratios.items()
+            )
+        ),
+    }

@@ -1,0 +1,101 @@
+"""Predicts the latency ratio of a plan from staircases and whole-model measurements.
+
+It proposes and never decides: every candidate is measured.
+
+| symbol | meaning | shape |
+|---|---|---|
+| d_g(w) | 1 − measured ratio with only group g cut to w | scalar |
+| x | features: d_g per group, then κ's: Π(1 − d_g) − 1 + Σ d_g ≥ 0 | (G + 1,) |
+| θ_g | how much of a group's own saving remains beside other cuts; prior mean 1 | (G,) |
+| κ | 0: cuts add up; 1: they multiply (two groups share a layer); prior mean ½ | scalar |
+
+1 − ratio = Σ θ_g d_g − κ (Π(1 − d_g) − 1 + Σ d_g), fitted by ridge regression around the means.
+"""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from search.explorer.staircase import Stairs
+
+Widths = Mapping[str, int]
+
+_NOISE = 0.008  # of a whole-model ratio, measurement and model together
+_SPREAD_THETA, _SPREAD_KAPPA = 0.25, 0.5
+_LEAST_THETA, _MOST_KAPPA = 0.2, 2.0
+_LEAST_RATIO = 0.01
+_REACH = 0.12  # ratio difference over which an anchor's residual fades
+_FOCUS = 0.15  # ratio difference at which a sample counts half
+
+
+class LatencyPrior:
+    """Additive over groups at first, corrected by `fitted`.
+
+    Args:
+        stairs: Allowed widths of each searched group with their ratios.
+    """
+
+    def __init__(self, stairs: Mapping[str, Stairs]) -> None:
+        self.stairs = {name: dict(stairs[name]) for name in sorted(stairs)}
+        self._theta = dict.fromkeys(self.stairs, 1.0)
+        self._kappa = 0.5
+
+    def knows(self, widths: Widths) -> bool:
+        """Whether every width is one of the stairs."""
+        return all(widths[name] in rows for name, rows in self.stairs.items())
+
+    def saving(self, group: str, width: int) -> float:
+        """θ_g d_g(w): the additive part, for the knapsack."""
+        return self._theta[group] * (1.0 - self.stairs[group][width])
+
+    def additive(self, widths: Widths) -> float:
+        """1 − Σ d_g: what the ratio would be if all savings added up; an optimist's view."""
+        return 1.0 - math.fsum(1.0 - rows[widths[name]] for name, rows in self.stairs.items())
+
+    def ratio(self, widths: Widths) -> float:
+        """Predicted ratio of a plan whose widths are all stairs."""
+        cuts = [1.0 - rows[widths[name]] for name, rows in self.stairs.items()]
+        total = math.fsum(map(operator.mul, self._theta.values(), cuts))
+        return max(_LEAST_RATIO, 1.0 - total + self._kappa * _overlap(cuts))
+
+    def anchored(self, widths: Widths, anchor: Widths, measured: float) -> float:
+        """Prediction shifted by what it misses at a measured plan; fades with the distance."""
+        if not self.knows(anchor):
+            return self.ratio(widths)
+        predicted, at_anchor = self.ratio(widths), self.ratio(anchor)
+        nearness = math.exp(-abs(predicted - at_anchor) / _REACH)
+        return max(_LEAST_RATIO, predicted + (measured - at_anchor) * nearness)
+
+    def fitted(self, samples: Sequence[tuple[Widths, float]], around: float) -> "LatencyPrior":
+        """A prior corrected by measured plans.
+
+        Args:
+            samples: Widths and measured ratio, in an order that does not depend on arrival.
+            around: Ratio of interest; samples far from it count less.
+        """
+        fitted = LatencyPrior(self.stairs)
+        known = [(widths, ratio) for widths, ratio in samples if self.knows(widths)]
+        if not known or not self.stairs:
+            return fitted
+        x = np.stack([fitted._features(widths) for widths, _ in known])
+        x[:, -1] *= -1.0
+        y = 1.0 - np.array([ratio for _, ratio in known])
+        mean = np.array([1.0] * len(self.stairs) + [0.5])
+        spread = np.array([_SPREAD_THETA] * len(self.stairs) + [_SPREAD_KAPPA])
+        weight = 1.0 / (_NOISE**2 * (1.0 + ((1.0 - y - around) / _FOCUS) ** 2))
+        normal = (x.T * weight) @ x + np.diag(spread**-2.0)
+        solution = mean + np.linalg.solve(normal, (x.T * weight) @ (y - x @ mean))
+        theta = np.maximum(solution[:-1], _LEAST_THETA)
+        fitted._theta = dict(zip(self.stairs, theta.tolist(), strict=True))
+        fitted._kappa = float(np.clip(solution[-1], 0.0, _MOST_KAPPA))
+        return fitted
+
+    def _features(self, widths: Widths) -> np.ndarray:
+        cuts = [1.0 - rows[widths[name]] for name, rows in self.stairs.items()]
+        return np.array([*cuts, _overlap(cuts)])
+
+
+def _overlap(cuts: Sequence[float]) -> float:
+    return math.prod(1.0 - cut for cut in cuts) - 1.0 + math.fsum(cuts)

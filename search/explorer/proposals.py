@@ -1,0 +1,131 @@
+"""Children of a frontier node: plans predicted to reach the next target. Measures nothing.
+
+Three kinds: (a) the knapsack over all groups, exact and with perturbed penalties for diversity;
+(b) cuts of one group; (c) exchanges, which give one group a stair back and take another's.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, permutations
+
+import numpy as np
+
+from search.explorer.config import SearchConfig
+from search.explorer.space import Space, Widths
+from search.explorer.tree import Node
+
+Proposal = tuple[str, dict[str, int]]  # origin, widths
+_PERTURBED = 4  # tries per wanted perturbed child: many draws give a plan seen before
+
+
+def propose(
+    space: Space, parent: Node, target: float, config: SearchConfig, seen: set[tuple[int, ...]]
+) -> list[Proposal]:
+    """At most K distinct children of a node, predicted to reach `target`.
+
+    Args:
+        space: Allowed widths and the prior.
+        parent: The frontier node.
+        target: Ratio to reach.
+        config: For K, the kinds and the seed.
+        seen: Widths (in sorted group order) that are not to be proposed again; added to.
+    """
+
+    def predict(widths: Widths) -> float:
+        return space.prior.anchored(widths, parent.widths, parent.ratio or 1.0)
+
+    best = space.cheapest(target, predict, most=parent.widths)
+    if best is None:
+        return []
+    makers: dict[str, Iterator[Proposal]] = {
+        "knapsack": chain(
+            [("knapsack", best)], _perturbed(space, parent, target, config, predict)
+        ),
+        "cut": _cuts(space, parent, target, predict),
+        "exchange": _exchanges(space, best, target, predict),
+    }
+    wanted = [kind for kind in config.proposals for _ in range(config.children)]
+    order = _alternate(config.proposals, config.children) + wanted
+    if "knapsack" not in config.proposals:
+        order += ["knapsack"] * config.children
+    return _take(order, makers, config.children, seen)
+
+
+def _alternate(kinds: Sequence[str], count: int) -> list[str]:
+    """Half of the places for the first kind, the rest shared by the others in turn."""
+    first, *others = kinds
+    places = [first] * (count - count // 2 if others else count)
+    return places + [others[index % len(others)] for index in range(count - len(places))]
+
+
+def _take(
+    order: Sequence[str],
+    makers: Mapping[str, Iterator[Proposal]],
+    count: int,
+    seen: set[tuple[int, ...]],
+) -> list[Proposal]:
+    taken: list[Proposal] = []
+    for kind in order:
+        if len(taken) == count:
+            break
+        for origin, widths in makers[kind]:
+            key = widths_key(widths)
+            if key not in seen:
+                seen.add(key)
+                taken.append((origin, widths))
+                break
+    return taken
+
+
+def widths_key(widths: Widths) -> tuple[int, ...]:
+    """Widths in sorted group order."""
+    return tuple(widths[name] for name in sorted(widths))
+
+
+def _perturbed(
+    space: Space,
+    parent: Node,
+    target: float,
+    config: SearchConfig,
+    predict: Callable[[Widths], float],
+) -> Iterator[Proposal]:
+    """Knapsacks under penalties that are wrong by a seeded factor per group."""
+    material = f"{config.seed}:{parent.digest}:{target!r}".encode()
+    random = np.random.default_rng(list(hashlib.sha256(material).digest()))
+    for _ in range(_PERTURBED * config.children):
+        noise = random.standard_normal(len(space.menu)) * config.perturbation
+        weights = dict(zip(space.menu, np.exp(noise).tolist(), strict=True))
+        widths = space.cheapest(target, predict, most=parent.widths, weights=weights)
+        if widths is not None:
+            yield "perturbed", widths
+
+
+def _cuts(
+    space: Space, parent: Node, target: float, predict: Callable[[Widths], float]
+) -> Iterator[Proposal]:
+    """For each group that reaches the target alone, its widest such stair; cheapest first."""
+    found = []
+    for name, widths in space.menu.items():
+        for width in widths:
+            cut = {**parent.widths, name: width}
+            if width < parent.widths[name] and predict(cut) <= target:
+                found.append((space.importance.total(cut), name, cut))
+                break
+    for _, _, cut in sorted(found, key=lambda item: item[:2]):
+        yield "cut", cut
+
+
+def _exchanges(
+    space: Space, best: Widths, target: float, predict: Callable[[Widths], float]
+) -> Iterator[Proposal]:
+    """One group a stair up, another a stair down, still reaching the target; cheapest first."""
+    found = []
+    for grown, cut in permutations(space.menu, 2):
+        up, down = space.wider(grown, best[grown]), space.narrower(cut, best[cut])
+        if up is None or down is None:
+            continue
+        widths = {**best, grown: up, cut: down}
+        if predict(widths) <= target:
+            found.append((space.importance.total(widths), grown, cut, widths))
+    for *_, widths in sorted(found, key=lambda item: item[:3]):
+        yield "exchange", widths

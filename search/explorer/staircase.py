@@ -1,0 +1,67 @@
+"""Which widths of one group are worth measuring alone, and which of those are stairs.
+
+Latency is not monotone in width, so a width is allowed only where it was measured and no larger
+width is as fast. Knows one group at a time; the ratios are whole-model ratios.
+"""
+
+from collections.abc import Mapping
+
+ALIGNMENT = 8
+Stairs = dict[int, float]  # width -> whole-model ratio with only this group cut to it
+
+
+def coarse_widths(width: int, points: int) -> list[int]:
+    """First widths to measure: multiples of 8, spread evenly; a third is left for bisection."""
+    multiples = list(range(ALIGNMENT, width, ALIGNMENT))
+    if not multiples:
+        return [width // 2] if width > 1 else []
+    count = min(len(multiples), max(1, points - points // 3))
+    step = len(multiples) / count
+    return sorted({multiples[int(index * step)] for index in range(count)})
+
+
+def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) -> int | None:
+    """Next width to measure: inside the gap over which the latency jumps most.
+
+    Args:
+        width: Full width, whose ratio is 1.
+        stairs: Measured ratios.
+        tried: Widths asked for already, measured or failed.
+
+    Returns:
+        The most aligned width in the middle half of the gap, or None when every gap is closed.
+    """
+    known = sorted({**stairs, width: 1.0}.items())
+    least = min(1, width)
+    if known[0][0] > least:  # below the smallest known width the ratio goes on falling, at most
+        first = known[0]
+        known.insert(0, (0, max(0.0, first[1] - (1.0 - first[1]) * first[0] / width)))
+    gaps = [
+        (abs(above[1] - below[1]), above[0] - below[0], below[0], above[0])
+        for below, above in zip(known, known[1:], strict=False)
+    ]
+    for _, _, low, high in sorted(gaps, reverse=True):
+        inside = [middle for middle in range(low + 1, high) if middle not in tried]
+        if inside:
+            return _most_aligned(inside, (low + high) / 2, (high - low) / 4)
+    return None
+
+
+def _most_aligned(widths: list[int], centre: float, reach: float) -> int:
+    near = [width for width in widths if abs(width - centre) <= reach] or widths
+    return max(near, key=lambda width: (width & -width, -abs(width - centre), width))
+
+
+def allowed_widths(width: int, stairs: Mapping[int, float], gain: float) -> Stairs:
+    """The Pareto set: each allowed width is faster by `gain` than every larger allowed one.
+
+    Returns:
+        Ratio of each allowed width, widest first; the full width always, at 1.
+    """
+    allowed: Stairs = {width: 1.0}
+    fastest = 1.0
+    for narrower in sorted(stairs, reverse=True):
+        if narrower < width and stairs[narrower] < fastest - gain:
+            fastest = stairs[narrower]
+            allowed[narrower] = fastest
+    return allowed
