@@ -1,0 +1,185 @@
+"""The store of files: a local folder, or any address that fsspec knows. It knows no table and no
+job.
+
+A file appears whole or not at all: it is staged beside its place and renamed there, or sent in
+one upload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound
+
+_CHUNK = 2**20
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_NAME = re.compile(rf"{_PART}(/{_PART})*")
+
+
+def weights_name(model_id: str) -> str:
+    """Where the weights of a model lie."""
+    return f"models/{model_id}/weights.safetensors"
+
+
+def archive_name(dataset_id: str) -> str:
+    """Where the uploaded archive of a data set lies."""
+    return f"datasets/{dataset_id}/archive"
+
+
+def skeleton_name(digest: str) -> str:
+    """Where a skeleton lies."""
+    return f"skeletons/{digest[:2]}/{digest}.onnx"
+
+
+def job_file_name(job_id: str, name: str) -> str:
+    """Where a file that a job made lies."""
+    return f"jobs/{job_id}/{name}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in the store; `location` is the name to get it by."""
+
+    location: str
+    size: int
+    sha256: str
+
+
+class ArtifactStore:
+    """Files by name, such as `jobs/job_1/plan.json`.
+
+    Args:
+        url: a folder, or an address such as `s3://bucket/prefix`.
+        cache: where `local_path` puts copies of remote files; a temporary folder by default.
+    """
+
+    def __init__(self, url: str, *, cache: Path | None = None) -> None:
+        self._fs: Any
+        self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = str(root).rstrip("/")
+        self._is_local = "file" in (
+            [self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol
+        )
+        self._cache = cache or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}"
+
+    def put(self, name: str, data: bytes | BinaryIO, *, sha256: str | None = None) -> Stored:
+        """Stores a file, replacing one of the same name at once.
+
+        Raises:
+            ArtifactDamaged: the bytes do not have the hash `sha256`; nothing is stored.
+            ArtifactError: the name is not a plain relative path.
+        """
+        place = self._place(name)
+        folder = Path(place).parent if self._is_local else Path(tempfile.gettempdir())
+        source = io.BytesIO(data) if isinstance(data, bytes) else data
+        with _staged(folder) as (staged, path):
+            size, digest = _copy(source, staged)
+            _check(name, digest, sha256)
+            self._publish(path, place)
+        return Stored(name, size, digest)
+
+    def get(self, name: str, *, sha256: str | None = None) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ArtifactNotFound: there is none.
+            ArtifactDamaged: its hash is not `sha256`.
+        """
+        with self.open(name) as file:
+            data = file.read()
+        _check(name, hashlib.sha256(data).hexdigest(), sha256)
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """A file opened for reading; raises ArtifactNotFound."""
+        try:
+            return cast(BinaryIO, self._fs.open(self._place(name), "rb"))
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(f"artifact must exist, but got {name!r}") from error
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self._fs.isfile(self._place(name)))
+
+    def remove(self, name: str) -> None:
+        """Deletes a file; one that is not there is no error."""
+        if self.exists(name):
+            self._fs.rm_file(self._place(name))
+
+    def local_path(self, name: str, *, sha256: str | None = None) -> Path:
+        """A path on this machine with the file's bytes, to be read only.
+
+        A remote file is copied; the copy of an earlier call is used again only where `sha256`
+        tells that it still is the same.
+
+        Raises:
+            ArtifactNotFound: there is none.
+            ArtifactDamaged: its hash is not `sha256`.
+        """
+        path = Path(self._place(name)) if self._is_local else self._cache / name
+        if not self._is_local and not (sha256 and path.is_file() and _digest(path) == sha256):
+            with self.open(name) as source, _staged(path.parent) as (staged, part):
+                _copy(source, staged)
+                part.replace(path)
+        if not path.is_file():
+            raise ArtifactNotFound(f"artifact must exist, but got {name!r}")
+        if sha256 is not None:
+            _check(name, _digest(path), sha256)
+        return path
+
+    def _place(self, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ArtifactError(f"artifact name must be a plain relative path, but got {name!r}")
+        return f"{self._root}/{name}"
+
+    def _publish(self, path: Path, place: str) -> None:
+        if self._is_local:
+            path.replace(place)
+        else:
+            self._fs.put_file(str(path), place)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file in `folder` that is gone afterwards, unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file, path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> tuple[int, str]:
+    """Copies to the disk itself; returns size and SHA-256."""
+    size, digest = 0, hashlib.sha256()
+    while chunk := source.read(_CHUNK):
+        target.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+    target.flush()
+    os.fsync(target.fileno())
+    return size, digest.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(name: str, digest: str, expected: str | None) -> None:
+    if expected is not None and digest != expected:
+        raise ArtifactDamaged(f"artifact {name} must have SHA-256 {expected}, but got {digest}")

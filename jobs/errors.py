@@ -1,0 +1,64 @@
+"""The errors of this package, as one tree. It knows nothing of HTTP: one table in api maps these
+to answers.
+
+    JobsError
+    ├── SpecError               a document that a user wrote is wrong: one problem per field
+    field ├── IllegalTransition       a job was asked to go where the table of states has no way
+    ├── UnknownCursor           a page was asked for after something that does not exist ├──
+    IdempotencyMismatch     the same idempotency key came with another request └── ArtifactError
+        ├── ArtifactNotFound
+        └── ArtifactDamaged     the bytes that were read are not the bytes that were written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """What is wrong with one field: `field` is its dotted path, `message` a whole sentence."""
+
+    field: str
+    message: str
+
+
+class JobsError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class SpecError(JobsError):
+    """A document that a user wrote is wrong.
+
+    Attributes:
+        problems: one entry per field that must be changed.
+    """
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problem.message for problem in self.problems))
+
+
+class IllegalTransition(JobsError):
+    """The table of states has no way from the one to the other."""
+
+
+class UnknownCursor(JobsError):
+    """A page was asked for after an id that does not exist."""
+
+
+class IdempotencyMismatch(JobsError):
+    """An idempotency key was used again, with another request."""
+
+
+class ArtifactError(JobsError):
+    """Something is wrong with a stored file."""
+
+
+class ArtifactNotFound(ArtifactError):
+    """No artifact has this name."""
+
+
+class ArtifactDamaged(ArtifactError):
+    """The bytes that were read are not the bytes that were written."""

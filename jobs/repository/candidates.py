@@ -1,0 +1,41 @@
+"""The nodes of a job's tree, written whole after each round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from jobs.repository.writing import insert_or_replace
+from jobs.tables import Candidate
+
+
+def save(session: Session, job_id: str, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts or overwrites nodes. All have the same keys: `digest`, `parent`, `level`, `origin`,
+    `kept` and any other columns of the table."""
+    rows = [{**node, "job_id": job_id} for node in nodes]
+    insert_or_replace(session, Candidate, rows)
+    session.expire_all()
+
+
+def tree(session: Session, job_id: str) -> Sequence[Candidate]:
+    """All nodes of a job, by level and digest."""
+    statement = (
+        select(Candidate)
+        .where(Candidate.job_id == job_id)
+        .order_by(Candidate.level, Candidate.digest)
+    )
+    return session.scalars(statement).all()
+
+
+def find(session: Session, job_id: str, digest: str) -> Candidate | None:
+    """One node."""
+    return session.get(Candidate, (job_id, digest), populate_existing=True)
+
+
+def count(session: Session, job_id: str) -> int:
+    """How many nodes a job has."""
+    statement = select(func.count()).select_from(Candidate).where(Candidate.job_id == job_id)
+    return session.scalar(statement) or 0

@@ -1,0 +1,120 @@
+"""Jobs: made, found, listed, and their search state saved. Their state is changed by
+`jobs.status` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from jobs.columns import utc_now
+from jobs.repository import events
+from jobs.repository.paging import Page, newest_first
+from jobs.repository.writing import changed
+from jobs.spec import JobSpec
+from jobs.states import LIVE, JobState
+from jobs.tables import Job
+
+
+def create(
+    session: Session,
+    spec: JobSpec,
+    *,
+    model_id: str,
+    dataset_id: str,
+    now: datetime | None = None,
+) -> Job:
+    """A new job, queued, with its first event."""
+    moment = now or utc_now()
+    job = Job(
+        name=spec.name,
+        spec=spec.model_dump(mode="json"),
+        model_id=model_id,
+        dataset_id=dataset_id,
+        created_at=moment,
+        updated_at=moment,
+    )
+    session.add(job)
+    session.flush()
+    events.append(session, job.id, "state", {"from": None, "to": job.state}, now=moment)
+    return job
+
+
+def find(session: Session, job_id: str) -> Job | None:
+    """The job as the database has it now."""
+    return session.get(Job, job_id, populate_existing=True)
+
+
+def page(
+    session: Session, *, after: str | None = None, limit: int = 50, state: JobState | None = None
+) -> Page[Job]:
+    """Jobs, newest first. `after` is the last id of the page before; raises UnknownCursor."""
+    where = [] if state is None else [Job.state == state]
+    return newest_first(session, Job, after=after, limit=limit, where=where)
+
+
+def live(session: Session) -> Sequence[Job]:
+    """The jobs that have not ended, oldest first."""
+    statement = select(Job).where(Job.state.in_(LIVE)).order_by(Job.created_at, Job.id)
+    return session.scalars(statement).all()
+
+
+def counts(session: Session) -> dict[JobState, int]:
+    """How many jobs are in each state; states without jobs are counted as 0."""
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    return dict.fromkeys(JobState, 0) | dict(rows.all())
+
+
+def save_search(
+    session: Session,
+    job_id: str,
+    version: int,
+    search_state: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    *,
+    now: datetime | None = None,
+) -> bool:
+    """Replaces the explorer's state if nobody did since `version` was read; the version grows by
+    one."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.version == version, Job.state.in_(LIVE))
+        .values(
+            version=version + 1,
+            search_state=dict(search_state),
+            progress=dict(progress),
+            updated_at=now or utc_now(),
+        )
+    )
+    return changed(session, statement)
+
+
+def save_progress(
+    session: Session, job_id: str, progress: Mapping[str, Any], *, now: datetime | None = None
+) -> bool:
+    """Replaces what pollers see of a live job's progress."""
+    values = {"progress": dict(progress), "updated_at": now or utc_now()}
+    return changed(
+        session, update(Job).where(Job.id == job_id, Job.state.in_(LIVE)).values(values)
+    )
+
+
+def set_waiting(
+    session: Session, job_id: str, waiting_for: str | None, *, now: datetime | None = None
+) -> bool:
+    """Says what a live job waits for, or that it waits no more. Appends an event where that is
+    news."""
+    moment = now or utc_now()
+    where = (
+        Job.id == job_id,
+        Job.state.in_(LIVE),
+        Job.waiting_for.is_distinct_from(waiting_for),
+    )
+    values = {"waiting_for": waiting_for, "updated_at": moment}
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    events.append(session, job_id, "waiting", {"for": waiting_for}, now=moment)
+    return True

@@ -1,0 +1,224 @@
+"""Requests for measurements: assigned to one device under a lease, completed by the holder of
+that lease alone.
+
+    pending ──assign──> dispatched ──complete──> done | failed
+       ^                    │
+       └─────release────────┘   (the lease is over, or the device is gone)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from jobs.columns import utc_now
+from jobs.ids import new_id, new_secret
+from jobs.repository import measurements
+from jobs.repository.measurements import Finding
+from jobs.repository.writing import changed, insert_new
+from jobs.states import RequestState
+from jobs.tables import Measurement, Request
+from latency_probes.messages import Settings, Target
+
+
+def add(
+    session: Session,
+    job_id: str,
+    purpose: str,
+    *,
+    skeleton_digest: str,
+    reference_digest: str,
+    selector: str,
+    target: Target,
+    settings: Settings,
+    now: datetime | None = None,
+) -> Request:
+    """The job's request with this purpose; made, pending, if there is none yet."""
+    row = {
+        "id": new_id("req"),
+        "job_id": job_id,
+        "purpose": purpose,
+        "skeleton_digest": skeleton_digest,
+        "reference_digest": reference_digest,
+        "selector": selector,
+        "target": target.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "created_at": now or utc_now(),
+    }
+    insert_new(session, Request, row)
+    where = (Request.job_id == job_id, Request.purpose == purpose)
+    return session.scalars(select(Request).where(*where)).one()
+
+
+def find(session: Session, request_id: str) -> Request | None:
+    """The request as the database has it now."""
+    return session.get(Request, request_id, populate_existing=True)
+
+
+def pending(session: Session, limit: int = 100) -> Sequence[Request]:
+    """Requests that no device has, oldest first."""
+    statement = (
+        select(Request)
+        .where(Request.state == RequestState.PENDING)
+        .order_by(Request.created_at, Request.id)
+        .limit(limit)
+    )
+    return session.scalars(statement).all()
+
+
+def for_job(session: Session, job_id: str) -> Sequence[Request]:
+    """The requests of a job, oldest first."""
+    statement = select(Request).where(Request.job_id == job_id)
+    ordered = statement.order_by(Request.created_at, Request.id)
+    return session.scalars(ordered.execution_options(populate_existing=True)).all()
+
+
+def dispatched(session: Session, device_id: str) -> Sequence[Request]:
+    """What a device has been given and not yet answered, oldest first."""
+    where = (Request.device_id == device_id, Request.state == RequestState.DISPATCHED)
+    statement = select(Request).where(*where).order_by(Request.created_at, Request.id)
+    return session.scalars(statement).all()
+
+
+def loads(session: Session) -> dict[str, int]:
+    """How many unanswered requests each device has; devices without any are left out."""
+    statement = (
+        select(Request.device_id, func.count())
+        .where(Request.state == RequestState.DISPATCHED, Request.device_id.is_not(None))
+        .group_by(Request.device_id)
+    )
+    return {str(device): count for device, count in session.execute(statement)}
+
+
+def assign(
+    session: Session, request_id: str, device_id: str, now: datetime, lease_s: float
+) -> Request | None:
+    """Gives a pending request to a device, with a new attempt and a new lease token. None: it is
+    not pending."""
+    values = {
+        "state": RequestState.DISPATCHED,
+        "device_id": device_id,
+        "attempt": Request.attempt + 1,
+        "lease_token": new_secret(),
+        "lease_until": now + timedelta(seconds=lease_s),
+        "stream_id": None,
+    }
+    where = (Request.id == request_id, Request.state == RequestState.PENDING)
+    return find(session, request_id) if _changed(session, where, values) else None
+
+
+def sent(session: Session, request_id: str, attempt: int, stream_id: str) -> bool:
+    """Notes the stream entry that carries this attempt."""
+    return _changed(session, _held(request_id, attempt), {"stream_id": stream_id})
+
+
+def unsent(session: Session) -> Sequence[Request]:
+    """Assigned requests of which no stream entry is known: the sender may have died in
+    between."""
+    where = (Request.state == RequestState.DISPATCHED, Request.stream_id.is_(None))
+    return session.scalars(select(Request).where(*where).order_by(Request.id)).all()
+
+
+def renew(session: Session, request_id: str, attempt: int, now: datetime, lease_s: float) -> bool:
+    """Extends the lease of an attempt that still holds it."""
+    until = now + timedelta(seconds=lease_s)
+    return _changed(session, _held(request_id, attempt), {"lease_until": until})
+
+
+def release(session: Session, request_id: str, attempt: int) -> bool:
+    """Takes a request back from its device: pending again. False: that attempt does not hold
+    it."""
+    values = {"state": RequestState.PENDING, "lease_token": None, "lease_until": None}
+    return _changed(session, _held(request_id, attempt), values)
+
+
+def abandon(session: Session, request_id: str) -> bool:
+    """Ends a request without a measurement, because its job needs it no more or no device can do
+    it."""
+    where = (
+        Request.id == request_id,
+        Request.state.in_((RequestState.PENDING, RequestState.DISPATCHED)),
+    )
+    values = {"state": RequestState.FAILED, "lease_token": None, "lease_until": None}
+    return _changed(session, where, values)
+
+
+def expired(session: Session, now: datetime) -> Sequence[Request]:
+    """Dispatched requests whose lease is over."""
+    where = (Request.state == RequestState.DISPATCHED, Request.lease_until <= now)
+    return session.scalars(select(Request).where(*where).order_by(Request.id)).all()
+
+
+def complete(
+    session: Session,
+    request_id: str,
+    *,
+    attempt: int,
+    lease_token: str,
+    device_id: str,
+    finding: Finding,
+    now: datetime | None = None,
+) -> bool:
+    """Stores what a device found, and ends the request if the device still holds its lease.
+
+    A late result of a lost lease is stored too, and not counted. The same result delivered again
+    is stored once and answered as the first time.
+
+    Returns:
+        Whether the result counts.
+
+    Raises:
+        LookupError: there is no such request.
+    """
+    request = find(session, request_id)
+    if request is None:
+        raise LookupError(f"request must exist, but got {request_id!r}")
+    known = measurements.of_lease(session, request_id, lease_token)
+    if known is not None:
+        return known.counted
+    measurement_id = new_id("mea")
+    values = {
+        "state": RequestState.FAILED if finding.error_kind else RequestState.DONE,
+        "measurement_id": measurement_id,
+        "lease_until": None,
+    }
+    held = (
+        *_held(request_id, attempt),
+        Request.lease_token == lease_token,
+        Request.device_id == device_id,
+    )
+    counted = _changed(session, held, values)
+    row = Measurement(
+        id=measurement_id,
+        request_id=request_id,
+        job_id=request.job_id,
+        device_id=device_id,
+        attempt=attempt,
+        lease_token=lease_token,
+        skeleton_digest=request.skeleton_digest,
+        reference_digest=request.reference_digest,
+        target_key=Target.model_validate(request.target).key,
+        kind=Settings.model_validate(request.settings).kind,
+        counted=counted,
+        created_at=now or utc_now(),
+        **finding.columns(),
+    )
+    session.add(row)
+    session.flush()
+    return counted
+
+
+def _held(request_id: str, attempt: int) -> tuple[Any, ...]:
+    return (
+        Request.id == request_id,
+        Request.state == RequestState.DISPATCHED,
+        Request.attempt == attempt,
+    )
+
+
+def _changed(session: Session, where: Sequence[Any], values: Mapping[str, Any]) -> bool:
+    return changed(session, update(Request).where(*where).values(**values))

@@ -1,0 +1,131 @@
+"""Tasks: bounded pieces of work, claimed under a lease by compare-and-set, so that a message
+delivered twice or a worker that died does no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from jobs.columns import utc_now
+from jobs.ids import new_id
+from jobs.repository.writing import changed, insert_new
+from jobs.states import TaskState
+from jobs.tables import Task
+
+
+def add(
+    session: Session,
+    job_id: str,
+    kind: str,
+    key: str,
+    payload: dict[str, Any],
+    *,
+    now: datetime | None = None,
+) -> Task:
+    """The job's task with this key; made if there is none yet."""
+    row = {
+        "id": new_id("tsk"),
+        "job_id": job_id,
+        "kind": kind,
+        "key": key,
+        "payload": payload,
+        "queued_at": now or utc_now(),
+    }
+    insert_new(session, Task, row)
+    return session.scalars(select(Task).where(Task.job_id == job_id, Task.key == key)).one()
+
+
+def find(session: Session, task_id: str) -> Task | None:
+    """The task as the database has it now."""
+    return session.get(Task, task_id, populate_existing=True)
+
+
+def for_job(session: Session, job_id: str, *, kind: str | None = None) -> Sequence[Task]:
+    """The tasks of a job, by key."""
+    statement = select(Task).where(Task.job_id == job_id).order_by(Task.key)
+    if kind is not None:
+        statement = statement.where(Task.kind == kind)
+    return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
+def claim(session: Session, task_id: str, now: datetime, lease_s: float) -> Task | None:
+    """Takes a task that is pending, or whose runner's lease is over; its attempt grows by one.
+
+    Returns:
+        The task, or None: somebody else has it, or it has ended.
+    """
+    free = or_(
+        Task.state == TaskState.PENDING,
+        and_(Task.state == TaskState.RUNNING, Task.lease_until <= now),
+    )
+    values = {
+        "state": TaskState.RUNNING,
+        "attempt": Task.attempt + 1,
+        "lease_until": now + timedelta(seconds=lease_s),
+    }
+    statement = update(Task).where(Task.id == task_id, free).values(values)
+    return find(session, task_id) if changed(session, statement) else None
+
+
+def renew(session: Session, task_id: str, attempt: int, now: datetime, lease_s: float) -> bool:
+    """Extends the lease of the run that holds the task. False: the run has lost it and must
+    stop."""
+    until = now + timedelta(seconds=lease_s)
+    return _end_or_keep(session, task_id, attempt, lease_until=until)
+
+
+def checkpoint(
+    session: Session, task_id: str, attempt: int, payload: dict[str, Any], *, now: datetime
+) -> bool:
+    """Gives the task back as pending with a new payload: the next slice of the same work."""
+    return _end_or_keep(
+        session,
+        task_id,
+        attempt,
+        state=TaskState.PENDING,
+        payload=payload,
+        lease_until=None,
+        queued_at=now,
+    )
+
+
+def finish(session: Session, task_id: str, attempt: int, result: dict[str, Any]) -> bool:
+    """running -> done. False: this run lost its lease, and its result is not wanted."""
+    return _end_or_keep(
+        session, task_id, attempt, state=TaskState.DONE, result=result, lease_until=None
+    )
+
+
+def fail(session: Session, task_id: str, attempt: int, error: str) -> bool:
+    """running -> failed, for good. False: this run lost its lease."""
+    return _end_or_keep(
+        session, task_id, attempt, state=TaskState.FAILED, error=error, lease_until=None
+    )
+
+
+def expired(session: Session, now: datetime) -> Sequence[Task]:
+    """Running tasks whose lease is over: to be sent again."""
+    where = (Task.state == TaskState.RUNNING, Task.lease_until <= now)
+    return session.scalars(select(Task).where(*where).order_by(Task.id)).all()
+
+
+def stale(session: Session, queued_before: datetime) -> Sequence[Task]:
+    """Tasks that were queued before this time and that nobody has taken: their message may be
+    lost."""
+    where = (Task.state == TaskState.PENDING, Task.queued_at <= queued_before)
+    return session.scalars(select(Task).where(*where).order_by(Task.id)).all()
+
+
+def requeued(session: Session, task_id: str, now: datetime) -> bool:
+    """Notes that the message of a task was sent again, so that the next sweep leaves it alone."""
+    statement = update(Task).where(Task.id == task_id).values(queued_at=now)
+    return changed(session, statement)
+
+
+def _end_or_keep(session: Session, task_id: str, attempt: int, **values: Any) -> bool:
+    where = (Task.id == task_id, Task.state == TaskState.RUNNING, Task.attempt == attempt)
+    return changed(session, update(Task).where(*where).values(**values))

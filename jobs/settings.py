@@ -1,0 +1,64 @@
+"""Where this installation keeps things, read from the environment. It opens nothing but
+`valkey.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _home() -> Path:
+    return Path.home() / ".secateur"
+
+
+def _database_url(fields: dict[str, Any]) -> str:
+    return f"sqlite:///{fields['home'] / 'secateur.db'}"
+
+
+def _artifact_url(fields: dict[str, Any]) -> str:
+    return str(fields["home"] / "artifacts")
+
+
+def _redis_url(fields: dict[str, Any]) -> str:
+    """The embedded server's address, or else a server on Redis' own port."""
+    try:
+        document = json.loads((fields["home"] / "valkey.json").read_text())
+    except FileNotFoundError:
+        return "redis://127.0.0.1:6379/0"
+    return str(document["url"])
+
+
+class Settings(BaseSettings):
+    """The environment of a process.
+
+    Attributes:
+        home: `SECATEUR_HOME`; the folder of the embedded stack.
+        database_url: `DATABASE_URL`; SQLite in `home` by default.
+        artifact_url: `ARTIFACT_URL`; a folder, or an address that fsspec knows.
+        redis_url: `REDIS_URL`; by default the `url` in `{home}/valkey.json`.
+        allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=_home)
+    database_url: str = Field(default_factory=_database_url, validation_alias="database_url")
+    artifact_url: str = Field(default_factory=_artifact_url, validation_alias="artifact_url")
+    redis_url: str = Field(default_factory=_redis_url, validation_alias="redis_url")
+    allow: Annotated[frozenset[str], NoDecode] = frozenset()
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _split(cls, allow: Any) -> Any:
+        if isinstance(allow, str):
+            return frozenset(name.strip() for name in allow.split(",") if name.strip())
+        return allow

@@ -1,0 +1,205 @@
+"""What a user may ask for: models, data sets and jobs, as documents. It knows no table and builds
+nothing.
+
+`jobs.validation.validate` reads them and words their errors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from jobs.errors import FieldProblem, SpecError
+from jobs.selectors import Selector
+from jobs.settings import Settings
+from latency_probes.messages import Target
+
+SCHEMES = ("python", "torchvision", "timm", "transformers")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_PYTHON = re.compile(r"python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_ZOO = re.compile(rf"({'|'.join(SCHEMES[1:])}):[A-Za-z0-9][\w./-]*")
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSpec(_Spec):
+    """A trained network: how to build it. Its weights come beside this document, as safetensors.
+
+    Attributes:
+        architecture: `python:module:function`, `torchvision:name`, `timm:name` or
+            `transformers:name`.
+        kwargs: passed to the function that builds it.
+        input_shape: of one example, without the batch: `[1, 28, 28]`.
+    """
+
+    name: Name
+    architecture: str
+    kwargs: dict[str, JsonValue] = {}
+    input_shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=5)]
+
+    @field_validator("architecture")
+    @classmethod
+    def _known_scheme(cls, architecture: str) -> str:
+        if not (_PYTHON.fullmatch(architecture) or _ZOO.fullmatch(architecture)):
+            raise ValueError(
+                "must be python:module:function, torchvision:name, timm:name or "
+                f"transformers:name, but got {architecture!r}"
+            )
+        return architecture
+
+
+class DatasetSpec(_Spec):
+    """Images and labels for training.
+
+    Attributes:
+        path: a file or folder on the server; without it, an archive is uploaded beside this
+            document.
+        function: `python:module:function`, for the format `python` alone.
+        num_classes: found in the labels where it is not given.
+        mean: subtracted per channel, on pixels in [0, 1].
+        std: divided by, per channel.
+    """
+
+    name: Name
+    format: Literal["idx", "npz", "image_folder", "python"]
+    path: str | None = None
+    function: str | None = None
+    kwargs: dict[str, JsonValue] = {}
+    num_classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not PurePosixPath(path).is_absolute():
+            raise ValueError(f"must be absolute, but got {path!r}")
+        return path
+
+    @field_validator("function")
+    @classmethod
+    def _callable_name(cls, function: str | None) -> str | None:
+        if function is not None and not _PYTHON.fullmatch(function):
+            raise ValueError(f"must be python:module:function, but got {function!r}")
+        return function
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        is_python = self.format == "python"
+        if is_python and (self.function is None or self.path is not None):
+            raise ValueError("of format python must give function and no path, but does not")
+        if not is_python and (self.function is not None or self.kwargs):
+            raise ValueError(
+                f"must give function and kwargs only with format python, but got {self.format}"
+            )
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise ValueError(
+                "must have as many entries in mean as in std, "
+                f"but got {len(self.mean)} and {len(self.std)}"
+            )
+        return self
+
+    @property
+    def needs_archive(self) -> bool:
+        """Whether an archive must come beside this document."""
+        return self.format != "python" and self.path is None
+
+
+class BudgetSpec(_Spec):
+    """The latency that the result must not exceed: a part of the dense model's, or
+    milliseconds."""
+
+    ratio: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("ratio", "latency_ms") if getattr(self, name) is not None]
+        if len(given) != 1:
+            got = "both" if given else "neither"
+            raise ValueError(f"must give one of ratio and latency_ms, but got {got}")
+        return self
+
+
+class TargetSpec(Target):
+    """Which device, and how it runs the model.
+
+    Attributes:
+        device: `any`, `id:<device id>` or `label:<name>=<value>`.
+    """
+
+    device: str = "any"
+
+    @field_validator("device")
+    @classmethod
+    def _selector(cls, device: str) -> str:
+        return str(Selector.parse(device))
+
+    @property
+    def how(self) -> Target:
+        """The target without the choice of a device, as the device is told."""
+        return Target.model_validate(self.model_dump(exclude={"device"}))
+
+
+class SearchSpec(_Spec):
+    """The search. `tolerance` bounds the loss rise that a layer floor allows."""
+
+    beam_width: Annotated[int, Field(ge=1, le=64)] = 4
+    children: Annotated[int, Field(ge=1, le=256)] = 6
+    levels: Annotated[int, Field(ge=1, le=32)] = 5
+    criterion: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "l1"
+    tolerance: Annotated[float, Field(gt=0)] = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    calibration_images: Annotated[int, Field(ge=16, le=65_536)] = 512
+    finalists: Annotated[int, Field(ge=1, le=16)] = 2
+
+
+class FinetuneSpec(_Spec):
+    """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out."""
+
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] = 600
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+    shift: Annotated[int, Field(ge=0, le=64)] = 2
+    flip: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class JobSpec(_Spec):
+    """A pruning job. `model` and `dataset` are names or ids of what was submitted before."""
+
+    name: Name | None = None
+    model: Name
+    dataset: Name
+    budget: BudgetSpec
+    target: TargetSpec = TargetSpec()
+    search: SearchSpec = SearchSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+
+
+def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:
+    """Refuses code that the operator has not allowed in `SECATEUR_ALLOW`.
+
+    Raises:
+        SpecError: the spec names a `python:` function that is not in the list.
+    """
+    field = "architecture" if isinstance(spec, ModelSpec) else "function"
+    name = spec.architecture if isinstance(spec, ModelSpec) else spec.function
+    if name is None or not name.startswith("python:") or name in settings.allow:
+        return
+    allowed = ", ".join(sorted(settings.allow)) or "nothing so far"
+    message = f"{field} must be allowed by SECATEUR_ALLOW ({allowed}), but got {name!r}"
+    raise SpecError([FieldProblem(field, message)])

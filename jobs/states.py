@@ -1,0 +1,75 @@
+"""The names of states, and the ways between those of a job. `jobs.status` changes them; nothing
+here does.
+
+    queued ─> preparing ─> searching ─> finetuning ─> verifying ─> succeeded | infeasible
+                  │             ├──────────────────────^ (nothing to fine-tune)
+                  │             └─> infeasible
+                  └─> succeeded (the budget is above the dense latency)
+    and from each of the five live states to failed and to cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    SEARCHING = "searching"
+    FINETUNING = "finetuning"
+    VERIFYING = "verifying"
+    SUCCEEDED = "succeeded"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class InputState(StrEnum):
+    """Of a model or a data set."""
+
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class TaskState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class RequestState(StrEnum):
+    PENDING = "pending"
+    DISPATCHED = "dispatched"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class DeviceState(StrEnum):
+    PENDING = "pending"
+    ONLINE = "online"
+    BUSY = "busy"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+    REVOKED = "revoked"
+
+
+_ALWAYS = frozenset({JobState.FAILED, JobState.CANCELLED})
+
+ALLOWED: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: _ALWAYS | {JobState.PREPARING},
+    JobState.PREPARING: _ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED},
+    JobState.SEARCHING: _ALWAYS | {JobState.FINETUNING, JobState.VERIFYING, JobState.INFEASIBLE},
+    JobState.FINETUNING: _ALWAYS | {JobState.VERIFYING},
+    JobState.VERIFYING: _ALWAYS | {JobState.SUCCEEDED, JobState.INFEASIBLE},
+    JobState.SUCCEEDED: frozenset(),
+    JobState.INFEASIBLE: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+LIVE = frozenset(state for state, following in ALLOWED.items() if following)
+TERMINAL = frozenset(ALLOWED) - LIVE

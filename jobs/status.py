@@ -1,0 +1,97 @@
+"""The only place that changes a job's state: `transition`. Stop and cancel are wishes, kept
+beside the state."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from jobs.columns import utc_now
+from jobs.errors import IllegalTransition
+from jobs.repository import events
+from jobs.repository.writing import changed
+from jobs.states import ALLOWED, LIVE, TERMINAL, DeviceState, InputState, JobState
+from jobs.tables import Job
+
+__all__ = [
+    "ALLOWED",
+    "LIVE",
+    "TERMINAL",
+    "DeviceState",
+    "InputState",
+    "JobState",
+    "request_cancel",
+    "request_stop",
+    "transition",
+]
+
+
+def transition(
+    session: Session,
+    job_id: str,
+    from_state: JobState,
+    to_state: JobState,
+    attempt: int,
+    *,
+    result: dict[str, Any] | None = None,
+    problem: dict[str, Any] | None = None,
+    now: datetime | None = None,
+) -> bool:
+    """Moves a job from one state to another, if it still is where the caller saw it, and appends
+    an event.
+
+    Args:
+        attempt: the job's attempt as the caller read it.
+        result: stored with the new state where given.
+        problem: likewise; what the user is told about a job that failed or is infeasible.
+
+    Returns:
+        Whether this call moved the job. False: another one did, and the caller must read it
+        again.
+
+    Raises:
+        IllegalTransition: the table `ALLOWED` has no such way.
+    """
+    if to_state not in ALLOWED[from_state]:
+        ways = ", ".join(sorted(ALLOWED[from_state])) or "nothing, it is final"
+        raise IllegalTransition(f"state after {from_state} must be {ways}, but got {to_state}")
+    moment = now or utc_now()
+    values: dict[str, Any] = {"state": to_state, "waiting_for": None, "updated_at": moment}
+    if to_state in TERMINAL:
+        values["finished_at"] = moment
+    if result is not None:
+        values["result"] = result
+    if problem is not None:
+        values["problem"] = problem
+    where = (Job.id == job_id, Job.state == from_state, Job.attempt == attempt)
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    data: dict[str, Any] = {"from": from_state, "to": to_state}
+    if problem is not None:
+        data["problem"] = problem
+    events.append(session, job_id, "state", data, now=moment)
+    return True
+
+
+def request_stop(session: Session, job_id: str, *, now: datetime | None = None) -> bool:
+    """Asks a job to finish with the best it has. False: it has ended, or was asked before."""
+    return _request(session, job_id, Job.stop_requested, now or utc_now())
+
+
+def request_cancel(session: Session, job_id: str, *, now: datetime | None = None) -> bool:
+    """Asks a job to end without a result. False: it has ended, or was asked before."""
+    return _request(session, job_id, Job.cancel_requested, now or utc_now())
+
+
+def _request(
+    session: Session, job_id: str, flag: InstrumentedAttribute[bool], now: datetime
+) -> bool:
+    where = (Job.id == job_id, Job.state.in_(LIVE), flag.is_(False))
+    values = {flag.key: True, "updated_at": now}
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    events.append(session, job_id, flag.key, {}, now=now)
+    return True
