@@ -1,7 +1,6 @@
 """The typed HTTP client of the REST API: models, data sets, jobs, devices, keys, events.
 
-Knows httpx and the shape of the documents, no database, no FastAPI. Documents may hold more fields
-than are named here; `view.document` gives all of them as they came.
+Knows httpx and the shape of the documents (`api.routes.views`), no database, no FastAPI.
 
 ClientError
 ├── ServerUnreachable   nobody answers at the address
@@ -19,7 +18,20 @@ from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from api.routes.views import (
+    ArtifactView,
+    DatasetView,
+    DeviceView,
+    EventView,
+    JobView,
+    KeyView,
+    ModelView,
+    NewKeyView,
+    TokenView,
+    TreeView,
+)
 
 Document = dict[str, Any]
 TERMINAL = frozenset({"succeeded", "infeasible", "failed", "cancelled"})
@@ -53,104 +65,8 @@ class ApiProblem(ClientError):
         self.document = document
 
 
-class View(BaseModel):
-    """A document of the API; unknown fields are kept."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def document(self) -> Document:
-        """All fields, as JSON types."""
-        return self.model_dump(mode="json")
-
-
-class Model(View):
-    """A trained network as submitted."""
-
-    id: str
-    name: str
-    state: str
-    spec: Document = {}
-    report: Document | None = None
-    problem: Document | None = None
-
-
-class Dataset(View):
-    """A data set as submitted."""
-
-    id: str
-    name: str
-    state: str
-    spec: Document = {}
-    info: Document | None = None
-    problem: Document | None = None
-
-
-class Job(View):
-    """A pruning job."""
-
-    id: str
-    state: str
-    name: str | None = None
-    spec: Document = {}
-    progress: Document | None = None
-    waiting_for: str | None = None
-    result: Document | None = None
-    problem: Document | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether its state is final."""
-        return self.state in TERMINAL
-
-
-class Event(View):
-    """One numbered entry of a job's log."""
-
-    number: int
-    kind: str
-    at: str = ""
-    data: Document | None = None
-
-
-class Artifact(View):
-    """A file that a job produced."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-class Device(View):
-    """A device with a probe."""
-
-    id: str
-    name: str
-    state: str
-    labels: Document = {}
-    capabilities: Document | None = None
-    last_seen: str | None = None
-    problem: Document | None = None
-
-
-class Key(View):
-    """An API key; `key` is there only in the answer to its creation."""
-
-    id: str
-    name: str
-    scopes: list[str] = []
-    expires_at: str | None = None
-    key: str | None = None
-
-
-class EnrolmentToken(View):
-    """A token with which one device may enrol."""
-
-    token: str
-    expires_at: str | None = None
-
-
-V = TypeVar("V", bound=View)
+V = TypeVar("V", bound=BaseModel)
+C = TypeVar("C", bound=ModelView | DatasetView)
 
 
 class Http:
@@ -192,6 +108,11 @@ class Http:
             query["after"] = page["next"]
 
 
+def finished(job: JobView) -> bool:
+    """Whether the state of a job is final."""
+    return job.state in TERMINAL
+
+
 def refusal(response: httpx.Response) -> ApiProblem:
     """The problem that an answer holds, or one made of its status."""
     try:
@@ -230,29 +151,29 @@ class Resource(Generic[V]):
         return self._view(self._http.send("POST", self._path(name, action)))
 
 
-class Inputs(Resource[V]):
+class Inputs(Resource[C]):
     """Models and data sets: submitted, then checked by a worker."""
 
-    def wait(self, name: str, *, timeout_s: float = 300.0, pause_s: float = 0.5) -> V:
+    def wait(self, name: str, *, timeout_s: float = 300.0, pause_s: float = 0.5) -> C:
         """The document once it is no longer being checked.
 
         Raises:
             WaitTimeout: If it is still being checked after `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        while (view := self.get(name)).document["state"] == "checking":
+        while (view := self.get(name)).state == "checking":
             if time.monotonic() > deadline:
                 raise WaitTimeout(f"{name} must be checked within {timeout_s:g} s, but it is not")
             time.sleep(pause_s)
         return view
 
 
-class Models(Inputs[Model]):
+class Models(Inputs[ModelView]):
     """`/v1/models`."""
 
-    path, view = "/v1/models", Model
+    path, view = "/v1/models", ModelView
 
-    def add(self, spec: Mapping[str, Any], weights: Path) -> Model:
+    def add(self, spec: Mapping[str, Any], weights: Path) -> ModelView:
         """Submits a model: its spec and a safetensors file."""
         with weights.open("rb") as file:
             parts = {"weights": (weights.name, file, "application/octet-stream")}
@@ -267,12 +188,12 @@ class Models(Inputs[Model]):
         return document
 
 
-class Datasets(Inputs[Dataset]):
+class Datasets(Inputs[DatasetView]):
     """`/v1/datasets`."""
 
-    path, view = "/v1/datasets", Dataset
+    path, view = "/v1/datasets", DatasetView
 
-    def add(self, spec: Mapping[str, Any], archive: Path | None = None) -> Dataset:
+    def add(self, spec: Mapping[str, Any], archive: Path | None = None) -> DatasetView:
         """Submits a data set: a spec with a path on the server, or an archive to upload."""
         if archive is None:
             return self._view(self._http.send("POST", self.path, json=dict(spec)))
@@ -284,37 +205,38 @@ class Datasets(Inputs[Dataset]):
             )
 
 
-class Jobs(Resource[Job]):
+class Jobs(Resource[JobView]):
     """`/v1/jobs`."""
 
-    path, view = "/v1/jobs", Job
+    path, view = "/v1/jobs", JobView
 
-    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> JobView:
         """Submits a job; with the same key a repeated call returns the first job."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._view(self._http.send("POST", self.path, json=dict(spec), headers=headers))
 
-    def stop(self, job_id: str) -> Job:
+    def stop(self, job_id: str) -> JobView:
         """Asks it to finish with the best so far."""
         return self._post(job_id, "stop")
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str) -> JobView:
         """Asks it to end without a result."""
         return self._post(job_id, "cancel")
 
-    def events(self, job_id: str, *, after: int = 0) -> Sequence[Event]:
+    def events(self, job_id: str, *, after: int = 0) -> Sequence[EventView]:
         """Its log from the entry after `after`."""
         items = self._http.pages(self._path(job_id, "events"), {"after": after})
-        return [Event.model_validate(item) for item in items]
+        return [EventView.model_validate(item) for item in items]
 
-    def tree(self, job_id: str) -> Sequence[Document]:
+    def tree(self, job_id: str) -> TreeView:
         """Its candidates."""
-        return list(self._http.pages(self._path(job_id, "tree")))
+        answer = self._http.send("GET", self._path(job_id, "tree"))
+        return TreeView.model_validate(answer.json())
 
-    def artifacts(self, job_id: str) -> Sequence[Artifact]:
+    def artifacts(self, job_id: str) -> Sequence[ArtifactView]:
         """The files it produced."""
         items = self._http.pages(self._path(job_id, "artifacts"))
-        return [Artifact.model_validate(item) for item in items]
+        return [ArtifactView.model_validate(item) for item in items]
 
     def download(self, job_id: str, name: str, target: Path) -> None:
         """Writes one file it produced to `target`; nothing is left when that fails."""
@@ -346,8 +268,8 @@ class Jobs(Resource[Job]):
         *,
         timeout_s: float | None = None,
         pause_s: float = 1.0,
-        seen: Callable[[Job], None] = lambda _: None,
-    ) -> Job:
+        seen: Callable[[JobView], None] = lambda _: None,
+    ) -> JobView:
         """The job once it has finished; `seen` receives it at every look.
 
         A server that is away for less than `OUTAGE_S` (it is being restarted) is waited for.
@@ -366,40 +288,43 @@ class Jobs(Resource[Job]):
             else:
                 answered_s = time.monotonic()
                 seen(job)
-                if job.finished:
+                if finished(job):
                     return job
             if timeout_s is not None and time.monotonic() - started_s > timeout_s:
                 raise WaitTimeout(f"{job_id} must finish within {timeout_s:g} s, but it did not")
             time.sleep(pause_s)
 
 
-class Devices(Resource[Device]):
+class Devices(Resource[DeviceView]):
     """`/v1/devices`."""
 
-    path, view = "/v1/devices", Device
+    path, view = "/v1/devices", DeviceView
 
-    def token(self) -> EnrolmentToken:
+    def token(self) -> TokenView:
         """A token with which one new device may enrol."""
-        return EnrolmentToken.model_validate(self._http.send("POST", f"{self.path}/tokens").json())
+        return TokenView.model_validate(self._http.send("POST", f"{self.path}/tokens").json())
 
-    def drain(self, device_id: str) -> Device:
+    def drain(self, device_id: str) -> DeviceView:
         """Lets it finish what it does and gives it nothing more."""
         return self._post(device_id, "drain")
 
-    def revoke(self, device_id: str) -> Device:
+    def revoke(self, device_id: str) -> DeviceView:
         """Takes its credentials away for good."""
         return self._post(device_id, "revoke")
 
 
-class Keys(Resource[Key]):
+class Keys(Resource[KeyView]):
     """`/v1/keys`."""
 
-    path, view = "/v1/keys", Key
+    path, view = "/v1/keys", KeyView
 
-    def create(self, name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> Key:
+    def create(
+        self, name: str, scopes: Sequence[str], *, expires_at: str | None = None
+    ) -> NewKeyView:
         """A new key; its secret is shown this once."""
         spec = {"name": name, "scopes": [*scopes], "expires_at": expires_at}
-        return self._view(self._http.send("POST", self.path, json=spec))
+        answer = self._http.send("POST", self.path, json=spec)
+        return NewKeyView.model_validate(answer.json())
 
     def revoke(self, key_id: str) -> None:
         """Makes a key worthless."""

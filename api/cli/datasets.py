@@ -16,9 +16,12 @@ app = typer.Typer(help="Labelled data.", no_args_is_help=True)
 def add(
     name: Annotated[str, typer.Argument(help="Name of the new data set.")],
     form: Annotated[str, typer.Option("--format", help="idx, npz, image_folder or python.")],
-    path: Annotated[str | None, typer.Option(help="Where it lies, as the server sees it.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Where it lies on the server.")] = None,
     archive: Annotated[
         Path | None, typer.Option(help="File to upload instead.", exists=True, dir_okay=False)
+    ] = None,
+    function: Annotated[
+        str | None, typer.Option(help="python:module:function, for the format python.")
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     mean: Annotated[
@@ -31,11 +34,13 @@ def add(
     key: ApiKey = None,
 ) -> None:
     """Submit a data set and wait until a worker has checked it."""
-    if (path is None) == (archive is None):
-        raise typer.BadParameter("exactly one of --path and --archive must be given")
+    if [path, archive, function].count(None) != 2:
+        raise typer.BadParameter("exactly one of --path, --archive and --function must be given")
     spec: dict[str, Any] = {"name": name, "format": form}
     if path is not None:
-        spec["path"] = str(Path(path).expanduser().absolute()) if form != "python" else path
+        spec["path"] = str(path.expanduser().absolute())
+    if function is not None:
+        spec["function"] = function
     if num_classes is not None:
         spec["num_classes"] = num_classes
     if mean is not None:
@@ -46,7 +51,7 @@ def add(
         dataset = client.datasets.add(spec, archive)
         if wait:
             dataset = client.datasets.wait(dataset.id)
-        finish_check(dataset.document, as_json=as_json)
+        finish_check(dataset, as_json=as_json)
 
 
 @app.command("list")
@@ -55,7 +60,7 @@ def list_datasets(as_json: AsJson = False, server: Server = None, key: ApiKey = 
     with connect(server, key) as client:
         datasets = client.datasets.list()
     if as_json:
-        emit([dataset.document for dataset in datasets])
+        emit(datasets)
         return
     rows = [(d.name, d.state, d.spec.get("format"), d.info, d.id) for d in datasets]
     show_table(("Name", "State", "Format", "Contents", "Id"), rows, "No data set yet.")

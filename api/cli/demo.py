@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +18,8 @@ from api.cli.results import show_result
 from api.cli.watch import finish, follow
 
 if TYPE_CHECKING:
-    from api.client import Client, Job
+    from api.client import Client
+    from api.routes.views import JobView
 
 ARCHITECTURE = "python:examples.resnet20:resnet20"
 CHECKPOINT = Path("examples/checkpoints/resnet20_fashion_mnist.safetensors")
@@ -68,13 +69,13 @@ def fetch(data: Path) -> None:
         raise typer.Exit(1)
 
 
-def prune(url: str, data: Path, *, ratio: float, runtime: str, seed: int) -> "Job":
+def prune(url: str, data: Path, *, ratio: float, runtime: str, seed: int) -> "JobView":
     """Submits the model, the data set and the job, and shows the job until it ends."""
     from api.client import Client
 
     with Client(url) as client:
         spec = {
-            "name": f"resnet20 at {100 * ratio:g} %",
+            "name": f"resnet20-{100 * ratio:g}-percent",
             "model": model_name(client),
             "dataset": dataset_name(client, data),
             "budget": {"ratio": ratio},
@@ -93,7 +94,7 @@ def model_name(client: "Client") -> str:
     if name not in {model.name for model in client.models.list()}:
         spec = {"name": name, "architecture": ARCHITECTURE, "input_shape": INPUT_SHAPE}
         client.models.add(spec, CHECKPOINT)
-    checked(client.models.wait(name).document)
+    finish_check(client.models.wait(name), as_json=False)
     return name
 
 
@@ -102,16 +103,11 @@ def dataset_name(client: "Client", data: Path) -> str:
     name = f"fashion-mnist-{hashlib.sha256(str(data).encode()).hexdigest()[:8]}"
     if name not in {dataset.name for dataset in client.datasets.list()}:
         client.datasets.add({"name": name, "format": "idx", "path": str(data)})
-    checked(client.datasets.wait(name).document)
+    finish_check(client.datasets.wait(name), as_json=False)
     return name
 
 
-def checked(document: dict[str, Any]) -> None:
-    """Says that an input is ready; ends the demo if it was rejected."""
-    finish_check(document, as_json=False)
-
-
-def save(url: str, job: "Job", folder: Path) -> Path:
+def save(url: str, job: "JobView", folder: Path) -> Path:
     """Downloads what the job produced."""
     from api.client import Client
 

@@ -18,7 +18,7 @@ def list_devices(as_json: AsJson = False, server: Server = None, key: ApiKey = N
     with connect(server, key) as client:
         devices = client.devices.list()
     if as_json:
-        emit([device.document for device in devices])
+        emit(devices)
         return
     rows = [(d.name, d.state, (d.capabilities or {}).get("cpu"), d.labels, d.id) for d in devices]
     show_table(("Name", "State", "Processor", "Labels", "Id"), rows, "No device yet.")
@@ -32,9 +32,9 @@ def show(
     with connect(server, key) as client:
         device = client.devices.get(device_id)
     if as_json:
-        emit(device.document)
+        emit(device)
         return
-    show_fields(device.document)
+    show_fields(device.model_dump(mode="json"))
 
 
 @app.command("drain")
@@ -59,6 +59,6 @@ def token(as_json: AsJson = False, server: Server = None, key: ApiKey = None) ->
     with connect(server, key) as client:
         created = client.devices.token()
     if as_json:
-        emit(created.document)
+        emit(created)
         return
     say(created.token)

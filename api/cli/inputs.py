@@ -1,10 +1,13 @@
 """What models and data sets share on the command line: lists of numbers, a check's outcome."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from api.cli.output import emit, explain, say
+
+if TYPE_CHECKING:
+    from api.routes.views import DatasetView, ModelView
 
 
 def shape(value: str) -> list[int]:
@@ -23,12 +26,12 @@ def numbers(value: str) -> list[float]:
         raise typer.BadParameter(f"must be numbers like 0.5,0.5, but got {value!r}") from error
 
 
-def finish_check(document: dict[str, Any], *, as_json: bool) -> None:
+def finish_check(checked: "ModelView | DatasetView", *, as_json: bool) -> None:
     """Shows the outcome of a check; a rejected input ends the command with status 1."""
     if as_json:
-        emit(document)
-    elif document["state"] != "rejected":
-        say(f"{document['name']} is {document['state']} ({document['id']})")
-    if document["state"] == "rejected":
-        explain(document.get("problem") or {"title": f"{document['name']} was rejected"})
+        emit(checked)
+    elif checked.state != "rejected":
+        say(f"{checked.name} is {checked.state} ({checked.id})")
+    if checked.state == "rejected":
+        explain(checked.problem or {"detail": f"{checked.name} was rejected"})
         raise typer.Exit(1)

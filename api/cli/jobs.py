@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.output import emit, say, show_fields, show_table, size
 from api.cli.results import show_result
 from api.cli.watch import facts, finish, follow
+
+if TYPE_CHECKING:
+    from api.routes.views import JobView
 
 app = typer.Typer(help="Pruning jobs.", no_args_is_help=True)
 
@@ -43,7 +46,7 @@ def submit(
     server: Server = None,
     key: ApiKey = None,
 ) -> None:
-    """Submit a job. With --wait the exit code is the job's: 1 failed, 3 infeasible, 4 cancelled."""
+    """Submit a job. With --wait the exit code is 1 if it failed, 3 infeasible, 4 cancelled."""
     spec = read_spec(spec_path)
     put(spec, ("name",), name)
     put(spec, ("model",), model)
@@ -63,7 +66,7 @@ def submit(
         elif wait:
             say(job.id)
             job = follow(client, job.id)
-    tell(job.document, as_json=as_json, brief=not wait)
+    tell(job, as_json=as_json, brief=not wait)
     if wait:
         finish(job)
 
@@ -74,7 +77,7 @@ def list_jobs(as_json: AsJson = False, server: Server = None, key: ApiKey = None
     with connect(server, key) as client:
         jobs = client.jobs.list()
     if as_json:
-        emit([job.document for job in jobs])
+        emit(jobs)
         return
     rows = [(j.id, j.name, j.state, j.spec.get("model"), j.spec.get("budget")) for j in jobs]
     show_table(("Id", "Name", "State", "Model", "Budget"), rows, "No job yet.")
@@ -88,7 +91,7 @@ def show(
     with connect(server, key) as client:
         job = client.jobs.get(job_id)
     if as_json:
-        emit(job.document)
+        emit(job)
         return
     problem = (job.problem or {}).get("detail")
     show_fields({"id": job.id, "name": job.name, **facts(job), "problem": problem})
@@ -103,7 +106,7 @@ def watch(
     """Watch a job until it ends; the exit code is 1 if it failed, 3 infeasible, 4 cancelled."""
     with connect(server, key) as client:
         job = client.jobs.wait(job_id) if as_json else follow(client, job_id)
-    tell(job.document, as_json=as_json, brief=False)
+    tell(job, as_json=as_json, brief=False)
     finish(job)
 
 
@@ -141,7 +144,7 @@ def artifacts(
             for artifact in found:
                 client.jobs.download(job_id, artifact.name, out / Path(artifact.name).name)
     if as_json:
-        emit([artifact.document for artifact in found])
+        emit(found)
         return
     rows = [(a.name, size(a.size), a.sha256[:12]) for a in found]
     show_table(("Name", "Size", "SHA-256"), rows, "No artifact.")
@@ -169,11 +172,11 @@ def put(spec: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     spec[path[-1]] = value
 
 
-def tell(document: dict[str, Any], *, as_json: bool, brief: bool) -> None:
+def tell(job: "JobView", *, as_json: bool, brief: bool) -> None:
     """Shows what became of a job."""
     if as_json:
-        emit(document)
+        emit(job)
     elif brief:
-        say(f"{document['id']} is {document['state']}")
-    elif document.get("result"):
-        show_result(document["result"])
+        say(f"{job.id} is {job.state}")
+    elif job.result:
+        show_result(job.result)

@@ -28,7 +28,7 @@ def create(
     with connect(server, key) as client:
         created = client.keys.create(name, scope or ["submit"], expires_at=expires_at)
     if as_json:
-        emit(created.document)
+        emit(created)
         return
     say(created.key or "")
 
@@ -39,7 +39,7 @@ def list_keys(as_json: AsJson = False, server: Server = None, key: ApiKey = None
     with connect(server, key) as client:
         keys = client.keys.list()
     if as_json:
-        emit([each.document for each in keys])
+        emit(keys)
         return
     rows = [(k.name, k.scopes, k.expires_at, k.id) for k in keys]
     show_table(("Name", "Scopes", "Ends", "Id"), rows, "No key yet.")

@@ -43,7 +43,7 @@ def add(
         model = client.models.add(spec, weights)
         if wait:
             model = client.models.wait(model.id)
-        finish_check(model.document, as_json=as_json)
+        finish_check(model, as_json=as_json)
 
 
 @app.command("list")
@@ -52,7 +52,7 @@ def list_models(as_json: AsJson = False, server: Server = None, key: ApiKey = No
     with connect(server, key) as client:
         models = client.models.list()
     if as_json:
-        emit([model.document for model in models])
+        emit(models)
         return
     rows = [(m.name, m.state, m.spec.get("architecture"), m.id) for m in models]
     show_table(("Name", "State", "Architecture", "Id"), rows, "No model yet.")
@@ -69,7 +69,7 @@ def inspect(
     with connect(server, key) as client:
         model = client.models.get(name)
     if as_json:
-        emit(model.document)
+        emit(model)
         return
     report = model.report or {}
     show_fields(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,8 +12,13 @@ from rich.table import Table
 DASH = "–"
 
 
-def emit(document: Any) -> None:
-    """Writes a document as JSON to standard output."""
+def emit(view: BaseModel | Sequence[BaseModel]) -> None:
+    """Writes what the API showed as JSON to standard output."""
+    document: Any = (
+        view.model_dump(mode="json")
+        if isinstance(view, BaseModel)
+        else [each.model_dump(mode="json") for each in view]
+    )
     Console(soft_wrap=True, highlight=False, markup=False).print(
         json.dumps(document, indent=2, ensure_ascii=False)
     )

@@ -15,13 +15,14 @@ from rich.table import Table
 from api.cli.output import duration, explain, percent, say
 
 if TYPE_CHECKING:
-    from api.client import Client, Job
+    from api.client import Client
+    from api.routes.views import JobView
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "infeasible": 3, "cancelled": 4}
 LINE_PAUSE_S = 3.0
 
 
-def facts(job: "Job") -> dict[str, str]:
+def facts(job: "JobView") -> dict[str, str]:
     """What there is to tell about a running job, as words."""
     progress: dict[str, Any] = job.progress or {}
     best = progress.get("best") or {}
@@ -41,23 +42,25 @@ def facts(job: "Job") -> dict[str, str]:
     return told
 
 
-def picture(job: "Job") -> Group:
+def picture(job: "JobView") -> Group:
     """The facts with a progress bar below."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in facts(job).items():
         table.add_row(f"[dim]{name}[/]", escape(value))
-    fraction = 1.0 if job.finished else float((job.progress or {}).get("fraction") or 0.0)
+    fraction = (
+        1.0 if job.state in EXIT_CODES else float((job.progress or {}).get("fraction") or 0.0)
+    )
     return Group(table, ProgressBar(total=1.0, completed=fraction, width=60))
 
 
-def line(job: "Job") -> str:
+def line(job: "JobView") -> str:
     """The facts in one line."""
     told = facts(job)
     state = told.pop("state")
     return " · ".join([state, *(f"{name} {value}" for name, value in told.items())])
 
 
-def follow(client: "Client", job_id: str) -> "Job":
+def follow(client: "Client", job_id: str) -> "JobView":
     """Shows the job until it has finished and returns its last document."""
     console = Console()
     if not console.is_terminal:
@@ -66,10 +69,10 @@ def follow(client: "Client", job_id: str) -> "Job":
         return client.jobs.wait(job_id, pause_s=0.7, seen=lambda job: live.update(picture(job)))
 
 
-def _follow_lines(client: "Client", job_id: str) -> "Job":
+def _follow_lines(client: "Client", job_id: str) -> "JobView":
     last = ""
 
-    def tell(job: "Job") -> None:
+    def tell(job: "JobView") -> None:
         nonlocal last
         now = line(job)
         if now != last:
@@ -79,9 +82,9 @@ def _follow_lines(client: "Client", job_id: str) -> "Job":
     return client.jobs.wait(job_id, pause_s=LINE_PAUSE_S, seen=tell)
 
 
-def finish(job: "Job") -> None:
+def finish(job: "JobView") -> None:
     """Explains a job that brought no result and ends the command with its exit code."""
     if job.state == "succeeded":
         return
-    explain(job.problem or {"title": f"{job.id} is {job.state}"})
+    explain(job.problem or {"detail": f"{job.id} is {job.state}"})
     raise typer.Exit(EXIT_CODES.get(job.state, 1))
