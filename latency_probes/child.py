@@ -1,0 +1,162 @@
+"""The measuring child: `python -m latency_probes.child` reads one job as JSON from standard input,
+writes one reply as JSON to standard output, and ends. One process per replicate, so that
+replicates sample memory layouts.
+
+    {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path, "cache":
+    path,
+     "provider", "batch_size", "threads", "cores": [..], "timing_s", "seed", "time_limit_s",
+     "memory_limit_mb", "parent": pid}                               -> {"replicate": {...},
+     "runtime_version": "..."}
+    {"task": "describe", "runtimes": {name: "module:callable"}}  -> {"runtimes": {name: {version,
+    providers}}} any failure                                   -> {"error": {"kind": "...",
+    "message": "..."}}
+
+Imports no pydantic and no redis: every millisecond here is paid once per replicate.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from latency_probes import timing
+from latency_probes.runtimes import registry
+from latency_probes.runtimes.base import (
+    InvalidModel,
+    Placement,
+    RecordedRuntime,
+    UnsupportedOperator,
+)
+
+_PR_SET_PDEATHSIG = 1
+_SENTINEL_BYTES = bytes(64 * 1024)
+_SENTINEL_RUNS = 15
+
+
+def main() -> int:
+    """Read the job, do it, reply."""
+    reply_to = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not spoil the reply
+    job = json.loads(sys.stdin.buffer.read())
+    try:
+        reply = _describe(job) if job["task"] == "describe" else _time(job)
+    except (UnsupportedOperator, InvalidModel, MemoryError) as error:
+        reply = {"error": {"kind": _KINDS[type(error)], "message": str(error)[:2000]}}
+    with os.fdopen(reply_to, "w") as out:
+        json.dump(reply, out)
+    return 0
+
+
+_KINDS: dict[type[Exception], str] = {
+    UnsupportedOperator: "unsupported_op",
+    InvalidModel: "invalid",
+    MemoryError: "out_of_memory",
+}
+
+
+def _describe(job: dict[str, Any]) -> dict[str, Any]:
+    """What each runtime is; one whose library is missing is left out."""
+    found = {}
+    for name, path in job["runtimes"].items():
+        try:
+            description = registry.load(path).describe()
+        except (ImportError, AttributeError, OSError, ValueError) as error:
+            sys.stderr.write(f"runtime {name} is not available: {error}\n")
+            continue
+        found[name] = {"version": description.version, "providers": description.providers}
+    return {"runtimes": found}
+
+
+def _time(job: dict[str, Any]) -> dict[str, Any]:
+    _confine(job)
+    started = time.perf_counter_ns()
+    runtime = registry.load(job["runtime"])
+    if isinstance(runtime, RecordedRuntime):
+        raise InvalidModel("a recorded runtime is looked up, not timed")
+    placement = Placement(job["provider"], job["batch_size"], job["threads"])
+    order = random.Random(job["seed"])
+    calls = {}
+    for role in ("candidate", "reference") if order.random() < 0.5 else ("reference", "candidate"):
+        model = Path(job[role]).read_bytes()
+        calls[role] = runtime.load(model, placement, Path(job["cache"]))
+        del model
+    setup_ns = time.perf_counter_ns() - started
+    gc.collect()
+    gc.disable()
+    before = sentinel_ns()
+    pair = timing.time_pair(
+        calls["candidate"],
+        calls["reference"],
+        timing_s=job["timing_s"],
+        clock=time.perf_counter_ns,
+        faults=_page_faults,
+        order=order,
+    )
+    replicate = _replicate(pair, setup_ns, (before, sentinel_ns()))
+    return {"replicate": replicate, "runtime_version": runtime.describe().version}
+
+
+def _replicate(
+    pair: timing.PairTiming, setup_ns: int, sentinel: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "candidate_ns": pair.candidate_ns,
+        "reference_ns": pair.reference_ns,
+        "candidate_cold_ns": pair.candidate.cold_ns,
+        "reference_cold_ns": pair.reference.cold_ns,
+        "candidate_faults": pair.candidate_faults,
+        "reference_faults": pair.reference_faults,
+        "sentinel_ns": sentinel,
+        "warmup_calls": pair.candidate.calls + pair.reference.calls,
+        "warm": pair.candidate.settled and pair.reference.settled,
+        "setup_ms": setup_ns / 1e6,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def sentinel_ns() -> int:
+    """The median time of a small fixed workload that touches little memory: tells a throttled
+    core."""
+    samples = []
+    for _ in range(_SENTINEL_RUNS):
+        start = time.perf_counter_ns()
+        hashlib.sha256(_SENTINEL_BYTES).digest()
+        samples.append(time.perf_counter_ns() - start)
+    return max(round(median(samples)), 1)
+
+
+def _confine(job: dict[str, Any]) -> None:
+    """Cores, memory and time; and no life after the parent's."""
+    _die_with(job["parent"])
+    if job["cores"]:
+        os.sched_setaffinity(0, job["cores"])
+    limit = job["memory_limit_mb"] * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.setitimer(signal.ITIMER_REAL, job["time_limit_s"])
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to end this process with its parent, which may already be gone."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _page_faults() -> int:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,157 @@
+"""Decides how many replicates a measurement takes, which to repeat, and what they say together.
+
+Replicates come from a callable that is passed in, so that this runs on fake ones with a fake
+clock. Knows no processes and no files.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from itertools import chain
+from statistics import median
+
+from latency_probes import intervals
+from latency_probes.messages import MeasureError, Settings
+from latency_probes.samples import Conditions, Measurement, Replicate, Spread, Verdict
+from latency_probes.spawn import Timed
+
+# The n-th replicate (0, 1, ...) within so many seconds.
+Replicator = Callable[[int, float], Timed | MeasureError]
+
+_THROTTLED = 1.10
+_COOL_DOWN_S = 0.5
+_MOST_REPEATS = 2
+_NOISY_IQR = 0.10
+_UNSTABLE_IQR = 0.25
+
+
+class Sentinel:
+    """The usual time of the sentinel workload: the median over the last replicates (0 while
+    unknown)."""
+
+    def __init__(self) -> None:
+        self._seen: deque[int] = deque(maxlen=31)
+
+    @property
+    def baseline_ns(self) -> int:
+        return round(median(self._seen)) if len(self._seen) >= 3 else 0
+
+    def note(self, replicate: Replicate) -> None:
+        if min(replicate.sentinel_ns) > 0:
+            self._seen.append(min(replicate.sentinel_ns))
+
+    def excess(self, replicate: Replicate) -> float:
+        """How many times its baseline the sentinel took, at worst."""
+        baseline = self.baseline_ns
+        return max(replicate.sentinel_ns) / baseline if baseline else 1.0
+
+
+def take(
+    run: Replicator,
+    settings: Settings,
+    conditions: Conditions,
+    sentinel: Sentinel,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measurement | MeasureError:
+    """Run replicates until the interval is small enough, or the most are run, or time is spent.
+
+    A replicate during which the sentinel was over 10 % slow is repeated after a pause, at most
+    twice. The first error ends the measurement and is its outcome.
+    """
+    deadline = clock() + settings.time_limit_s
+    kept: list[Timed] = []
+    attempts = repeats = 0
+    while not _enough(kept, settings):
+        left = deadline - clock()
+        if left <= 0:
+            break
+        timed = run(attempts, left)
+        attempts += 1
+        if isinstance(timed, MeasureError):
+            if timed.kind == "timeout" and len(kept) >= 2:
+                break
+            return timed
+        throttled = sentinel.excess(timed.replicate) > _THROTTLED
+        sentinel.note(timed.replicate)
+        if throttled and repeats < _MOST_REPEATS:
+            repeats += 1
+            sleep(_COOL_DOWN_S)
+            continue
+        kept.append(timed)
+    if len(kept) < 2:
+        message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"
+        return MeasureError(kind="timeout", message=message)
+    noted = conditions.model_copy(
+        update={"sentinel_baseline_ns": sentinel.baseline_ns, "repeated": repeats}
+    )
+    return conclude([t.replicate for t in kept], settings, noted, kept[0].runtime_version)
+
+
+def _enough(kept: Sequence[Timed], settings: Settings) -> bool:
+    if len(kept) < settings.replicates:
+        return False
+    found = intervals.ratio_interval([t.replicate.ratio for t in kept])
+    return found.half_width <= settings.half_width or len(kept) >= settings.max_replicates
+
+
+def conclude(
+    replicates: Sequence[Replicate], settings: Settings, conditions: Conditions, version: str
+) -> Measurement:
+    """What the replicates say together."""
+    found = intervals.ratio_interval([r.ratio for r in replicates])
+    candidate = [list(chain.from_iterable(r.candidate_ns)) for r in replicates]
+    reference = [list(chain.from_iterable(r.reference_ns)) for r in replicates]
+    verdict, reasons = judge(replicates, found, settings, conditions)
+    return Measurement(
+        kind=settings.kind,
+        replicates=tuple(replicates),
+        ratio=found.ratio,
+        ratio_low=found.low,
+        ratio_high=found.high,
+        latency_ms=median(median(s) for s in candidate) / 1e6,
+        reference_ms=median(median(s) for s in reference) / 1e6,
+        cold_ms=median(r.candidate_cold_ns for r in replicates) / 1e6,
+        candidate=Spread(**asdict(intervals.spread(list(chain.from_iterable(candidate))))),
+        reference=Spread(**asdict(intervals.spread(list(chain.from_iterable(reference))))),
+        verdict=verdict,
+        reasons=reasons,
+        conditions=conditions,
+        runtime_version=version,
+    )
+
+
+def judge(
+    replicates: Sequence[Replicate],
+    found: intervals.Interval,
+    settings: Settings,
+    conditions: Conditions,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict with every reason; the gravest reason decides."""
+    problems: list[tuple[Verdict, str]] = []
+    iqr = max(_typical_iqr(r.candidate_ns for r in replicates),
+              _typical_iqr(r.reference_ns for r in replicates))  # fmt: skip
+    if iqr >= _NOISY_IQR:
+        grave: Verdict = "unstable" if iqr >= _UNSTABLE_IQR else "noisy"
+        problems.append((grave, f"the interquartile range is {iqr:.0%} of the median"))
+    cold = sum(not r.warm for r in replicates)
+    if 2 * cold > len(replicates):
+        problems.append(("unstable", f"{cold} of {len(replicates)} replicates did not settle"))
+    baseline = conditions.sentinel_baseline_ns
+    slow = sum(max(r.sentinel_ns) > _THROTTLED * baseline for r in replicates) if baseline else 0
+    if slow:
+        problems.append(("throttled", f"the sentinel was slow in {slow} replicates"))
+    if found.half_width > settings.half_width:
+        problems.append(("noisy", f"the interval is +-{found.half_width:.1%} wide"))
+    verdicts: tuple[Verdict, ...] = ("unstable", "throttled", "noisy")
+    found_verdicts = {verdict for verdict, _ in problems}
+    verdict: Verdict = next((v for v in verdicts if v in found_verdicts), "ok")
+    return verdict, tuple(reason for _, reason in problems)
+
+
+def _typical_iqr(replicates: Iterable[intervals.Rounds]) -> float:
+    """The median over replicates of IQR / median."""
+    spreads = [intervals.spread(list(chain.from_iterable(r))) for r in replicates]
+    return median(s.iqr_ns / s.median_ns for s in spreads)

@@ -1,0 +1,134 @@
+"""The timing of one pair inside the measuring child: cold call, warm-up, then alternating blocks.
+
+Clock, fault counter and random generator are passed in. Knows no runtime: two callables are all it
+sees.
+
+| name | rule |
+|---|---|
+| warm-up | calls until the medians of the last two half-windows agree within 2 %, or time is up |
+| round | one block of candidate calls and one of reference calls, in random order |
+| block | one call that is not timed (the other model emptied the caches), then its timed calls |
+| calls per block | so many that about 24 rounds fill the time, between 2 and 20 |
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+Call = Callable[[], object]
+Clock = Callable[[], int]
+
+_AGREEMENT = 0.02
+_HALF_WINDOW_NS = 10_000_000
+_ROUNDS = 24
+_LEAST_ROUNDS = 3
+_MOST_ROUNDS = 64
+_LEAST_CALLS = 2
+_MOST_CALLS = 20
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """How a model warmed up: its cold latency, calls made, whether it settled, its latency
+    then."""
+
+    cold_ns: int
+    calls: int
+    settled: bool
+    latency_ns: int
+
+
+@dataclass(frozen=True)
+class PairTiming:
+    """The samples of one process; faults are page faults per timed call."""
+
+    candidate: Warmth
+    reference: Warmth
+    candidate_ns: list[list[int]]
+    reference_ns: list[list[int]]
+    candidate_faults: float
+    reference_faults: float
+
+
+class _Side:
+    """One of the two models while it is being timed."""
+
+    def __init__(self, call: Call, warmth: Warmth, timing_ns: int) -> None:
+        self.call, self.warmth = call, warmth
+        share = timing_ns / (2 * _ROUNDS * max(warmth.latency_ns, 1))
+        self.calls = min(max(round(share), _LEAST_CALLS), _MOST_CALLS)
+        self.rounds: list[list[int]] = []
+        self.faults = 0
+
+    def block(self, clock: Clock, faults: Clock) -> None:
+        call = self.call
+        call()
+        samples = []
+        before = faults()
+        for _ in range(self.calls):
+            start = clock()
+            call()
+            samples.append(max(clock() - start, 1))
+        self.faults += faults() - before
+        self.rounds.append(samples)
+
+    def faults_per_call(self) -> float:
+        return self.faults / (self.calls * len(self.rounds))
+
+
+def time_pair(
+    candidate: Call,
+    reference: Call,
+    *,
+    timing_s: float,
+    clock: Clock,
+    faults: Clock,
+    order: random.Random,
+) -> PairTiming:
+    """Time two models against each other for about `timing_s` seconds, at least 3 rounds."""
+    timing_ns = round(timing_s * 1e9)
+    one = _Side(candidate, warm_up(candidate, timing_ns, clock), timing_ns)
+    other = _Side(reference, warm_up(reference, timing_ns, clock), timing_ns)
+    start = clock()
+    while len(one.rounds) < _LEAST_ROUNDS or (
+        clock() - start < timing_ns and len(one.rounds) < _MOST_ROUNDS
+    ):
+        for side in (one, other) if order.random() < 0.5 else (other, one):
+            side.block(clock, faults)
+    return PairTiming(
+        one.warmth,
+        other.warmth,
+        one.rounds,
+        other.rounds,
+        one.faults_per_call(),
+        other.faults_per_call(),
+    )
+
+
+def warm_up(call: Call, limit_ns: int, clock: Clock) -> Warmth:
+    """Call until the latency settles or `limit_ns` is spent (at least 6 calls after the cold
+    one)."""
+    start = clock()
+    call()
+    cold_ns = max(clock() - start, 1)
+    samples: list[int] = []
+    began = clock()
+    while True:
+        start = clock()
+        call()
+        samples.append(max(clock() - start, 1))
+        half = _half_window(samples)
+        settled = len(samples) >= 2 * half and _agree(samples, half)
+        if len(samples) >= 6 and (settled or clock() - began >= limit_ns):
+            return Warmth(cold_ns, len(samples) + 1, settled, round(median(samples[-half:])))
+
+
+def _half_window(samples: list[int]) -> int:
+    """So many calls that they take about 10 ms, between 3 and 30."""
+    return min(max(_HALF_WINDOW_NS // samples[-1], 3), 30)
+
+
+def _agree(samples: list[int], half: int) -> bool:
+    earlier, later = median(samples[-2 * half : -half]), median(samples[-half:])
+    return abs(earlier - later) <= _AGREEMENT * earlier
