@@ -1,0 +1,94 @@
+"""The composition root of the service: ``uvicorn api.app:create_app --factory``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from api import problems
+from api.auth import AccessSettings
+from api.broker import Broker
+from api.dispatch import CeleryDispatch, Dispatch
+from api.guards import BodyLimit, HostGuard
+from api.routes import (
+    artifacts,
+    datasets,
+    devices,
+    events,
+    health,
+    jobs,
+    keys,
+    models,
+    page,
+    skeletons,
+)
+from api.routes.edge import Services
+from jobs.artifacts import ArtifactStore
+from jobs.database import reading, sessions
+from jobs.settings import Settings
+
+ROUTERS = (models, datasets, jobs, events, artifacts, devices, skeletons, keys, health)
+
+
+def create_app(
+    settings: Settings | None = None,
+    access: AccessSettings | None = None,
+    dispatch: Dispatch | None = None,
+) -> FastAPI:
+    """The service on the database, broker and store that the environment names.
+
+    Args:
+        settings: Where things are kept; from the environment by default.
+        access: Keys, hosts and limits; from the environment by default.
+        dispatch: Sends steps to the workers; Celery messages by default.
+    """
+    settings, access = settings or Settings(), access or AccessSettings()
+    services = _compose(settings, access, dispatch)
+    app = FastAPI(
+        title="Secateur",
+        summary="Prunes a trained network until it meets a latency budget measured on its device.",
+        version=_version(),
+        lifespan=_lifespan,
+        docs_url=None,  # the usual pages load scripts from elsewhere; /openapi.json stays
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.add_middleware(BodyLimit, settings=access)
+    app.add_middleware(HostGuard, settings=access)
+    problems.install(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    page.mount(app)
+    return app
+
+
+def _compose(settings: Settings, access: AccessSettings, dispatch: Dispatch | None) -> Services:
+    writing = sessions(settings)
+    return Services(
+        settings=settings,
+        access=access,
+        writing=writing,
+        reading=reading(writing),
+        dispatch=dispatch or CeleryDispatch(settings.redis_url),
+        broker=Broker(settings.redis_url),
+        store=ArtifactStore(settings.artifact_url),
+    )
+
+
+def _version() -> str:
+    try:
+        return version("secateur")
+    except PackageNotFoundError:
+        return "0+checkout"
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    services: Services = app.state.services
+    services.broker.close()
+    services.dispatch.close()
+    services.writing.kw["bind"].dispose()

@@ -1,0 +1,53 @@
+// What the tree and the plot share: the Pareto front, colours by level, hover that joins both.
+
+export function front(candidates) {
+  const points = candidates.filter((c) => isPoint(c)).sort((a, b) => a.ratio - b.ratio || a.loss - b.loss);
+  const best = [];
+  let lowest = Infinity;
+  for (const point of points) {
+    if (point.loss < lowest) {
+      best.push(point);
+      lowest = point.loss;
+    }
+  }
+  return best;
+}
+
+export function isPoint(candidate) {
+  return Number.isFinite(candidate.ratio) && Number.isFinite(candidate.loss);
+}
+
+// Level 0 holds the staircases and feasibility measurements: they are no nodes of the tree.
+export function searched(candidates) {
+  return candidates.filter((candidate) => candidate.level > 0);
+}
+
+// Light to strong along the levels; style.css owns the two ends.
+export function levelColour(level, levels) {
+  const share = levels > 1 ? Math.round((100 * (level - 1)) / (levels - 1)) : 100;
+  return `color-mix(in oklch, var(--level-last) ${share}%, var(--level-first))`;
+}
+
+export function highlight(root, digest, on) {
+  for (const mark of root.querySelectorAll("[data-digest]")) {
+    if (mark.dataset.digest === digest) mark.classList.toggle("lit", on);
+  }
+}
+
+// One listener per chart instead of one per mark.
+export function watch(chart, root, show) {
+  const over = (event) => {
+    const digest = event.target.closest?.("[data-digest]")?.dataset.digest;
+    if (!digest) return;
+    highlight(root, digest, true);
+    show(digest);
+  };
+  const out = (event) => {
+    const digest = event.target.closest?.("[data-digest]")?.dataset.digest;
+    if (digest) highlight(root, digest, false);
+  };
+  chart.addEventListener("pointerover", over);
+  chart.addEventListener("focusin", over);
+  chart.addEventListener("pointerout", out);
+  chart.addEventListener("focusout", out);
+}

@@ -1,0 +1,182 @@
+"""RFC 9457 problem documents: every error of the API leaves through this file.
+
+It knows HTTP and the error tree of `jobs`; it must not know any route.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from jobs.errors import (
+    ArtifactNotFound,
+    FieldProblem,
+    IdempotencyMismatch,
+    IllegalTransition,
+    JobsError,
+    SpecError,
+    UnknownCursor,
+)
+from jobs.validation import problems
+
+MEDIA_TYPE = "application/problem+json"
+KIND_PREFIX = "urn:secateur:problem:"
+MAX_ERRORS = 50
+SHOWN_CHARACTERS = 80
+WHERE = ("body", "query", "path", "header", "cookie")
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """An answer that says what is wrong and what to change.
+
+    Attributes:
+        status: The HTTP status.
+        document: The problem document: type, title, status, detail and further fields.
+        headers: Extra response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.document: dict[str, Any] = {
+            "type": KIND_PREFIX + kind,
+            "title": kind.replace("-", " ").capitalize(),
+            "status": status,
+            "detail": detail,
+            **fields,
+        }
+
+    def response(self) -> JSONResponse:
+        """This problem as an HTTP response."""
+        return JSONResponse(
+            self.document, self.status, headers=self.headers, media_type=MEDIA_TYPE
+        )
+
+
+def not_found(what: str, name: str, hint: str = "") -> Problem:
+    """404 for a named thing, with a hint where to look."""
+    detail = f"There is no {what} {shown(name)}."
+    return Problem(404, "not-found", f"{detail} {hint}".strip())
+
+
+def conflict(kind: str, detail: str, **fields: Any) -> Problem:
+    """409: the request is well formed and the state of things refuses it."""
+    return Problem(409, kind, detail, **fields)
+
+
+def invalid(
+    errors: Iterable[FieldProblem], kind: str = "invalid-request", hint: str = ""
+) -> Problem:
+    """422 with one entry per field that has to change."""
+    fields = [{"field": error.field, "message": error.message} for error in errors][:MAX_ERRORS]
+    detail = "; ".join(entry["message"] for entry in fields[:3])
+    more = f" (and {len(fields) - 3} more)" if len(fields) > 3 else ""
+    return Problem(422, kind, f"{detail}{more}. {hint}".strip(), errors=fields)
+
+
+def invalid_field(field: str, message: str, kind: str = "invalid-request") -> Problem:
+    """422 for a single field; the message goes on after the field's name."""
+    return invalid([FieldProblem(field, f"{field} {message}")], kind)
+
+
+def shown(value: object) -> str:
+    """A caller's value, quoted and cut short."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+
+
+def _spec_error(error: SpecError) -> Problem:
+    return invalid(error.problems)
+
+
+def _cursor_error(error: UnknownCursor) -> Problem:
+    return invalid([FieldProblem("after", str(error))])
+
+
+def _mismatch(error: IdempotencyMismatch) -> Problem:
+    return Problem(422, "idempotency-key-reused", f"{error}. Send a new key.")
+
+
+def _gone(error: ArtifactNotFound) -> Problem:
+    return Problem(410, "artifact-gone", f"The file is no longer in the store: {error}.")
+
+
+def _conflict(error: IllegalTransition) -> Problem:
+    return conflict("illegal-transition", f"{error}.")
+
+
+# The one table from the errors of `jobs` to answers; what is not in it is a 500.
+ANSWERS: Mapping[type[JobsError], Callable[[Any], Problem]] = {
+    SpecError: _spec_error,
+    UnknownCursor: _cursor_error,
+    IdempotencyMismatch: _mismatch,
+    ArtifactNotFound: _gone,
+    IllegalTransition: _conflict,
+}
+
+
+def _request_problems(error: RequestValidationError) -> tuple[FieldProblem, ...]:
+    return problems({**item, "loc": _without_place(item["loc"])} for item in error.errors())
+
+
+def _without_place(loc: Sequence[Any]) -> tuple[Any, ...]:
+    """A field's path without where FastAPI read it: ``body.budget.ratio`` is ``budget.ratio``."""
+    named = tuple(part for part in loc if not str(part).startswith("function-"))
+    return named[1:] if named and named[0] in WHERE else named
+
+
+def install(app: FastAPI) -> None:
+    """Turn every exception that leaves a route into a problem document."""
+
+    @app.exception_handler(Problem)
+    def on_problem(request: Request, error: Problem) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    def on_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid(_request_problems(error)).response()
+
+    @app.exception_handler(JobsError)
+    def on_jobs(request: Request, error: JobsError) -> JSONResponse:
+        answer = ANSWERS.get(type(error))
+        if answer is None:
+            raise error
+        return answer(error).response()
+
+    @app.exception_handler(HTTPException)
+    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        phrase = HTTPStatus(error.status_code).phrase
+        kind = phrase.lower().replace(" ", "-").replace("'", "")
+        detail = f"{request.method} {request.url.path}: {error.detail}."
+        return Problem(error.status_code, kind, detail, headers=error.headers).response()
+
+    @app.exception_handler(OperationalError)
+    def on_database(request: Request, error: OperationalError) -> JSONResponse:
+        log.warning("the database refused: %s", error.orig)
+        detail = "The database is busy or cannot be reached: try again in a few seconds."
+        headers = {"Retry-After": "3"}
+        return Problem(503, "database-unavailable", detail, headers=headers).response()
+
+    @app.exception_handler(Exception)
+    def on_anything(request: Request, error: Exception) -> JSONResponse:
+        detail = "The server failed on this request; its log says why. It may be sent again."
+        return Problem(500, "internal-error", detail).response()

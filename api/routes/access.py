@@ -1,0 +1,85 @@
+"""Who calls: the dependencies that ask for a scope, or for a device's own token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.auth import DEVICE_PREFIX, KEY_PREFIX, SCOPES, Scope, bearer, grants, parse_token
+from api.problems import Problem
+from api.routes.edge import Composed, Services
+from jobs.columns import utc_now
+from jobs.repository import devices, keys
+
+LAST_USE_STEP = timedelta(minutes=1)
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="secateur"'}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sent the request, and what it may do."""
+
+    name: str
+    scopes: tuple[str, ...]
+
+
+def caller_of(request: Request, services: Composed) -> Caller:
+    """The owner of the presented key; everybody is the local operator while keys are off."""
+    if services.access.auth == "off":
+        return Caller("local", SCOPES)
+    text = bearer(request.headers.get("authorization"))
+    if text is None:
+        detail = "A key is needed: send 'Authorization: Bearer sct_<id>_<secret>'."
+        raise Problem(401, "key-required", detail, headers=CHALLENGE)
+    if services.access.is_admin_key(text):
+        return Caller("operator", SCOPES)
+    return _key_owner(text, services)
+
+
+def require(scope: Scope) -> Callable[..., Caller]:
+    """A dependency that lets callers with this scope pass."""
+
+    def check(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+        if not grants(caller.scopes, scope):
+            held = ", ".join(caller.scopes) or "none"
+            detail = f"The key must have the scope {scope!r}, but it has {held}."
+            raise Problem(403, "scope-required", detail)
+        return caller
+
+    return check
+
+
+def calling_device(request: Request, services: Composed) -> str:
+    """The id of the device whose token was presented."""
+    text = bearer(request.headers.get("authorization")) or ""
+    token = parse_token(text, DEVICE_PREFIX)
+    with services.reading() as session:
+        device = token and devices.verify(session, token.owner, token.secret)
+        if not device:
+            detail = "The device token must be valid and not revoked: enrol the device again."
+            raise Problem(401, "device-token-required", detail, headers=CHALLENGE)
+        return device.id
+
+
+def _key_owner(text: str, services: Services) -> Caller:
+    token, now = parse_token(text, KEY_PREFIX), utc_now()
+    with services.reading() as session:
+        key = token and keys.verify(session, token.owner, token.secret, now)
+    if not key:
+        detail = "The key must be known, unexpired and not revoked: ask an admin for a new one."
+        raise Problem(401, "key-refused", detail, headers=CHALLENGE)
+    if key.last_used_at is None or key.last_used_at < now - LAST_USE_STEP:
+        with services.writing.begin() as session:
+            keys.used(session, key.id, now, unless_since=now - LAST_USE_STEP)
+    return Caller(key.id, tuple(key.scopes))
+
+
+Reader = Annotated[Caller, Depends(require("read"))]
+Submitter = Annotated[Caller, Depends(require("submit"))]
+Keeper = Annotated[Caller, Depends(require("devices"))]
+Admin = Annotated[Caller, Depends(require("admin"))]
+CallingDevice = Annotated[str, Depends(calling_device)]

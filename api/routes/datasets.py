@@ -1,0 +1,130 @@
+"""Data sets: a path on the server or an uploaded archive, checked by a worker, listed and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.datastructures import UploadFile
+
+from api.dispatch import CHECK_DATASET
+from api.problems import Problem, invalid_field, not_found
+from api.routes.access import Reader, Submitter
+from api.routes.answers import After, Limit, Listing, conditional
+from api.routes.edge import Composed, Reading, Services, Writing
+from api.routes.uploads import keep, name_taken, read_spec, refuse_foreign_code, refuse_non_archive
+from api.routes.views import DatasetView
+from jobs.artifacts import archive_name
+from jobs.ids import new_id
+from jobs.repository import datasets
+from jobs.spec import DatasetSpec
+from jobs.tables import Dataset
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+FORM = {
+    "type": "object",
+    "properties": {"spec": {"type": "string"}, "archive": {"type": "string", "format": "binary"}},
+    "required": ["spec", "archive"],
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": DatasetSpec.model_json_schema()},
+            "multipart/form-data": {"schema": FORM},
+        },
+    }
+}
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The request's body: a spec as JSON text, and an archive if one came."""
+
+    spec: str
+    archive: UploadFile | None
+
+
+async def submitted(request: Request) -> Submitted:
+    """Read either kind of body: JSON alone, or a form with ``spec`` and ``archive``."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind == "multipart/form-data":
+        form = await request.form()
+        spec, archive = form.get("spec"), form.get("archive")
+        if not isinstance(spec, str):
+            raise invalid_field("spec", "must be given as a form field with a DatasetSpec as JSON")
+        return Submitted(spec, archive if isinstance(archive, UploadFile) else None)
+    if kind != "application/json":
+        detail = f"Content-Type must be application/json or multipart/form-data, but got {kind!r}."
+        raise Problem(415, "unsupported-media-type", detail)
+    return Submitted((await request.body()).decode(errors="replace"), None)
+
+
+@router.post("", status_code=202, response_model=DatasetView, openapi_extra=BODY)
+def submit_dataset(
+    body: Annotated[Submitted, Depends(submitted)],
+    services: Composed,
+    edge: Writing,
+    caller: Submitter,
+) -> Response:
+    """Submit a data set: a ``path`` on the server, or an archive beside the spec.
+
+    A worker then reads it, and it becomes ``ready`` or ``rejected``.
+    """
+    spec = read_spec(DatasetSpec, body.spec)
+    refuse_foreign_code(spec, services.settings)
+    _check_source(spec, body.archive)
+    with services.reading() as session:
+        if datasets.find(session, spec.name) is not None:
+            raise name_taken("data set", spec.name)
+    dataset_id = new_id("dat")
+    digest = _keep_archive(services, dataset_id, body.archive)
+    row = datasets.create(edge.session, spec, archive_digest=digest, dataset_id=dataset_id)
+    if row is None:
+        services.store.remove(archive_name(dataset_id))
+        raise name_taken("data set", spec.name)
+    edge.after_commit(CHECK_DATASET, row.id)
+    view = DatasetView.model_validate(row).model_dump(mode="json")
+    return JSONResponse(view, 202, headers={"Location": f"/v1/datasets/{row.id}"})
+
+
+@router.get("", response_model=Listing[DatasetView])
+def list_datasets(
+    request: Request, session: Reading, caller: Reader, after: After = None, limit: Limit = 50
+) -> Response:
+    """Data sets, newest first."""
+    page = datasets.page(session, after=after, limit=limit)
+    items = [DatasetView.model_validate(row) for row in page.items]
+    return conditional(request, Listing[DatasetView](items=items, next=page.next))
+
+
+@router.get("/{dataset}", response_model=DatasetView)
+def read_dataset(dataset: str, request: Request, session: Reading, caller: Reader) -> Response:
+    """One data set, by id or name."""
+    return conditional(request, DatasetView.model_validate(found(session, dataset)))
+
+
+def found(session: Session, id_or_name: str) -> Dataset:
+    """The data set with this id or name, or 404."""
+    dataset = datasets.find(session, id_or_name)
+    if dataset is None:
+        raise not_found("data set", id_or_name, "GET /v1/datasets lists them.")
+    return dataset
+
+
+def _check_source(spec: DatasetSpec, archive: UploadFile | None) -> None:
+    if spec.needs_archive and archive is None:
+        message = "must be given: a path on the server, or an archive uploaded beside the spec"
+        raise invalid_field("path", message)
+    if archive is not None:
+        if not spec.needs_archive:
+            message = "must not come beside a spec that names a path or function"
+            raise invalid_field("archive", message)
+        refuse_non_archive(archive)
+
+
+def _keep_archive(services: Services, dataset_id: str, archive: UploadFile | None) -> str | None:
+    return keep(services.store, archive_name(dataset_id), archive).sha256 if archive else None

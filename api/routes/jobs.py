@@ -1,0 +1,154 @@
+"""Jobs: submitted once per Idempotency-Key, listed, polled, stopped, cancelled; their trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from api.dispatch import ADVANCE
+from api.problems import Problem, conflict, invalid_field, not_found
+from api.routes.access import Reader, Submitter
+from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
+from api.routes.edge import Edge, Reading, Writing
+from api.routes.models import rejected
+from api.routes.views import CandidateView, JobView, TreeView
+from jobs.repository import candidates, datasets, jobs, measurements, models
+from jobs.spec import JobSpec
+from jobs.states import TERMINAL, InputState, JobState
+from jobs.status import request_cancel, request_stop
+from jobs.tables import Dataset, Job, Measurement, Model
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=202, response_model=JobView)
+def submit_job(
+    spec: JobSpec, edge: Writing, caller: Submitter, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Submit a pruning job; poll its ``Location``.
+
+    On a model or data set that is still being checked the job waits for the verdict; on a
+    rejected one it is refused with the problem found. Repeated with the same ``Idempotency-Key``
+    and the same body, the first answer is given again.
+    """
+
+    def work() -> tuple[str, BaseModel]:
+        job = _create(edge, spec)
+        return f"/v1/jobs/{job.id}", JobView.model_validate(job)
+
+    scope = f"POST /v1/jobs {caller.name}"
+    return once(edge, scope, idempotency_key, spec.model_dump(mode="json"), work)
+
+
+@router.get("", response_model=Listing[JobView])
+def list_jobs(
+    request: Request,
+    session: Reading,
+    caller: Reader,
+    after: After = None,
+    limit: Limit = 50,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+) -> Response:
+    """Jobs, newest first."""
+    page = jobs.page(session, after=after, limit=limit, state=state)
+    items = [JobView.model_validate(row) for row in page.items]
+    return conditional(request, Listing[JobView](items=items, next=page.next))
+
+
+@router.get("/{job_id}", response_model=JobView)
+def read_job(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
+    """One job: state, progress, what it waits for, its result or problem. Poll by ETag."""
+    return conditional(request, JobView.model_validate(found(session, job_id)))
+
+
+@router.get("/{job_id}/tree", response_model=TreeView)
+def read_tree(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
+    """All candidates with what was measured of them; level 0 are single groups' measurements."""
+    job = found(session, job_id)
+    rows = candidates.tree(session, job_id)
+    dense_ms = _dense_ms(job, measurements.for_job(session, job_id))
+    view = TreeView(
+        job_id=job_id,
+        budget_ratio=_budget_ratio(job, dense_ms),
+        dense_latency_ms=dense_ms,
+        items=[CandidateView.model_validate(row) for row in rows],
+    )
+    return conditional(request, view)
+
+
+@router.post("/{job_id}/stop", status_code=202)
+def stop_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
+    """Ask the job to finish with the best it has. Asking again changes nothing."""
+    return _wish(edge, job_id, request_stop)
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
+    """Ask the job to end without a result. Asking again changes nothing."""
+    return _wish(edge, job_id, request_cancel)
+
+
+def found(session: Session, job_id: str) -> Job:
+    """The job with this id, or 404."""
+    job = jobs.find(session, job_id)
+    if job is None:
+        raise not_found("job", job_id, "GET /v1/jobs lists them.")
+    return job
+
+
+def _create(edge: Edge, spec: JobSpec) -> Job:
+    model, dataset = _inputs(edge.session, spec)
+    if model.state == InputState.REJECTED:
+        raise rejected("model", model.name, model.problem)
+    if dataset.state == InputState.REJECTED:
+        raise rejected("dataset", dataset.name, dataset.problem)
+    job = jobs.create(edge.session, spec, model_id=model.id, dataset_id=dataset.id)
+    edge.after_commit(ADVANCE, job.id)
+    return found(edge.session, job.id)
+
+
+def _inputs(session: Session, spec: JobSpec) -> tuple[Model, Dataset]:
+    model, dataset = models.find(session, spec.model), datasets.find(session, spec.dataset)
+    if model is None:
+        raise invalid_field("model", f"must name a known model, but got {spec.model!r}")
+    if dataset is None:
+        raise invalid_field("dataset", f"must name a known data set, but got {spec.dataset!r}")
+    return model, dataset
+
+
+def _wish(edge: Edge, job_id: str, wish: Callable[[Session, str], bool]) -> JobView:
+    job = found(edge.session, job_id)
+    if job.state in TERMINAL:
+        raise _over(job)
+    if wish(edge.session, job_id):
+        edge.after_commit(ADVANCE, job_id)
+    return JobView.model_validate(found(edge.session, job_id))
+
+
+def _over(job: Job) -> Problem:
+    detail = f"The job has ended ({job.state}): it can no longer be stopped or cancelled."
+    return conflict("job-over", detail, state=job.state)
+
+
+def _dense_ms(job: Job, found_so_far: Sequence[Measurement]) -> float | None:
+    """The dense latency as the workers tell it; until then, the first reference measured."""
+    for document in (job.result, job.progress):
+        told = (document or {}).get("dense_latency_ms")
+        if isinstance(told, int | float):
+            return float(told)
+    return next((row.reference_ms for row in found_so_far if row.reference_ms), None)
+
+
+def _budget_ratio(job: Job, dense_ms: float | None) -> float | None:
+    for document in (job.result, job.progress):
+        told = (document or {}).get("budget_ratio")
+        if isinstance(told, int | float):
+            return float(told)
+    budget = job.spec["budget"]
+    if budget.get("ratio") is not None:
+        return float(budget["ratio"])
+    return float(budget["latency_ms"]) / dense_ms if dense_ms else None

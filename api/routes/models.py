@@ -1,0 +1,103 @@
+"""Models: submitted as a spec and safetensors, checked by a worker, listed and read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+
+from api.dispatch import CHECK_MODEL
+from api.problems import Problem, not_found
+from api.routes.access import Reader, Submitter
+from api.routes.answers import After, Limit, Listing, conditional
+from api.routes.edge import Composed, Reading, Writing
+from api.routes.uploads import keep, name_taken, read_spec, refuse_foreign_code, upload_size
+from api.routes.views import ModelView
+from api.weights import check_weights
+from jobs.artifacts import weights_name
+from jobs.ids import new_id
+from jobs.repository import models
+from jobs.spec import ModelSpec
+from jobs.states import InputState
+from jobs.tables import Model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.post("", status_code=202, response_model=ModelView)
+def submit_model(
+    spec: Annotated[str, Form(description="a ModelSpec as JSON")],
+    weights: Annotated[UploadFile, File(description="a safetensors file")],
+    services: Composed,
+    edge: Writing,
+    caller: Submitter,
+) -> Response:
+    """Submit a trained network: its architecture in ``spec``, its weights as safetensors.
+
+    The bytes are checked at once; a worker then builds and traces the network, and the model
+    becomes ``ready`` or ``rejected``. Jobs may be submitted on it meanwhile: they wait.
+    """
+    wanted = read_spec(ModelSpec, spec)
+    refuse_foreign_code(wanted, services.settings)
+    check_weights(weights.file, upload_size(weights))
+    with services.reading() as session:
+        if models.find(session, wanted.name) is not None:
+            raise name_taken("model", wanted.name)
+    model_id = new_id("mdl")
+    place = weights_name(model_id)
+    stored = keep(services.store, place, weights)
+    model = models.create(edge.session, wanted, weights_digest=stored.sha256, model_id=model_id)
+    if model is None:
+        services.store.remove(place)
+        raise name_taken("model", wanted.name)
+    edge.after_commit(CHECK_MODEL, model.id)
+    body = ModelView.model_validate(model).model_dump(mode="json")
+    return JSONResponse(body, 202, headers={"Location": f"/v1/models/{model.id}"})
+
+
+@router.get("", response_model=Listing[ModelView])
+def list_models(
+    request: Request, session: Reading, caller: Reader, after: After = None, limit: Limit = 50
+) -> Response:
+    """Models, newest first."""
+    page = models.page(session, after=after, limit=limit)
+    items = [ModelView.model_validate(row) for row in page.items]
+    return conditional(request, Listing[ModelView](items=items, next=page.next))
+
+
+@router.get("/{model}", response_model=ModelView)
+def read_model(model: str, request: Request, session: Reading, caller: Reader) -> Response:
+    """One model, by id or name."""
+    return conditional(request, ModelView.model_validate(found(session, model)))
+
+
+@router.get("/{model}/graph")
+def read_graph(model: str, session: Reading, caller: Reader) -> dict[str, Any]:
+    """The stored report of its groups: widths, which can be pruned, and why the others cannot."""
+    row = found(session, model)
+    if row.state == InputState.REJECTED:
+        raise rejected("model", row.name, row.problem)
+    if row.report is None:
+        detail = f"Model {row.name!r} is still being checked: ask again in a few seconds."
+        raise Problem(409, "still-checking", detail, headers={"Retry-After": "2"})
+    return row.report
+
+
+def found(session: Session, id_or_name: str) -> Model:
+    """The model with this id or name, or 404."""
+    model = models.find(session, id_or_name)
+    if model is None:
+        raise not_found("model", id_or_name, "GET /v1/models lists them.")
+    return model
+
+
+def rejected(what: str, name: str, problem: dict[str, Any] | None) -> Problem:
+    """409 with the problem document that the check left."""
+    known = problem or {}
+    detail = f"The {what} {name!r} was rejected: {known.get('detail', 'no reason was kept')}"
+    answer = Problem(409, f"{what}-rejected", detail)
+    extra = {key: value for key, value in known.items() if key not in ("status", "detail")}
+    answer.document.update(extra, cause=known)
+    return answer

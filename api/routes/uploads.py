@@ -1,0 +1,67 @@
+"""Multipart uploads: the spec beside the file, and the file's way into the store. Bytes only."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+
+from api.problems import conflict, invalid, invalid_field
+from jobs.artifacts import ArtifactStore, Stored
+from jobs.errors import SpecError
+from jobs.settings import Settings
+from jobs.spec import DatasetSpec, ModelSpec, check_allowed
+from jobs.validation import validate_json
+
+M = TypeVar("M", bound=BaseModel)
+ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+TAR_MAGIC = (257, b"ustar")
+
+
+def read_spec(kind: type[M], text: str) -> M:
+    """The form field ``spec``, a JSON document; raises SpecError."""
+    return validate_json(kind, text)
+
+
+def refuse_foreign_code(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:
+    """422 for a ``python:`` function that the operator has not allowed, saying how to allow it."""
+    try:
+        check_allowed(spec, settings)
+    except SpecError as error:
+        name = spec.architecture if isinstance(spec, ModelSpec) else spec.function
+        hint = (
+            f"The operator allows it by starting the service with `secateur up --allow {name}`, "
+            "or by adding it to the comma-separated SECATEUR_ALLOW of the api and the workers."
+        )
+        raise invalid(error.problems, "function-not-allowed", hint) from None
+
+
+def upload_size(upload: UploadFile) -> int:
+    """The number of bytes in an upload, which is complete on our disk by now."""
+    if upload.size is not None:
+        return upload.size
+    return upload.file.seek(0, 2)
+
+
+def refuse_non_archive(upload: UploadFile) -> None:
+    """422 unless the first bytes are those of a zip or tar archive."""
+    upload.file.seek(0)
+    start = upload.file.read(512)
+    upload.file.seek(0)
+    offset, magic = TAR_MAGIC
+    if not start.startswith(ARCHIVE_MAGIC) and start[offset : offset + len(magic)] != magic:
+        message = "must be a zip or tar archive (tar may be packed by gzip, bzip2 or xz)"
+        raise invalid_field("archive", message, "invalid-archive")
+
+
+def keep(store: ArtifactStore, name: str, upload: UploadFile) -> Stored:
+    """Stream an upload into the store, where it appears whole or not at all."""
+    upload.file.seek(0)
+    return store.put(name, upload.file)
+
+
+def name_taken(what: str, name: str) -> Exception:
+    """409 for a second thing of one name."""
+    detail = f"name must be new, but there is a {what} {name!r} already: choose another name."
+    return conflict("name-taken", detail, errors=[{"field": "name", "message": detail}])

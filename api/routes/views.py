@@ -1,0 +1,146 @@
+"""What the API shows of each thing, as pydantic models. It imports no web framework."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+Document = dict[str, Any]
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ModelView(_View):
+    """A model: ``checking`` until a worker has looked at it, then ``ready`` or ``rejected``."""
+
+    id: str
+    name: str
+    state: str
+    spec: Document
+    weights_digest: str
+    report: Document | None
+    problem: Document | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class DatasetView(_View):
+    """A data set, with what was found in it or why it was rejected."""
+
+    id: str
+    name: str
+    state: str
+    spec: Document
+    archive_digest: str | None
+    info: Document | None
+    problem: Document | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class JobView(_View):
+    """A job. ``waiting_for`` says in words what it waits for, ``problem`` why it has no result."""
+
+    id: str
+    name: str | None
+    state: str
+    spec: Document
+    model_id: str
+    dataset_id: str
+    progress: Document | None
+    waiting_for: str | None
+    result: Document | None
+    problem: Document | None
+    stop_requested: bool
+    cancel_requested: bool
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class EventView(_View):
+    """One entry of a job's log. Numbers start at 1 and have no gaps."""
+
+    number: int
+    at: datetime
+    kind: str
+    data: Document
+
+
+class CandidateView(_View):
+    """A node of the tree. Level 0 holds the measurements of single groups."""
+
+    digest: str
+    parent: str | None
+    level: int
+    origin: str
+    skeleton_digest: str | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    latency_ms: float | None
+    loss: float | None
+    kept: bool
+    error: str | None
+
+
+class TreeView(BaseModel):
+    """All candidates of a job; the budget as a ratio of the dense latency where it is known."""
+
+    job_id: str
+    budget_ratio: float | None
+    dense_latency_ms: float | None
+    items: list[CandidateView]
+    next: None = None
+
+
+class ArtifactView(_View):
+    """A file that a job made, at ``/v1/jobs/{id}/artifacts/{name}``."""
+
+    name: str
+    size: int
+    sha256: str
+    created_at: datetime
+
+
+class DeviceView(_View):
+    """A device and what it announced about itself."""
+
+    id: str
+    name: str
+    state: str
+    drain_requested: bool
+    labels: Document
+    capabilities: Document
+    last_seen: datetime | None
+    created_at: datetime
+    problem: Document | None
+
+
+class TokenView(BaseModel):
+    """A one-off enrolment token; it is shown once."""
+
+    token: str
+    expires_at: datetime
+
+
+class KeyView(_View):
+    """An API key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKeyView(KeyView):
+    """A key just made, with the whole key; it is shown once."""
+
+    key: str
