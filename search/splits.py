@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from search.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -26,12 +28,12 @@ def split_indices(
     something to fit on.
 
     Raises:
-        ValueError: fewer than five images, or a held-out part smaller than one image.
+        ConfigError: fewer than five images, or a held-out part smaller than one image.
     """
     if count < 5:
-        raise ValueError(f"count must be ≥ 5 to be split in three, but got {count}")
+        raise ConfigError(f"count must be ≥ 5 to be split in three, but got {count}")
     if calibration < 1 or validation < 1:
-        raise ValueError(
+        raise ConfigError(
             f"calibration and validation must be ≥ 1, but got {calibration} and {validation}"
         )
     calibration, validation = min(calibration, count // 5), min(validation, count // 5)

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from search.errors import ConfigError, WeightsError
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 Precision = Literal["float32", "bfloat16"]
 
@@ -44,7 +46,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     stays off and training flags are restored. A model without batch norm is left as it is.
 
     Raises:
-        ValueError: there are batch norm layers, but no batch.
+        ConfigError: there are batch norm layers, but no batch.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -65,7 +67,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     if seen == 0:
-        raise ValueError("batches must hold at least one batch, but got none")
+        raise ConfigError("batches must hold at least one batch, but got none")
 
 
 def _totals(model: nn.Module, batches: Batches) -> tuple[float, int, int]:
@@ -79,7 +81,7 @@ def _totals(model: nn.Module, batches: Batches) -> tuple[float, int, int]:
             right += int((logits.argmax(1) == labels).sum())
             count += len(labels)
     if count == 0:
-        raise ValueError("batches must hold at least one image, but got none")
+        raise ConfigError("batches must hold at least one image, but got none")
     return loss, right, count
 
 
@@ -143,7 +145,7 @@ class FinetuneConfig:
 
 def _require(holds: bool, rule: str, value: object) -> None:
     if not holds:
-        raise ValueError(f"{rule}, but got {value!r}")
+        raise ConfigError(f"{rule}, but got {value!r}")
 
 
 def native_bfloat16() -> bool:
@@ -213,13 +215,13 @@ class Finetune:
         config: FinetuneConfig,
     ) -> None:
         if len(images) != len(labels) or len(images) < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"images and labels must be equally many and ≥ 2, but got {len(images)} "
                 f"and {len(labels)}"
             )
         augmented = config.shift > 0 or config.flip
         if augmented and images.ndim != 4:
-            raise ValueError(
+            raise ConfigError(
                 f"images must be (N, C, H, W) to be augmented, but got {tuple(images.shape)}"
             )
         self.student, self.teacher, self.config = student, teacher, config
@@ -322,7 +324,7 @@ class Finetune:
         """Continues from a snapshot of the same student under the same config.
 
         Raises:
-            ValueError: a name or shape of the snapshot is not the student's.
+            WeightsError: a name or shape of the snapshot is not the student's.
         """
         own = {f"student.{name}": value for name, value in self.student.state_dict().items()}
         given = {name for name in state if name.startswith("student.")}
@@ -330,7 +332,7 @@ class Finetune:
             name for name in own if own[name].shape != state[name].shape
         )
         if wrong or "step" not in state:
-            raise ValueError(f"state must be a snapshot of this student, but got {wrong} wrong")
+            raise WeightsError(f"state must be a snapshot of this student, but got {wrong} wrong")
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(state[name])

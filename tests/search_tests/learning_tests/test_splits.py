@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.errors import ConfigError
 from search.splits import split_indices
 
 
@@ -33,7 +34,7 @@ def test_asked_sizes_are_met_where_the_data_allow() -> None:
 
 
 def test_too_few_images_and_empty_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="count must be ≥ 5 .* but got 4"):
+    with pytest.raises(ConfigError, match="count must be ≥ 5 .* but got 4"):
         split_indices(4, seed=0)
-    with pytest.raises(ValueError, match="must be ≥ 1, but got 0 and 2000"):
+    with pytest.raises(ConfigError, match="must be ≥ 1, but got 0 and 2000"):
         split_indices(100, seed=0, calibration=0)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from search.errors import ConfigError, WeightsError
 from search.training import (
     Finetune,
     FinetuneConfig,
@@ -52,7 +53,7 @@ def test_recalibration_touches_no_flag_and_draws_no_dropout() -> None:
 
 
 def test_recalibration_needs_a_batch_only_where_there_is_batch_norm() -> None:
-    with pytest.raises(ValueError, match="at least one batch"):
+    with pytest.raises(ConfigError, match="at least one batch"):
         recalibrate(small_net(), [])
     recalibrate(nn.Linear(2, 2), [])
 
@@ -69,7 +70,7 @@ def test_loss_and_accuracy_weigh_images_not_batches() -> None:
         logits = model(images)
     assert loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-6)
     assert right == (logits.argmax(1) == labels).sum().item() / 10
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ConfigError, match="at least one image"):
         accuracy(model, [])
 
 
@@ -155,7 +156,9 @@ def test_a_snapshot_of_another_student_is_refused_whole() -> None:
     task = finetune(FinetuneConfig(steps=1))
     other = finetune(FinetuneConfig(steps=1), small_net(0, width=5)).state_dict()
     before = task.state_dict()
-    with pytest.raises(ValueError, match=r"snapshot of this student, but got .*student\.bn\.bias"):
+    with pytest.raises(
+        WeightsError, match=r"snapshot of this student, but got .*student\.bn\.bias"
+    ):
         task.load_state_dict(other)
     assert torch.equal(task.state_dict()["student.fc.weight"], before["student.fc.weight"])
 
@@ -177,16 +180,16 @@ def test_a_snapshot_of_another_student_is_refused_whole() -> None:
 )
 def test_bad_settings_are_refused_by_name(setting: str, value: object) -> None:
     settings = {"steps": 1, setting: value}
-    with pytest.raises(ValueError, match=f"{setting} must be .*, but got {value!r}"):
+    with pytest.raises(ConfigError, match=f"{setting} must be .*, but got {value!r}"):
         FinetuneConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_bad_data_are_refused() -> None:
     images, labels = striped_images(10)
     config = FinetuneConfig(steps=1)
-    with pytest.raises(ValueError, match="equally many and ≥ 2, but got 10 and 9"):
+    with pytest.raises(ConfigError, match="equally many and ≥ 2, but got 10 and 9"):
         Finetune(small_net(), small_net(), images, labels[:9], config)
-    with pytest.raises(ValueError, match=r"\(N, C, H, W\) to be augmented, but got \(10, 128\)"):
+    with pytest.raises(ConfigError, match=r"\(N, C, H, W\) to be augmented, but got \(10, 128\)"):
         Finetune(small_net(), small_net(), images.flatten(1), labels, config)
 
 

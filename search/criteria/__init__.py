@@ -1,0 +1,66 @@
+"""Criteria: how much each unit of a group is worth. One file each; this one holds the list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from search.criteria.l1 import l1_scores
+from search.criteria.l2 import l2_scores
+from search.criteria.random import random_scores
+from search.criteria.taylor import taylor_scores
+from search.errors import CriterionError
+
+if TYPE_CHECKING:
+    from search.graph import PruningGraph
+
+CRITERIA = ("l1", "l2", "random", "taylor")
+
+
+def score_channels(
+    model: nn.Module,
+    graph: PruningGraph,
+    criterion: str,
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """One (W_g,) tensor per prunable group; a unit with a higher score is kept longer.
+
+    Scores of `taylor` compare between groups (they are changes of the loss), those of the others
+    only inside a group.
+
+    Args:
+        model: the model that was traced.
+        graph: its graph.
+        criterion: one of `CRITERIA`.
+        batches: images and labels, for `taylor`.
+        seed: for `random`.
+
+    Raises:
+        CriterionError: an unknown criterion, or one that lacks its batches.
+    """
+    match criterion:
+        case "l1":
+            return l1_scores(model, graph)
+        case "l2":
+            return l2_scores(model, graph)
+        case "random":
+            return random_scores(graph, seed)
+        case "taylor":
+            return taylor_scores(model, graph, batches)
+    raise CriterionError(f"criterion must be one of {CRITERIA}, but got {criterion!r}")
+
+
+def best_units(scores: Tensor, width: int) -> tuple[int, ...]:
+    """The `width` units with the highest scores, ascending; of equal ones the first are kept.
+
+    The highest removed score is never above the lowest kept one.
+    """
+    if not 1 <= width <= len(scores):
+        raise CriterionError(f"width must be in [1, {len(scores)}], but got {width}")
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return tuple(sorted(order[:width].tolist()))

@@ -1,0 +1,84 @@
+"""First-order Taylor: a unit is worth the change of loss that its removal predicts.
+
+After Molchanov et al. 2019 (arXiv:1906.10771), read at the consumers: a unit is gone when the
+columns that read it are, so that w · ∂L/∂w over those columns is its whole first-order effect,
+whatever batch norm or depthwise layer lies before. Knows nothing of plans.
+
+| symbol | meaning | shape |
+|---|---|---|
+| w, ∂L/∂w | a consumer's weight and its gradient, in eval mode, on one batch | the tensor's |
+| score | mean over batches of the absolute sum of w · ∂L/∂w over all columns of a unit | (W_g,) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search.criteria.reduction import member_values, scoring_members
+from search.errors import CriterionError
+
+if TYPE_CHECKING:
+    from search.graph import Group, Member, PruningGraph
+
+
+def taylor_scores(
+    model: nn.Module, graph: PruningGraph, batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """(W_g,) per prunable group, in units of the loss, so that groups compare.
+
+    Args:
+        model: left as it is; gradients are not accumulated in it.
+        graph: the graph of the model.
+        batches: images and class labels.
+
+    Raises:
+        CriterionError: no batch.
+    """
+    parameters = dict(model.named_parameters())
+    totals: dict[str, Tensor] = {}
+    count = 0
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for images, labels in batches:
+            products = _products(model, parameters, images, labels)
+            for group in graph.prunable:
+                effect = _effect(group, products).abs()
+                totals[group.name] = totals.get(group.name, torch.zeros_like(effect)) + effect
+            count += 1
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    if count == 0:
+        raise CriterionError("taylor must be given at least one batch, but got none")
+    return {name: total / count for name, total in totals.items()}
+
+
+def _products(
+    model: nn.Module, parameters: dict[str, nn.Parameter], images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """w · ∂L/∂w per parameter."""
+    learned = {name: p for name, p in parameters.items() if p.requires_grad}
+    loss = functional.cross_entropy(model(images).float(), labels)
+    gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    return {
+        name: (parameter.detach() * gradient).double()
+        for (name, parameter), gradient in zip(learned.items(), gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def _effect(group: Group, products: dict[str, Tensor]) -> Tensor:
+    members = [m for m in _readers(group) if m.tensor in products]
+    if not members:
+        raise CriterionError(f"group {group.name!r} must have a parameter with a gradient")
+    return torch.stack([member_values(products[m.tensor], m) for m in members]).sum(0)
+
+
+def _readers(group: Group) -> list[Member]:
+    return [m for m in group.members if m.role == "consumer"] or scoring_members(group)

@@ -1,0 +1,160 @@
+"""SAfER sensitivities: how the calibration loss rises when one group alone is pruned.
+
+| symbol | meaning |
+|---|---|
+| r | share of a group's units removed, those with the lowest scores |
+| S_g(r) | loss with group g pruned by r and batch norm recalibrated, minus the dense loss |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from search.criteria import best_units
+from search.errors import ConfigError
+from search.plan import Plan
+from search.surgery import prune
+from search.training import recalibrate
+
+if TYPE_CHECKING:
+    from search.graph import PruningGraph
+
+RATIOS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+
+Evaluate = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """S_g(r) for every prunable group at the same ratios.
+
+    Attributes:
+        ratios: ascending, each in (0, 1).
+        rises: group name -> one rise of the loss per ratio; a rise may be negative or infinite.
+    """
+
+    ratios: tuple[float, ...]
+    rises: Mapping[str, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        check_ratios(self.ratios)
+        for name, rises in self.rises.items():
+            if len(rises) != len(self.ratios):
+                raise ConfigError(
+                    f"rises of {name!r} must be {len(self.ratios)} numbers, but got {len(rises)}"
+                )
+
+    def to_json(self) -> str:
+        """Canonical JSON; an infinite rise is written as null."""
+        rises = {
+            name: [rise if abs(rise) < float("inf") else None for rise in values]
+            for name, values in self.rises.items()
+        }
+        document = {"version": 1, "ratios": list(self.ratios), "rises": rises}
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Sensitivity:
+        """The inverse of `to_json`.
+
+        Raises:
+            ConfigError: `text` is not the JSON of sensitivities.
+        """
+        try:
+            document: dict[str, Any] = json.loads(text)
+            if document["version"] != 1:
+                raise ConfigError(f"version must be 1, but got {document['version']!r}")
+            rises = {
+                name: tuple(float("inf") if rise is None else float(rise) for rise in values)
+                for name, values in document["rises"].items()
+            }
+            return cls(tuple(float(ratio) for ratio in document["ratios"]), rises)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"sensitivities must be JSON of their kind, but got {error!r}"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"sensitivities must be JSON, but got: {error}") from None
+
+
+def check_ratios(ratios: Sequence[float]) -> None:
+    """Raises ConfigError unless the ratios are ascending in (0, 1)."""
+    inside = all(0 < ratio < 1 for ratio in ratios)
+    if not ratios or not inside or any(low >= high for low, high in pairwise(ratios)):
+        raise ConfigError(f"ratios must be ascending in (0, 1), but got {tuple(ratios)}")
+
+
+def sensitivity_plan(
+    graph: PruningGraph, scores: Mapping[str, Tensor], group: str, ratio: float
+) -> Plan:
+    """The dense plan, but for a share `ratio` of one group's units, lowest scores first.
+
+    The number removed is rounded to the nearest; at least one unit stays.
+    """
+    check_ratios((ratio,))
+    dense = graph.dense_plan()
+    if group not in scores or group not in dense.kept:
+        raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
+    width = len(dense.kept[group])
+    kept = max(1, width - int(ratio * width + 0.5))
+    return Plan({**dense.kept, group: best_units(scores[group], kept)})
+
+
+def pruned_loss(
+    model: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    evaluate: Evaluate,
+    recalibration_batches: Iterable[Tensor] | None = None,
+) -> float:
+    """The loss of the pruned, recalibrated model; the given model is not touched."""
+    pruned = prune(model, graph, plan)
+    if recalibration_batches is not None:
+        recalibrate(pruned, recalibration_batches)
+    return evaluate(pruned)
+
+
+def layer_sensitivity(
+    model: nn.Module,
+    graph: PruningGraph,
+    evaluate: Evaluate,
+    *,
+    scores: Mapping[str, Tensor],
+    ratios: Sequence[float] = RATIOS,
+    recalibration_batches: Sequence[Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sensitivity:
+    """Prunes every group alone at every ratio and notes the rise of the loss.
+
+    Args:
+        model: the traced model; not touched.
+        graph: its graph.
+        evaluate: the calibration loss of a model, lower is better.
+        scores: from `score_channels`.
+        ratios: shares to remove, ascending in (0, 1).
+        recalibration_batches: inputs for batch norm's statistics, dense and pruned alike.
+        progress: called with (measured, total) after every group.
+    """
+    check_ratios(ratios)
+    losses: dict[Plan, float] = {}
+
+    def loss_of(plan: Plan) -> float:
+        if plan not in losses:
+            losses[plan] = pruned_loss(model, graph, plan, evaluate, recalibration_batches)
+        return losses[plan]
+
+    dense_loss = loss_of(graph.dense_plan())
+    rises = {}
+    names = [group.name for group in graph.prunable]
+    for number, name in enumerate(names, start=1):
+        plans = [sensitivity_plan(graph, scores, name, ratio) for ratio in ratios]
+        rises[name] = tuple(loss_of(plan) - dense_loss for plan in plans)
+        if progress is not None:
+            progress(number, len(names))
+    return Sensitivity(tuple(ratios), rises)

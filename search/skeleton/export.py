@@ -1,0 +1,118 @@
+"""A module as an ONNX graph whose structure depends on shapes alone, never on weight values.
+
+The exporter's own optimiser is off, because it looks at values (a bias of zeros vanishes). Knows
+nothing of plans.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir
+import onnxscript.optimizer
+import torch
+from onnx import ModelProto
+from onnx_ir.passes import common
+from torch import Tensor, nn
+
+from search.errors import ConfigError, SkeletonError
+from search.skeleton.folding import simplify
+
+OPSET = 20
+_UNLIMITED = 1 << 40
+_SHAPE_OPS = frozenset(("Shape", "Size"))
+
+
+def export_onnx(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, batch_size: int = 1
+) -> bytes:
+    """The model in eval mode as ONNX, with its weights and a fixed batch size.
+
+    Every float initializer of the result is a weight; other float constants are `Constant`
+    nodes. The bytes hold no names of files, versions or source lines.
+
+    Args:
+        model: left as it is, training flags included.
+        example_inputs: tensors whose first dimension is the batch.
+        batch_size: the batch size of the result, whatever that of the examples.
+
+    Raises:
+        ConfigError: batch_size is below 1.
+        SkeletonError: the model cannot be exported.
+    """
+    proto = export_proto(model, example_inputs, batch_size=batch_size)
+    onnx_bytes: bytes = proto.SerializeToString(deterministic=True)
+    return onnx_bytes
+
+
+def export_proto(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, batch_size: int = 1
+) -> ModelProto:
+    """What `export_onnx` serialises."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be ≥ 1, but got {batch_size}")
+    names = {name for name, _ in model.named_parameters()}
+    names |= {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    inputs = tuple(_with_batch(example, batch_size) for example in example_inputs)
+    ir = _exported(model, inputs)
+    common.InlinePass()(ir)
+    weights = _depending_on(ir, names)
+    onnxscript.optimizer.fold_constants(
+        ir, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
+    )
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(ir)
+    common.RemoveUnusedNodesPass()(ir)
+    common.ClearMetadataAndDocStringPass()(ir)
+    proto: ModelProto = onnx_ir.to_proto(ir)
+    simplify(proto, weights)
+    return proto
+
+
+def _with_batch(example: Tensor, batch_size: int) -> Tensor:
+    return example[:1].repeat(batch_size, *[1] * (example.ndim - 1))
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with _exporter_hushed(), torch.no_grad():
+            program = torch.onnx.export(
+                model, inputs, dynamo=True, optimize=False, verbose=False, opset_version=OPSET
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise SkeletonError(f"a model must export to ONNX, but got: {error}") from error
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    if program is None:
+        raise SkeletonError("torch.onnx.export must return a program, but got None")
+    return program.model
+
+
+@contextmanager
+def _exporter_hushed() -> Iterator[None]:
+    """The exporter warns of its own deprecations and of packages it does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _depending_on(ir: onnx_ir.Model, names: set[str]) -> set[str]:
+    """Names of all values computed from the named ones, except through their shape or type."""
+    tainted = set(names)
+    for node in ir.graph:
+        read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        used = {value.name for value in read if value is not None}
+        if node.op_type not in _SHAPE_OPS and used & tainted:
+            tainted |= {value.name for value in node.outputs if value.name is not None}
+    return tainted

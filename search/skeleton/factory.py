@@ -1,0 +1,150 @@
+"""Derives the skeleton of any plan in milliseconds from a few true exports.
+
+The dense model and a few probe-pruned ones are exported; every number in which they differ is
+solved as an affine function of widths and checked on exports that had no part in solving. Where
+that fails, each skeleton is a true export. Knows nothing of latency.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from onnx import ModelProto
+
+from search.errors import SkeletonError
+from search.plan import Plan
+from search.skeleton.affine import Affine, is_regular, sizes, solve
+from search.skeleton.export import export_proto
+from search.skeleton.numbers import numbers, structure, with_numbers
+from search.skeleton.weightless import Skeleton, canonical, serialised
+from search.surgery import check_plan, prune
+
+if TYPE_CHECKING:
+    from search.graph import PruningGraph
+
+PROBES = 2
+MOST_PROBES = 6
+CHECKS = 2
+
+
+class SkeletonFactory:
+    """Skeletons of plans of one graph at one batch size.
+
+    Nothing is exported before the first `derive`. Plans of equal widths share a skeleton.
+    """
+
+    def __init__(self, graph: PruningGraph, *, batch_size: int = 1) -> None:
+        self._graph, self._batch_size = graph, batch_size
+        self._irregular = [group for group in graph.groups if not is_regular(group)]
+        self._derivation: _Derivation | None = None
+        self._solved = False
+        self._cache: dict[object, Skeleton] = {}
+
+    def derive(self, plan: Plan) -> Skeleton:
+        """The skeleton of the pruned model.
+
+        Raises:
+            PlanError: the plan is not one of this graph.
+            SkeletonError: the pruned model cannot be exported.
+        """
+        check_plan(self._graph, plan)
+        regular = all(plan.widths[g.name] == g.width for g in self._irregular)
+        key = tuple(sorted(plan.widths.items())) if regular else plan.digest
+        if key not in self._cache:
+            self._cache[key] = self._made(plan, regular)
+        return self._cache[key]
+
+    def _made(self, plan: Plan, regular: bool) -> Skeleton:
+        derivation = self._solve() if regular else None
+        if derivation is None:
+            return serialised(self._exported(plan))
+        return derivation.skeleton(plan.widths)
+
+    def _solve(self) -> _Derivation | None:
+        if not self._solved:
+            try:
+                self._derivation = self._derived()
+            except SkeletonError:
+                self._derivation = None
+            self._solved = True
+        return self._derivation
+
+    def _derived(self) -> _Derivation:
+        dense = self._graph.dense_plan()
+        template = self._exported(dense)
+        frame = structure(template)
+        known = sizes([group for group in self._graph.groups if group not in self._irregular])
+        samples, widths = [numbers(template)], [dense.widths]
+        for probe in range(MOST_PROBES):
+            plan = self._random_plan(probe)
+            samples.append(self._numbers(plan, frame))
+            widths.append(plan.widths)
+            solved = solve(samples, widths, known) if probe + 1 >= PROBES else None
+            if solved is not None:
+                break
+        else:
+            raise SkeletonError(f"sizes must be told apart by {MOST_PROBES} probes, but were not")
+        derivation = _Derivation(template, samples[0], solved)
+        for check in range(CHECKS):
+            plan = self._random_plan(MOST_PROBES + check)
+            if derivation.skeleton(plan.widths) != serialised(self._exported(plan)):
+                raise SkeletonError("a derived skeleton must equal the true export, but differs")
+        return derivation
+
+    def _numbers(self, plan: Plan, frame: bytes) -> list[int]:
+        proto = self._exported(plan)
+        if structure(proto) != frame:
+            raise SkeletonError("pruned models must differ in numbers only, but got another graph")
+        return numbers(proto)
+
+    def _exported(self, plan: Plan) -> ModelProto:
+        graph = self._graph
+        dense = plan == graph.dense_plan()
+        model = graph.model if dense else prune(graph.model, graph, plan)
+        proto = export_proto(model, graph.example_inputs, batch_size=self._batch_size)
+        return canonical(proto)
+
+    def _random_plan(self, seed: int) -> Plan:
+        """Random widths, distinct between the groups as far as there are enough."""
+        source = random.Random(seed)
+        prunable = {group.name for group in self._graph.prunable}
+        irregular = {group.name for group in self._irregular}
+        taken: set[int] = set()
+        kept = {}
+        for group in self._graph.groups:
+            width = group.width
+            if group.name in prunable - irregular and width > 1:
+                choices = range(min(2, width - 1), width)
+                width = source.choice([w for w in choices if w not in taken] or choices)
+                taken.add(width)
+            kept[group.name] = tuple(range(width))
+        return Plan(kept)
+
+
+class _Derivation:
+    """A template and the numbers to be changed in it."""
+
+    def __init__(
+        self, template: ModelProto, values: list[int], solved: Mapping[int, Affine]
+    ) -> None:
+        self._template, self._values, self._solved = template, values, solved
+
+    def skeleton(self, widths: Mapping[str, int]) -> Skeleton:
+        values = list(self._values)
+        for position, function in self._solved.items():
+            values[position] = function(widths)
+        return serialised(with_numbers(self._template, values))
+
+
+_factories: WeakKeyDictionary[PruningGraph, dict[int, SkeletonFactory]] = WeakKeyDictionary()
+
+
+def skeleton(graph: PruningGraph, plan: Plan, *, batch_size: int = 1) -> Skeleton:
+    """The skeleton of a plan, from a factory that is kept as long as the graph is."""
+    factories = _factories.setdefault(graph, {})
+    if batch_size not in factories:
+        factories[batch_size] = SkeletonFactory(graph, batch_size=batch_size)
+    return factories[batch_size].derive(plan)

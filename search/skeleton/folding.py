@@ -1,0 +1,149 @@
+"""Simplifies an exported ONNX graph by rules that never look at a weight's value.
+
+Batch norm is folded into the convolution or linear layer before it, and the zeros that stand for
+"no bias" are dropped. Knows nothing of torch or of plans.
+
+| symbol | meaning |
+|---|---|
+| s | γ / √(σ² + ε), per output channel |
+| W', b' | s · W, s · (b − μ) + β: the layer after folding |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+FLOATS = frozenset(
+    (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+)
+SMALL = 16  # elements: a larger float constant counts as a weight, whatever it comes from
+
+
+def simplify(proto: ModelProto, weights: set[str]) -> None:
+    """Folds, drops what is unused and strips names of tools, in place.
+
+    Afterwards every float initializer is a weight, and every other initializer a constant.
+
+    Args:
+        proto: an exported model; every constant is an initializer.
+        weights: names of the values that depend on parameters.
+    """
+    graph = proto.graph
+    _fold_batch_norms(graph, weights)
+    _drop_zero_biases(graph, weights)
+    _drop_unused_initializers(graph)
+    _float_constants_to_nodes(graph, weights)
+    del graph.value_info[:], proto.metadata_props[:], proto.functions[:]
+    proto.producer_name, proto.producer_version = "secateur", ""
+    proto.doc_string = graph.doc_string = ""
+    graph.name = "model"
+    for node in graph.node:
+        node.name = node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
+
+
+def _uses(graph: GraphProto) -> Counter[str]:
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+    return uses
+
+
+def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    uses = _uses(graph)
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        layer = makers.get(norm.input[0])
+        if layer is None or uses[norm.input[0]] > 1 or not _absorbs(layer, initializers, uses):
+            continue
+        if not all(name in initializers for name in norm.input[1:5]):
+            continue
+        weight, bias = _folded(layer, norm, initializers)
+        name = layer.input[1]
+        bias_name = layer.input[2] if len(layer.input) > 2 else ""
+        if not bias_name or bias_name not in weights:
+            bias_name = _free_name(name.removesuffix("weight") + "bias", initializers)
+        for made, value in ((name, weight), (bias_name, bias)):
+            tensor = numpy_helper.from_array(value, made)
+            if made in initializers:
+                initializers[made].CopyFrom(tensor)
+            else:
+                graph.initializer.append(tensor)
+                initializers[made] = graph.initializer[-1]
+            weights.add(made)
+        del layer.input[2:]
+        layer.input.append(bias_name)
+        layer.output[0] = norm.output[0]
+        makers[norm.output[0]] = layer
+        graph.node.remove(norm)
+
+
+def _absorbs(layer: NodeProto, initializers: dict[str, TensorProto], uses: Counter[str]) -> bool:
+    """Whether a batch norm behind this layer can become part of its weight and bias."""
+    if layer.op_type == "Gemm":
+        settings = {a.name: helper.get_attribute_value(a) for a in layer.attribute}
+        plain = settings.get("alpha", 1.0) == 1.0 and settings.get("beta", 1.0) == 1.0
+        if not (plain and settings.get("transB", 0) == 1):
+            return False
+    elif layer.op_type != "Conv":
+        return False
+    return all(name in initializers and uses[name] == 1 for name in layer.input[1:] if name)
+
+
+def _folded(
+    layer: NodeProto, norm: NodeProto, initializers: dict[str, TensorProto]
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    stored = numpy_helper.to_array(initializers[layer.input[1]])
+    gain, beta, mean, variance = (_read(initializers[name]) for name in norm.input[1:5])
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+    scale = gain / np.sqrt(variance + epsilon)
+    bias = _read(initializers[layer.input[2]]) if len(layer.input) > 2 else np.zeros_like(mean)
+    weight = scale.reshape(-1, *[1] * (stored.ndim - 1)) * stored.astype(np.float64)
+    return weight.astype(stored.dtype), (scale * (bias - mean) + beta).astype(stored.dtype)
+
+
+def _read(tensor: TensorProto) -> NDArray[np.float64]:
+    return numpy_helper.to_array(tensor).astype(np.float64)
+
+
+def _free_name(name: str, taken: dict[str, TensorProto]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _drop_zero_biases(graph: GraphProto, weights: set[str]) -> None:
+    """The exporter gives a convolution without bias a constant of zeros."""
+    constants = {t.name: t for t in graph.initializer if t.name not in weights}
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        if not numpy_helper.to_array(constants[node.input[2]]).any():
+            del node.input[2:]
+
+
+def _float_constants_to_nodes(graph: GraphProto, weights: set[str]) -> None:
+    moved = [
+        tensor
+        for tensor in graph.initializer
+        if tensor.data_type in FLOATS
+        and tensor.name not in weights
+        and int(np.prod(tensor.dims)) <= SMALL
+    ]
+    for position, tensor in enumerate(moved):
+        node = helper.make_node("Constant", [], [tensor.name], value=tensor)
+        graph.initializer.remove(tensor)
+        graph.node.insert(position, node)
+
+
+def _drop_unused_initializers(graph: GraphProto) -> None:
+    uses = _uses(graph)
+    kept = [tensor for tensor in graph.initializer if uses[tensor.name]]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
