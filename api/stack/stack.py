@@ -149,10 +149,9 @@ class Stack:
         valkey.wait_for(address.url)
 
     def _migrate(self) -> None:
-        from jobs.migrations import upgrade
-        from jobs.settings import Settings
+        from api.stack import migrate
 
-        upgrade(Settings().database_url)
+        migrate.main()
 
     def _api(self, port: int) -> ChildSpec:
         serve = ("-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")

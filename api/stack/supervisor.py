@@ -12,6 +12,7 @@ from api.stack.children import Child, ChildSpec, stop_children
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
 STEADY_S = 20.0
+TOLD_DEATHS = 3
 
 
 def delay_s(deaths: int) -> float:
@@ -87,10 +88,12 @@ class Supervisor:
         seat.deaths = 1 if lived_s > STEADY_S else seat.deaths + 1
         pause_s = delay_s(seat.deaths)
         seat.child, seat.due_s = None, time.monotonic() + pause_s
-        self._report(
-            f"{seat.spec.name} ended ({ending(status)}); starting it again in {pause_s:g} s. "
-            f"Its log is {seat.spec.log_path}"
-        )
+        if seat.deaths <= TOLD_DEATHS:
+            what = "keeps ending" if seat.deaths == TOLD_DEATHS else "ended"
+            self._report(
+                f"{seat.spec.name} {what} ({ending(status)}); it is started again. "
+                f"Its log is {seat.spec.log_path}"
+            )
 
     def _start_again(self, seat: _Seat) -> None:
         if time.monotonic() >= seat.due_s:
