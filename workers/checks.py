@@ -1,0 +1,77 @@
+"""Judges an uploaded model or data set once: ready with what was found, or rejected with a problem."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from jobs.artifacts import weights_name
+from jobs.repository import datasets, jobs, models
+from jobs.spec import DatasetSpec, ModelSpec
+from jobs.states import InputState, JobState
+from workers.context import Context, Unit
+from workers.inspection import Inspection, inspect_in_child
+from workers.library import dataset_source
+from workers.loaders.datasets import Source
+from workers.loaders.errors import LoadError
+
+INSPECTION_TIME_LIMIT_S = 150.0
+log = logging.getLogger(__name__)
+
+
+def check_model(context: Context, model_id: str) -> None:
+    """Builds, loads and traces the model in a child process and keeps the verdict."""
+    with context.read() as session:
+        model = models.find(session, model_id)
+    if model is None or model.state != InputState.CHECKING:
+        return
+    answer = inspect_in_child(
+        Inspection(
+            spec=ModelSpec.model_validate(model.spec),
+            weights=context.store.local_path(weights_name(model_id)),
+            allow=sorted(context.settings.allow),
+            time_limit_s=INSPECTION_TIME_LIMIT_S,
+        )
+    )
+    with context.unit() as unit:
+        if "report" in answer:
+            models.accept(unit.session, model_id, answer["report"])
+        else:
+            models.reject(unit.session, model_id, answer["problem"])
+        _wake_waiting_jobs(unit, model_id)
+    log.info("model %s: %s", model_id, "ready" if "report" in answer else "rejected")
+
+
+def check_dataset(context: Context, dataset_id: str) -> None:
+    """Reads the training split and keeps the verdict; the test images stay unread."""
+    with context.read() as session:
+        dataset = datasets.find(session, dataset_id)
+    if dataset is None or dataset.state != InputState.CHECKING:
+        return
+    try:
+        source = dataset_source(context, dataset_id, DatasetSpec.model_validate(dataset.spec))
+        info = describe(source)
+    except LoadError as error:
+        with context.unit() as unit:
+            datasets.reject(unit.session, dataset_id, error.problem())
+            _wake_waiting_jobs(unit, dataset_id)
+        return
+    with context.unit() as unit:
+        datasets.accept(unit.session, dataset_id, info)
+        _wake_waiting_jobs(unit, dataset_id)
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """What the page shows of a data set."""
+    train = source.read("train")
+    return {
+        "train_images": len(train),
+        "image_shape": list(train.images.shape[1:]),
+        "classes": int(train.labels.max()) + 1,
+    }
+
+
+def _wake_waiting_jobs(unit: Unit, input_id: str) -> None:
+    for job in jobs.live(unit.session):
+        if job.state == JobState.QUEUED and input_id in {job.model_id, job.dataset_id}:
+            unit.send("advance", job.id)

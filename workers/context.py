@@ -1,0 +1,81 @@
+"""What every step is given: settings, sessions, the artifact store and a sender. Made once per process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.artifacts import ArtifactStore
+from jobs.columns import utc_now
+from jobs.database import reading, sessions
+from jobs.settings import Settings
+
+Send = Callable[[str, str], None]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Unit:
+    """One transaction and the messages that leave only if it commits."""
+
+    session: Session
+    messages: list[tuple[str, str]] = field(default_factory=list)
+
+    def send(self, step: str, identifier: str) -> None:
+        """Notes that `secateur.<step>` is to be sent with this id after the commit."""
+        self.messages.append((step, identifier))
+
+
+@dataclass(frozen=True)
+class Context:
+    """The effects that a step may have.
+
+    Attributes:
+        send: Sends one step by name to the broker; may raise when the broker is away.
+        clock: The time that is written into rows.
+    """
+
+    settings: Settings
+    writing: sessionmaker[Session]
+    reading: sessionmaker[Session]
+    store: ArtifactStore
+    send: Send
+    clock: Callable[[], datetime] = utc_now
+
+    @contextmanager
+    def unit(self) -> Iterator[Unit]:
+        """A writing transaction; its messages are sent after the commit and dropped on rollback.
+
+        A message that cannot be sent is only logged: the collector's sweep sends what is missing.
+        """
+        with self.writing.begin() as session:
+            unit = Unit(session)
+            yield unit
+        for step, identifier in dict.fromkeys(unit.messages):
+            try:
+                self.send(step, identifier)
+            except Exception as error:
+                log.warning("%s(%s) was not sent, the sweep will: %s", step, identifier, error)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that takes no lock and cannot write."""
+        with self.reading() as session:
+            yield session
+
+
+def create_context(settings: Settings, send: Send) -> Context:
+    """The context of a process on the databases that `settings` names."""
+    writing = sessions(settings)
+    return Context(
+        settings=settings,
+        writing=writing,
+        reading=reading(writing),
+        store=ArtifactStore(settings.artifact_url),
+        send=send,
+    )

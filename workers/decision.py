@@ -1,0 +1,158 @@
+"""What a phase decided, and how it becomes rows: all in one transaction, or not at all.
+
+Tasks and requests are keyed, so a decision made twice adds them once. A transition and a saved search are
+compare-and-set: of two workers that decided at the same time, one finds its decision void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from jobs import status
+from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
+from jobs.states import TERMINAL, JobState, TaskState
+from latency_probes.messages import Settings
+from workers.context import Context, Unit
+from workers.results import Blob
+from workers.snapshot import Snapshot
+
+# The purpose of the request for the dense model. The device that answers it measures the whole job: ratios of
+# different devices do not compare.
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A bounded piece of work for any worker."""
+
+    kind: str
+    key: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewRequest:
+    """A measurement wanted from a device."""
+
+    purpose: str
+    candidate: Blob
+    reference: Blob
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class SearchSave:
+    """The explorer's state, its tree, and what pollers are shown of it."""
+
+    state: dict[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The changes that a phase wants; the empty one changes nothing."""
+
+    tasks: tuple[NewTask, ...] = ()
+    requests: tuple[NewRequest, ...] = ()
+    search: SearchSave | None = None
+    progress: dict[str, Any] | None = None
+    events: tuple[tuple[str, dict[str, Any]], ...] = ()
+    waiting_for: str | None = None
+    to_state: JobState | None = None
+    result: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
+
+    @classmethod
+    def fail(cls, title: str, detail: str, **more: Any) -> Self:
+        """Ends the job as failed, with a problem document that says why and what to change."""
+        return cls(to_state=JobState.FAILED, problem=problem(title, detail, **more))
+
+
+def problem(title: str, detail: str, **more: Any) -> dict[str, Any]:
+    """A problem document (RFC 9457) for what happened to a job."""
+    return {"type": "urn:secateur:problem:job", "title": title, "status": 422, "detail": detail} | more
+
+
+def apply(context: Context, snapshot: Snapshot, decision: Decision) -> bool:
+    """Writes a decision.
+
+    Returns:
+        Whether the job changed its state, so that the next phase can decide at once.
+    """
+    try:
+        with context.unit() as unit:
+            _write(unit, snapshot, decision)
+    except _Void:
+        return False
+    return decision.to_state is not None
+
+
+class _Void(Exception):
+    """Another worker was first; the transaction is rolled back."""
+
+
+def _write(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
+    job_id = snapshot.job.id
+    if not (_save(unit, snapshot, decision) and _move(unit, snapshot, decision)):
+        raise _Void
+    if decision.waiting_for is not None:
+        jobs.set_waiting(unit.session, job_id, decision.waiting_for)
+    _add_work(unit, snapshot, decision)
+    for kind, data in decision.events:
+        events.append(unit.session, job_id, kind, data)
+
+
+def _save(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
+    """Stores search state and progress; False if another worker stored a newer search state."""
+    job, progress = snapshot.job, decision.progress
+    if decision.search is None:
+        if progress is not None and progress != job.progress:
+            jobs.save_progress(unit.session, job.id, progress)
+        return True
+    state, rows = decision.search.state, decision.search.rows
+    if not jobs.save_search(unit.session, job.id, job.version, state, progress or {}):
+        return False
+    if rows:
+        candidates.save(unit.session, job.id, rows)
+    return True
+
+
+def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
+    """Changes the job's state, if the decision says so; False if another worker was first."""
+    job, to_state = snapshot.job, decision.to_state
+    if to_state is None:
+        return True
+    moved = status.transition(
+        unit.session, job.id, job.state, to_state, job.attempt,
+        result=decision.result, problem=decision.problem,
+    )  # fmt: skip
+    if moved and to_state in TERMINAL:
+        for request in snapshot.requests.values():
+            requests.abandon(unit.session, request.id)
+    return moved
+
+
+def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
+    session, job_id, target = unit.session, snapshot.job.id, snapshot.spec.target
+    dense = snapshot.measurement(DENSE)
+    selector = target.device if dense is None else f"id:{dense.device_id}"
+    for new in decision.tasks:
+        if new.key not in snapshot.tasks:
+            task = tasks.add(session, job_id, new.kind, new.key, new.payload)
+            if task.state == TaskState.PENDING:
+                unit.send("run_task", task.id)
+    for wanted in decision.requests:
+        for blob in (wanted.candidate, wanted.reference):
+            skeletons.add(session, blob.digest, blob.size, blob.location)
+        requests.add(
+            session,
+            job_id,
+            wanted.purpose,
+            skeleton_digest=wanted.candidate.digest,
+            reference_digest=wanted.reference.digest,
+            selector=selector,
+            target=target.how.model_dump(mode="json"),
+            settings=wanted.settings.model_dump(mode="json"),
+        )

@@ -1,0 +1,85 @@
+"""Builds, loads and traces an uploaded model in a child process that can be killed.
+
+    python -m workers.inspection < request.json > answer.json
+
+The request is an `Inspection`; the answer is {"report": …} or {"problem": …}.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.spec import ModelSpec
+
+
+class Inspection(BaseModel):
+    """What the child is asked to look at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: ModelSpec
+    weights: Path
+    allow: list[str]
+    time_limit_s: float
+
+
+def inspect_in_child(request: Inspection) -> dict[str, Any]:
+    """Runs the inspection in a process of its own and never raises for what the model does.
+
+    Returns:
+        {"report": the graph report} or {"problem": a problem document}.
+    """
+    command = [sys.executable, "-m", "workers.inspection"]
+    try:
+        done = subprocess.run(
+            command,
+            input=request.model_dump_json().encode(),
+            capture_output=True,
+            timeout=request.time_limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return _problem(f"tracing took longer than {request.time_limit_s:.0f} s and was stopped")
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        said = lines[-1] if lines else "it said nothing"
+        return _problem(f"the inspection ended with status {done.returncode}: {said[:500]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _problem(detail: str) -> dict[str, Any]:
+    kind = "urn:secateur:problem:InspectionError"
+    title = "The model cannot be traced"
+    return {"problem": {"type": kind, "title": title, "status": 422, "detail": detail}}
+
+
+def inspect(request: Inspection) -> dict[str, Any]:
+    """The work of the child: load, trace, report."""
+    from search.errors import SearchError
+    from search.graph import trace
+    from workers.loaders.errors import LoadError
+    from workers.loaders.models import example_inputs, load_model
+
+    try:
+        model = load_model(request.spec, request.weights, allow=request.allow)
+        graph = trace(model, example_inputs(request.spec), time_limit_s=request.time_limit_s / 2)
+    except LoadError as error:
+        return {"problem": error.problem()}
+    except SearchError as error:
+        return _problem(str(error))
+    return {"report": graph.report()}
+
+
+def main() -> None:
+    answer = inspect(Inspection.model_validate_json(sys.stdin.buffer.read()))
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

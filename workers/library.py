@@ -1,0 +1,147 @@
+"""Keeps the models and data sets that a worker process used last, traced and ready."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from safetensors.torch import load
+from torch import Tensor
+
+from jobs.artifacts import ArtifactStore, archive_name, skeleton_name, weights_name
+from jobs.spec import DatasetSpec, JobSpec, ModelSpec
+from jobs.tables import Dataset, Model
+from search.graph import PruningGraph, trace
+from search.plan import Plan
+from search.skeleton import skeleton
+from search.splits import Splits, split_indices
+from workers.context import Context
+from workers.loaders.archives import unpack
+from workers.loaders.datasets import Images, Source
+from workers.loaders.models import example_inputs, load_model
+from workers.results import Blob
+from workers.snapshot import Snapshot
+
+KEPT = 4
+VALIDATION_IMAGES = 2000
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The values made last, by key; the oldest one is dropped."""
+
+    def __init__(self, size: int = KEPT) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The kept value, or a new one."""
+        if key not in self._values:
+            self._values[key] = make()
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training data of a job, cut into its splits."""
+
+    images: Images
+    splits: Splits
+    source: Source
+
+
+class Library:
+    """Loads by id what a step needs. Models and data sets never change once they are ready."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._graphs: Recent[PruningGraph] = Recent()
+        self._data: Recent[Data] = Recent(2)
+        self._scores: Recent[dict[str, Tensor]] = Recent(16)
+
+    def graph(self, model: Model) -> PruningGraph:
+        """The traced network; `graph.model` is the dense model and must not be changed."""
+        return self._graphs.get(model.id, lambda: self._traced(model))
+
+    def data(self, snapshot: Snapshot) -> Data:
+        """The training images and splits of a job."""
+        seed = snapshot.spec.search.seed
+        calibration = snapshot.spec.search.calibration_images
+        key = (snapshot.dataset.id, snapshot.model.id, seed, calibration)
+        return self._data.get(key, lambda: self._read(snapshot.spec, snapshot))
+
+    def scores(self, location: str) -> Mapping[str, Tensor]:
+        """The importance of every unit, as the preparation stored it."""
+        return self._scores.get(location, lambda: load(self._context.store.get(location)))
+
+    def _traced(self, row: Model) -> PruningGraph:
+        spec = ModelSpec.model_validate(row.spec)
+        path = self._context.store.local_path(weights_name(row.id), sha256=row.weights_digest)
+        model = load_model(spec, path, allow=self._context.settings.allow)
+        return trace(model, example_inputs(spec))
+
+    def _read(self, spec: JobSpec, snapshot: Snapshot) -> Data:
+        source = job_source(self._context, snapshot.dataset, snapshot.model)
+        images = source.read("train")
+        splits = split_indices(
+            len(images),
+            seed=spec.search.seed,
+            calibration=spec.search.calibration_images,
+            validation=VALIDATION_IMAGES,
+        )
+        return Data(images, splits, source)
+
+
+def job_source(context: Context, dataset: Dataset, model: Model) -> Source:
+    """Where the data set lies, with image files scaled to what the model takes."""
+    spec = DatasetSpec.model_validate(dataset.spec)
+    shape = ModelSpec.model_validate(model.spec).input_shape
+    return dataset_source(context, dataset.id, spec, image_shape=shape)
+
+
+def dataset_source(
+    context: Context,
+    dataset_id: str,
+    spec: DatasetSpec,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+) -> Source:
+    """Where the data set lies on this worker; an uploaded archive is unpacked here once.
+
+    Raises:
+        DatasetError: The archive cannot be unpacked.
+    """
+    path = spec.path or spec.function
+    if path is None:
+        archive = context.store.local_path(archive_name(dataset_id))
+        path = str(unpack(archive, context.settings.home / "datasets" / dataset_id))
+    return Source(
+        format=spec.format,
+        path=path,
+        num_classes=spec.num_classes,
+        mean=tuple(spec.mean or ()),
+        std=tuple(spec.std or ()),
+        kwargs=spec.kwargs,
+        image_shape=image_shape,
+        allow=context.settings.allow,
+    )
+
+
+def skeleton_blob(store: ArtifactStore, graph: PruningGraph, plan: Plan, batch_size: int) -> Blob:
+    """The plan's skeleton, in the store."""
+    made = skeleton(graph, plan, batch_size=batch_size)
+    return stored_blob(store, made.onnx_bytes, made.digest)
+
+
+def stored_blob(store: ArtifactStore, data: bytes, digest: str) -> Blob:
+    """An ONNX model in the store under its digest; stored once."""
+    location = skeleton_name(digest)
+    if not store.exists(location):
+        store.put(location, data, sha256=digest)
+    return Blob(digest=digest, size=len(data), location=location)
+

@@ -1,0 +1,107 @@
+"""Builds a network from its registered name: `python:`, `torchvision:`, `timm:` or `transformers:`.
+
+Downloads nothing: weights always come from the user's own safetensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from workers.loaders.errors import ArchitectureError
+
+
+def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str]) -> nn.Module:
+    """The untrained network in eval mode.
+
+    Args:
+        architecture: `scheme:name`, for instance `python:shop.nets:resnet20` or `timm:resnet18`.
+        kwargs: Passed to the constructor.
+        allow: The `python:` names that the operator lets users run.
+
+    Raises:
+        ArchitectureError: Unknown scheme or name, not allowed, or the constructor failed.
+    """
+    scheme, _, name = architecture.partition(":")
+    if scheme not in BUILDERS or not name:
+        known = ", ".join(f"{each}:" for each in BUILDERS)
+        raise ArchitectureError(f"architecture must start with one of {known} but got {architecture!r}")
+    if scheme == "python" and architecture not in allow:
+        raise ArchitectureError(
+            f"{architecture!r} is not on this server's allow-list; "
+            f"the operator adds it with `secateur up --allow {architecture}`"
+        )
+    try:
+        model = BUILDERS[scheme](name, dict(kwargs))
+    except ArchitectureError:
+        raise
+    except Exception as error:
+        raise ArchitectureError(f"{architecture} could not be built: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"{architecture} must return an nn.Module, but got {type(model).__name__}")
+    return model.eval()
+
+
+def _library(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ArchitectureError(f"{name} is not installed on the worker: pip install '{extra}'") from error
+
+
+def _from_python(name: str, kwargs: dict[str, Any]) -> Any:
+    module_name, _, function = name.partition(":")
+    if not function:
+        raise ArchitectureError(f"a python: architecture must be python:module:function, but got {name!r}")
+    return getattr(importlib.import_module(module_name), function)(**kwargs)
+
+
+def _declare_torchvision_operators() -> None:
+    """A CPU-only torch lacks two operators that torchvision looks up while it is imported."""
+    for name, schema in TORCHVISION_OPERATORS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", schema)
+
+
+def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
+    _declare_torchvision_operators()
+    models = _library("torchvision.models", "secateur[zoo]")
+    if name not in models.list_models():
+        raise ArchitectureError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
+    return models.get_model(name, weights=None, **backbone, **kwargs)
+
+
+def _from_timm(name: str, kwargs: dict[str, Any]) -> Any:
+    _declare_torchvision_operators()
+    timm = _library("timm", "secateur[zoo]")
+    if not timm.is_model(name):
+        raise ArchitectureError(f"timm has no model {name!r}; see timm.list_models()")
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
+    transformers = _library("transformers", "secateur[zoo]")
+    model_class = getattr(transformers, name, None)
+    if model_class is None or not hasattr(model_class, "config_class"):
+        raise ArchitectureError(f"transformers has no model class {name!r}")
+    return model_class(model_class.config_class(**kwargs))
+
+
+TORCHVISION_OPERATORS = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+
+BUILDERS: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
+    "python": _from_python,
+    "torchvision": _from_torchvision,
+    "timm": _from_timm,
+    "transformers": _from_transformers,
+}

@@ -1,0 +1,65 @@
+"""Fine-tuning: the finalists learn from the dense model, each in its own chain of short slices."""
+
+from __future__ import annotations
+
+from jobs.states import JobState
+from workers.decision import Decision, NewTask
+from workers.progress import progress
+from workers.results import Chosen
+from workers.snapshot import Snapshot
+
+PACKAGE_DENSE = "package:dense"
+
+
+def decide(snapshot: Snapshot) -> Decision:
+    """Waits for all finalists, then has them and the dense model packaged."""
+    chosen = finalists(snapshot)
+    if snapshot.results(finetune_key(each.digest) for each in chosen) is None:
+        return Decision(
+            tasks=tuple(finetune_task(each) for each in chosen),
+            progress=progress(snapshot, "finetuning", finetuned_part(snapshot, chosen)),
+        )
+    return Decision(
+        tasks=(NewTask("package_dense", PACKAGE_DENSE), *(package_task(each) for each in chosen)),
+        progress=progress(snapshot, "verifying", 0.0),
+        to_state=JobState.VERIFYING,
+    )
+
+
+def finalists(snapshot: Snapshot) -> list[Chosen]:
+    """The plans that the search settled on."""
+    state = snapshot.search_state or {}
+    return [Chosen.model_validate(each) for each in state["chosen"]]
+
+
+def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
+    """The share of all fine-tuning steps that have been run."""
+    steps = snapshot.spec.finetune.steps
+    done = [
+        steps if task.result is not None else int(task.payload.get("step", 0))
+        for each in chosen
+        if (task := snapshot.tasks.get(finetune_key(each.digest))) is not None
+    ]
+    return sum(done) / max(steps * len(chosen), 1)
+
+
+def finetune_key(digest: str) -> str:
+    """The key of a finalist's fine-tuning."""
+    return f"finetune:{digest}"
+
+
+def finetune_task(chosen: Chosen) -> NewTask:
+    """Fine-tuning from the first step; the task itself goes on from slice to slice."""
+    payload = {"plan": chosen.plan, "digest": chosen.digest, "step": 0, "checkpoint": None}
+    return NewTask("finetune", finetune_key(chosen.digest), payload)
+
+
+def package_key(digest: str) -> str:
+    """The key of a finalist's packaging."""
+    return f"package:{digest}"
+
+
+def package_task(chosen: Chosen) -> NewTask:
+    """Export and check of a fine-tuned finalist."""
+    payload = {"plan": chosen.plan, "digest": chosen.digest}
+    return NewTask("package", package_key(chosen.digest), payload)

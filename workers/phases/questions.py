@@ -1,0 +1,95 @@
+"""Maps plans to the requests and tasks that answer them, and their ends back to outcomes."""
+
+from __future__ import annotations
+
+import json
+
+from jobs.repository import measurements
+from jobs.states import TaskState
+from jobs.tables import Measurement
+from latency_probes.messages import Settings
+from latency_probes.samples import PROTOCOL
+from search.explorer import Candidate, Failed, Measured, Scored
+from search.plan import Plan
+from workers.context import Context
+from workers.decision import Blob, NewRequest, NewTask
+from workers.library import Loaded
+from workers.phases.preparing import dense_measurement, prepared_result
+from workers.snapshot import Snapshot
+
+SCREENING = "screening"
+STRICT = "strict"
+
+
+class Questions:
+    """What is known about the plans of one job at one moment, and how to ask for more."""
+
+    def __init__(self, context: Context, snapshot: Snapshot, loaded: Loaded) -> None:
+        self._context, self._snapshot, self._loaded = context, snapshot, loaded
+        self._reference = prepared_result(snapshot).dense_skeleton
+        self._dense = dense_measurement(snapshot)
+        self._blobs: dict[str, Blob] = {}
+
+    def outcome(self, candidate: Candidate) -> Measured | Scored | Failed | None:
+        """What is known of a candidate; None while it is open."""
+        if candidate.needs == "loss":
+            return self._scored(candidate.digest)
+        return self.latency(candidate.plan, SCREENING)
+
+    def latency(self, plan: Plan, kind: str) -> Measured | Failed | None:
+        """The ratio of the plan's skeleton: measured for this job, or earlier on its device."""
+        blob = self.blob(plan)
+        purpose = f"{kind}:{blob.digest}"
+        if purpose not in self._snapshot.requests and kind == SCREENING:
+            row = self._cached(blob)
+            return None if row is None else as_outcome(row)
+        if not self._snapshot.ended(purpose):
+            return None
+        row = self._snapshot.measurement(purpose)
+        return Failed("abandoned", "no device measured it") if row is None else as_outcome(row)
+
+    def task(self, candidate: Candidate) -> NewTask:
+        """The task that finds the candidate's calibration loss."""
+        payload = {"plan": json.loads(candidate.plan.to_json())}
+        return NewTask("score", f"score:{candidate.digest}", payload)
+
+    def request(self, plan: Plan, kind: str) -> NewRequest:
+        """The request that measures the plan's skeleton."""
+        blob = self.blob(plan)
+        make = Settings.strict if kind == STRICT else Settings.screening
+        settings = make(seed=self._snapshot.spec.search.seed)
+        return NewRequest(f"{kind}:{blob.digest}", blob, self._reference, settings)
+
+    def blob(self, plan: Plan) -> Blob:
+        """The plan's skeleton, derived and stored once in this call."""
+        if plan.digest not in self._blobs:
+            self._blobs[plan.digest] = self._loaded.skeleton_blob(self._context.store, plan)
+        return self._blobs[plan.digest]
+
+    def _scored(self, digest: str) -> Scored | Failed | None:
+        task = self._snapshot.tasks.get(f"score:{digest}")
+        if task is None or task.state not in (TaskState.DONE, TaskState.FAILED):
+            return None
+        if task.result is None:
+            return Failed("score", task.error or "it could not be scored")
+        return Scored(float(task.result["loss"]))
+
+    def _cached(self, blob: Blob) -> Measurement | None:
+        with self._context.read() as session:
+            return measurements.cached(
+                session,
+                blob.digest,
+                self._dense.target_key,
+                reference_digest=self._reference.digest,
+                kind=SCREENING,
+                protocol=PROTOCOL,
+                device_id=self._dense.device_id,
+                runtime_version=self._dense.runtime_version,
+            )
+
+
+def as_outcome(row: Measurement) -> Measured | Failed:
+    """A stored measurement as the explorer takes it."""
+    if row.ratio is None or row.ratio_low is None or row.ratio_high is None:
+        return Failed(row.error_kind or "invalid", row.error_message or "it has no ratio")
+    return Measured(row.ratio, row.ratio_low, row.ratio_high, row.latency_ms)

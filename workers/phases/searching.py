@@ -1,0 +1,196 @@
+"""Searching: the explorer asks; devices measure and workers score; nobody waits for anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jobs.states import JobState
+from search.explorer import Candidate, Explorer, Measured, Node, SearchConfig
+from search.floors import layer_floors
+from search.sensitivity import Sensitivity
+from workers.context import Context
+from workers.decision import Decision, SearchSave, problem
+from workers.library import Loaded
+from workers.phases.finetuning import Chosen, finetune_task
+from workers.phases.preparing import RATIOS, beta, dense_measurement, prepared_result
+from workers.phases.preparing import sensitivity_key
+from workers.phases.questions import STRICT, Questions
+from workers.progress import progress
+from workers.snapshot import Snapshot
+
+SHORTLIST_FACTOR = 3
+
+
+def decide(context: Context, snapshot: Snapshot, loaded: Loaded) -> Decision:
+    """Tells what is known, asks for what is new, and moves on once finalists are confirmed."""
+    explorer = open_explorer(snapshot, loaded)
+    questions = Questions(context, snapshot, loaded)
+    if snapshot.job.stop_requested:
+        explorer.stop()
+    waiting = tell_and_ask(explorer, questions)
+    if explorer.done:
+        decision = conclude(snapshot, explorer, questions)
+    else:
+        decision = Decision(
+            tasks=tuple(questions.task(each) for each in waiting if each.needs == "loss"),
+            requests=tuple(
+                questions.request(each.plan, "screening")
+                for each in waiting
+                if each.needs == "latency"
+            ),
+        )
+    return with_explorer(decision, snapshot, explorer, questions)
+
+
+def tell_and_ask(explorer: Explorer, questions: Questions) -> Sequence[Candidate]:
+    """Feeds the explorer until nothing more is known; returns the candidates that stay open."""
+    while not explorer.done:
+        asked = explorer.ask()
+        known = [
+            (candidate, outcome)
+            for candidate in explorer.outstanding()
+            if (outcome := questions.outcome(candidate)) is not None
+        ]
+        for candidate, outcome in known:
+            explorer.tell(candidate, outcome)
+        if not asked and not known:
+            break
+    return explorer.outstanding()
+
+
+def open_explorer(snapshot: Snapshot, loaded: Loaded) -> Explorer:
+    """The explorer where it stood, or a new one on the first call."""
+    spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
+    widths = {group.name: group.width for group in loaded.graph.prunable}
+
+    def relax(times: int) -> dict[str, int]:
+        return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths)
+
+    scores, floors = loaded.scores, relax(0)
+    if snapshot.search_state is not None:
+        state = snapshot.search_state["explorer"]
+        return Explorer.restore(state, loaded.graph, scores, floors, relax=relax)
+    config = SearchConfig(
+        beta(snapshot, dense_measurement(snapshot)),
+        beam_width=spec.beam_width,
+        children=spec.children,
+        levels=spec.levels,
+        seed=spec.seed,
+    )
+    return Explorer(config, loaded.graph, scores, floors, relax=relax, sensitivity=sensitivity)
+
+
+def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
+    """The loss rises that the sensitivity tasks found."""
+    rises = {}
+    for group in prepared_result(snapshot).groups:
+        found = snapshot.results(sensitivity_key(group, ratio) for ratio in RATIOS)
+        rises[group] = tuple(float(result["rise"]) for result in found or ())
+    return Sensitivity(ratios=RATIOS, rises=rises)
+
+
+def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> Decision:
+    """Confirms the finalists by strict measurements, the best first, and moves on with them."""
+    if explorer.infeasible is not None:
+        return Decision(to_state=JobState.INFEASIBLE, problem=infeasible(snapshot, explorer))
+    wanted = snapshot.spec.search.finalists
+    ranked = explorer.finalists(wanted * SHORTLIST_FACTOR)
+    if not ranked:
+        return nothing_found(snapshot)
+    confirmed, unmeasured = shortlist(ranked, questions, explorer.config.budget, wanted)
+    if unmeasured:
+        requests = tuple(questions.request(node.plan, STRICT) for node in unmeasured)
+        return Decision(requests=requests, progress=progress(snapshot, "searching", 0.95))
+    chosen = [Chosen.of(node) for node in confirmed or [fastest(ranked, questions)]]
+    return Decision(
+        search=SearchSave({"chosen": [each.model_dump() for each in chosen]}, ()),
+        tasks=tuple(finetune_task(each) for each in chosen),
+        progress=progress(snapshot, "finetuning", 0.0),
+        events=(("finalists", {"digests": [each.digest for each in chosen]}),),
+        to_state=JobState.FINETUNING,
+    )
+
+
+def shortlist(
+    ranked: Sequence[Node], questions: Questions, budget: float, wanted: int
+) -> tuple[list[Node], list[Node]]:
+    """Splits off the best nodes: those whose strict interval is within the budget, and those of
+    which it has to be known first."""
+    confirmed: list[Node] = []
+    unmeasured: list[Node] = []
+    for node in ranked:
+        if len(confirmed) + len(unmeasured) == wanted:
+            break
+        strict = questions.latency(node.plan, STRICT)
+        if strict is None:
+            unmeasured.append(node)
+        elif isinstance(strict, Measured) and strict.ratio_high <= budget:
+            confirmed.append(node)
+    return confirmed, unmeasured
+
+
+def fastest(ranked: Sequence[Node], questions: Questions) -> Node:
+    """The node with the lowest strict ratio: what is left when no interval is within the budget."""
+
+    def strict_ratio(node: Node) -> float:
+        strict = questions.latency(node.plan, STRICT)
+        return strict.ratio if isinstance(strict, Measured) else float("inf")
+
+    return min(ranked, key=lambda node: (strict_ratio(node), node.digest))
+
+
+def nothing_found(snapshot: Snapshot) -> Decision:
+    """No measured candidate is within the budget."""
+    if snapshot.job.stop_requested:
+        return Decision.fail(
+            "The search was stopped too early",
+            "no candidate had met the budget yet; submit the job again and let it run longer",
+        )
+    return Decision.fail(
+        "No candidate met the budget",
+        "the budget can be met, but no candidate on the way did; raise search.levels, "
+        "search.children or the budget",
+    )
+
+
+def infeasible(snapshot: Snapshot, explorer: Explorer) -> dict[str, Any]:
+    """The problem document of a budget below what this network can reach."""
+    found: Mapping[str, Any] = explorer.infeasible or {}
+    dense_ms = dense_measurement(snapshot).latency_ms or 0.0
+    ratios = [found.get("minimum_ratio"), found.get("fastest_stairs_ratio")]
+    reached = min((ratio for ratio in ratios if ratio is not None), default=None)
+    budget = explorer.config.budget
+    detail = f"the budget is {budget:.3f} of the dense latency ({budget * dense_ms:.3f} ms), but "
+    detail += (
+        f"the most pruned model still takes {reached:.3f} ({reached * dense_ms:.3f} ms); "
+        "raise the budget to at least that"
+        if reached is not None
+        else "the most pruned model could not be measured"
+    )
+    return problem("The budget cannot be met", detail, **{"search": dict(found)})
+
+
+def with_explorer(
+    decision: Decision, snapshot: Snapshot, explorer: Explorer, questions: Questions
+) -> Decision:
+    """The decision, with the explorer's state, its tree and its progress."""
+    shown = explorer.progress()
+    counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
+    part = shown["measured"] / max(shown["measured"] + shown["remaining"], 1)
+    state = {"explorer": explorer.state()} | (decision.search.state if decision.search else {})
+    is_news = counts["level"] > (snapshot.job.progress or {}).get("level", 0)
+    return replace(
+        decision,
+        search=SearchSave(state, [row(node, questions) for node in explorer.nodes()]),
+        progress=(decision.progress or progress(snapshot, "searching", 0.9 * part)) | counts,
+        events=(*decision.events, *((("level", counts),) if is_news else ())),
+    )
+
+
+def row(node: Node, questions: Questions) -> dict[str, Any]:
+    """A node of the tree as a row of the table of candidates."""
+    shown = node.row()
+    widths = shown.pop("widths")
+    return shown | {"plan": {"widths": widths}, "skeleton_digest": questions.blob(node.plan).digest}

@@ -1,0 +1,83 @@
+"""What tasks hand back to the phases, as it is kept in the database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from search.explorer import Node
+from search.plan import Plan
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return self.model_dump(mode="json")
+
+
+class Blob(_Result):
+    """An ONNX model in the artifact store, named by the SHA-256 of its bytes."""
+
+    digest: str
+    size: int
+    location: str
+
+
+class Prepared(_Result):
+    """What is known of the dense model before anything is measured."""
+
+    groups: list[str]
+    dense_plan: dict[str, Any]
+    dense_skeleton: Blob
+    scores: str
+    calibration_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+class Chosen(_Result):
+    """A finalist: a plan whose latency has been confirmed."""
+
+    digest: str
+    plan: dict[str, Any]
+    ratio: float | None
+    loss: float | None
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """A node of the tree as a finalist."""
+        plan = json.loads(node.plan.to_json())
+        return cls(digest=node.digest, plan=plan, ratio=node.ratio, loss=node.loss)
+
+    def to_plan(self) -> Plan:
+        """The plan itself."""
+        return Plan.from_document(self.plan)
+
+
+class Finetuned(_Result):
+    """A finalist with its final weights."""
+
+    weights: str
+    steps: int
+    validation_loss: float
+    validation_accuracy: float
+
+
+class Packaged(_Result):
+    """A finalist as files: checked ONNX, weights and plan."""
+
+    onnx: Blob
+    files: dict[str, str]
+    worst_difference: float
+
+
+class Finished(_Result):
+    """The accuracies on the test images, which are read here for the first time."""
+
+    test_images: int
+    dense_accuracy: float
+    accuracy: float

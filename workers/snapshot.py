@@ -1,0 +1,79 @@
+"""A job as the database has it at one moment: what the phases decide on. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from jobs.repository import datasets, jobs, measurements, models, requests, tasks
+from jobs.spec import JobSpec
+from jobs.states import RequestState, TaskState
+from jobs.tables import Dataset, Job, Measurement, Model, Request, Task
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything known of a job.
+
+    Attributes:
+        tasks: By key.
+        requests: By purpose.
+        found: Counted measurements by id.
+        search_state: What the searching phase saved last.
+    """
+
+    job: Job
+    spec: JobSpec
+    model: Model
+    dataset: Dataset
+    tasks: Mapping[str, Task]
+    requests: Mapping[str, Request]
+    found: Mapping[str, Measurement]
+    search_state: dict[str, Any] | None
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """The result of a finished task, else None."""
+        task = self.tasks.get(key)
+        return task.result if task is not None and task.state == TaskState.DONE else None
+
+    def results(self, keys: Iterable[str]) -> list[dict[str, Any]] | None:
+        """The results of all these tasks, or None while one is missing."""
+        given = [self.result(key) for key in keys]
+        done = [result for result in given if result is not None]
+        return done if len(done) == len(given) else None
+
+    def ended(self, purpose: str) -> bool:
+        """Whether the request is over, with or without a number."""
+        request = self.requests.get(purpose)
+        return request is not None and request.state in (RequestState.DONE, RequestState.FAILED)
+
+    def measurement(self, purpose: str) -> Measurement | None:
+        """What was measured for the request, or None: not yet, or abandoned."""
+        request = self.requests.get(purpose)
+        if request is None or request.measurement_id is None:
+            return None
+        return self.found.get(request.measurement_id)
+
+
+def take(session: Session, job_id: str) -> Snapshot | None:
+    """The job now; None if there is no such job."""
+    job = jobs.find(session, job_id)
+    if job is None:
+        return None
+    model, dataset = models.find(session, job.model_id), datasets.find(session, job.dataset_id)
+    if model is None or dataset is None:
+        raise LookupError(f"{job_id} must have its model and data set, but one is gone")
+    return Snapshot(
+        job=job,
+        spec=JobSpec.model_validate(job.spec),
+        model=model,
+        dataset=dataset,
+        tasks={task.key: task for task in tasks.for_job(session, job_id)},
+        requests={request.purpose: request for request in requests.for_job(session, job_id)},
+        found={row.id: row for row in measurements.for_job(session, job_id)},
+        search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
+    )

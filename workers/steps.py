@@ -1,0 +1,26 @@
+"""The Celery steps. Each one is short, safe to run twice, and does its work in a plain function elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from celery import Celery
+
+from workers.advance import advance
+from workers.checks import check_dataset, check_model
+from workers.context import Context
+from workers.running import run_task
+
+STEPS: dict[str, Callable[[Context, str], None]] = {
+    "advance": advance,
+    "check_dataset": check_dataset,
+    "check_model": check_model,
+    "run_task": run_task,
+}
+
+
+def register(app: Celery, context: Context) -> None:
+    """Makes every step known to `app` as `secateur.<name>`; its one argument is an id."""
+    for name, function in STEPS.items():
+        app.task(partial(function, context), name=f"secateur.{name}")
