@@ -1,0 +1,45 @@
+"""Every error that search raises on purpose.
+
+SearchError
+├── ConfigError      a configuration value that cannot work
+├── GraphError       the model cannot be traced
+├── PlanError        a plan that is malformed, or does not fit the graph or the model
+├── WeightsError     weights that do not fit the pruned model
+├── CriterionError   an unknown criterion, or one that cannot be computed
+├── SkeletonError    an ONNX graph that cannot be exported or derived
+└── ExplorerError    an answer or a state that the explorer does not know
+"""
+
+from __future__ import annotations
+
+
+class SearchError(Exception):
+    """Any error of the library that a caller may want to show to a user."""
+
+
+class ConfigError(SearchError, ValueError):
+    """A configuration value that cannot work."""
+
+
+class GraphError(SearchError):
+    """The model cannot be traced."""
+
+
+class PlanError(SearchError, ValueError):
+    """A plan that is malformed, or does not fit the graph or the model."""
+
+
+class WeightsError(SearchError, ValueError):
+    """Weights that do not fit the pruned model."""
+
+
+class CriterionError(SearchError, ValueError):
+    """An unknown criterion, or one that cannot be computed."""
+
+
+class SkeletonError(SearchError):
+    """An ONNX graph that cannot be exported or derived."""
+
+
+class ExplorerError(SearchError, ValueError):
+    """An answer or a state that the explorer does not know."""

@@ -1,0 +1,117 @@
+"""Runs torch.export on a model and its example inputs. It knows nothing of pruning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from search.errors import GraphError
+
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model.
+
+    Attributes:
+        graph_module: the ATen graph; its placeholders are parameters, buffers, constants, inputs.
+        sources: placeholder -> parameter or buffer, as the state dict names it.
+        constants: placeholder -> a tensor that no state dict holds.
+        inputs: the placeholders of the model's inputs, in order.
+        dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
+    """
+
+    graph_module: torch.fx.GraphModule
+    sources: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    dynamic: bool
+
+
+def batch_of_two(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The first two examples, or the only one twice; the first input tells the batch size."""
+    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
+        raise GraphError("example_inputs must be a tuple of tensors, but got something else")
+    size = inputs[0].shape[0] if inputs[0].ndim else 0
+    if size < 1:
+        raise GraphError(
+            "example_inputs must start with a non-empty batch dimension, but the first has shape "
+            f"{tuple(inputs[0].shape)}"
+        )
+    return tuple(
+        (torch.cat([value, value]) if size == 1 else value)[:BATCH]
+        if _batched(value, size)
+        else value
+        for value in inputs
+    )
+
+
+def _batched(value: Tensor, size: int) -> bool:
+    return value.ndim > 0 and value.shape[0] == size
+
+
+def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
+    """Export `model`, in the mode it is in, with a free batch size where the model allows it.
+
+    Args:
+        model: the module; its parameters are read, never changed.
+        inputs: a batch of two, see `batch_of_two`.
+
+    Raises:
+        GraphError: torch.export cannot trace the model even at a fixed batch size.
+    """
+    free = tuple({0: Dim.AUTO} if _batched(value, BATCH) else None for value in inputs)
+    for shapes in (free, None):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # torch.export raises whatever the model's forward raises
+            failure = error
+        else:
+            return _described(program)
+    raise GraphError(
+        f"the model must be traceable by torch.export, but got: {_first_line(failure)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def _described(program: ExportedProgram) -> Exported:
+    sources: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    inputs: list[str] = []
+    for spec in program.graph_signature.input_specs:
+        name = spec.arg.name
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(name)
+        elif spec.target in program.state_dict:
+            sources[name] = spec.target
+        elif spec.target in program.constants:
+            constants[name] = program.constants[spec.target]
+    graph_module = program.graph_module
+    return Exported(
+        graph_module, sources, constants, tuple(inputs), _is_dynamic(graph_module, inputs)
+    )
+
+
+def _is_dynamic(graph_module: torch.fx.GraphModule, inputs: Sequence[str]) -> bool:
+    values: list[Any] = [
+        node.meta.get("val") for node in graph_module.graph.nodes if node.name in inputs
+    ]
+    return any(
+        isinstance(size, torch.SymInt)
+        for value in values
+        if isinstance(value, Tensor)
+        for size in value.shape
+    )

@@ -1,0 +1,150 @@
+"""From labels to groups: units that one weight creates stand and fall as one group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.graph.labels import Atoms, Labels
+from search.graph.propagation import Propagation
+from search.graph.types import Group, Member, Role, Status
+from search.graph.units import components
+
+SINGLE = "it has a single unit"
+
+Cell: TypeAlias = tuple[str, int, Atoms]  # a tensor, a dimension, and its atoms
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups, and the way from an atom to its group and unit.
+
+    Attributes:
+        groups: in the order of their first producers in the state dict.
+        group_of: atom -> number of the group, or -1; shape (atoms,).
+        unit_of: atom -> unit inside its group, or -1; shape (atoms,).
+    """
+
+    groups: tuple[Group, ...]
+    group_of: Atoms
+    unit_of: Atoms
+
+
+def form_groups(found: Propagation) -> Grouping:
+    """Tied atoms are a unit; units that a producer dimension holds side by side are a group."""
+    ties = [tie for effect in found.effects for tie in effect.ties]
+    roots = components(found.atoms, ties)
+    roles = _roles(found)
+    cells = _cells(found.tensors)
+    made = [atoms for _, _, atoms in cells if bool((roles[atoms] == "producer").any())]
+    families = components(found.atoms, [*ties, *((atoms[:-1], atoms[1:]) for atoms in made)])
+    group_of, unit_of = _number(made, roots, families)
+    groups = _with_status(_groups(cells, roles, group_of, unit_of), found, group_of)
+    return Grouping(groups, group_of, unit_of)
+
+
+def _roles(found: Propagation) -> NDArray[np.str_]:
+    """Atom -> role; a tied weight that both reads and creates counts as a producer."""
+    roles = np.full(found.atoms, "follower", dtype="U8")
+    for wanted in ("consumer", "producer"):
+        for effect in found.effects:
+            for atoms, role in effect.roles:
+                if role == wanted:
+                    roles[atoms] = role
+    return roles
+
+
+def _cells(tensors: Mapping[str, Labels]) -> list[Cell]:
+    return [
+        (name, dim, axis)
+        for name, labels in tensors.items()
+        for dim, axis in enumerate(labels.axes)
+        if axis is not None
+    ]
+
+
+def _number(made: Iterable[Atoms], roots: Atoms, families: Atoms) -> tuple[Atoms, Atoms]:
+    """Number the groups by their first producer, and units by their first index in it."""
+    group_of = np.full(len(roots), -1, np.int64)
+    unit_of = np.full(len(roots), -1, np.int64)
+    units: dict[int, dict[int, int]] = {}
+    for atoms in made:
+        numbers = units.setdefault(int(families[atoms[0]]), {})
+        for root in roots[atoms].tolist():
+            numbers.setdefault(root, len(numbers))
+    for group, (family, numbers) in enumerate(units.items()):
+        inside = np.flatnonzero(families == family)
+        group_of[inside] = group
+        unit_of[inside] = [numbers[root] for root in roots[inside].tolist()]
+    return group_of, unit_of
+
+
+def _groups(
+    cells: Iterable[Cell], roles: NDArray[np.str_], group_of: Atoms, unit_of: Atoms
+) -> list[Group]:
+    widths = [
+        int(unit_of[group_of == group].max()) + 1
+        for group in range(int(group_of.max(initial=-1)) + 1)
+    ]
+    members: list[list[Member]] = [[] for _ in widths]
+    for name, dim, atoms in cells:
+        for group in np.unique(group_of[atoms]).tolist():
+            if group >= 0:
+                own = group_of[atoms] == group
+                indices: list[list[int]] = [[] for _ in range(widths[group])]
+                for index, unit in zip(
+                    np.flatnonzero(own).tolist(), unit_of[atoms[own]].tolist(), strict=True
+                ):
+                    indices[unit].append(index)
+                role: Role = str(roles[atoms[own][0]])  # type: ignore[assignment]
+                members[group].append(Member(name, dim, role, tuple(map(tuple, indices))))
+    names = _names(members)
+    return [
+        Group(name, width, "channels", tuple(own), "prunable")
+        for name, width, own in zip(names, widths, members, strict=True)
+    ]
+
+
+def _names(members: Iterable[Iterable[Member]]) -> list[str]:
+    """The module of the first producer; the tensor's whole name where two would be equal."""
+    firsts = [
+        next(member.tensor for member in own if member.role == "producer") for own in members
+    ]
+    modules = [tensor.rpartition(".")[0] or tensor for tensor in firsts]
+    names = [
+        tensor if modules.count(module) > 1 else module
+        for tensor, module in zip(firsts, modules, strict=True)
+    ]
+    return [
+        f"{name}#{number}" if names.count(name) > 1 else name for number, name in enumerate(names)
+    ]
+
+
+def _with_status(
+    groups: Iterable[Group], found: Propagation, group_of: Atoms
+) -> tuple[Group, ...]:
+    frozen = _first_reasons(((a, r) for e in found.effects for a, r in e.freezes), group_of)
+    mixed = _first_reasons(((a, r) for e in found.effects for a, r in e.approximations), group_of)
+    described = []
+    for number, group in enumerate(groups):
+        status: Status = "prunable"
+        reason = frozen.get(number, "") or (SINGLE if group.width == 1 else "")
+        if reason:
+            status = "frozen"
+        elif number in mixed:
+            status, reason = "approximate", mixed[number]
+        described.append(replace(group, status=status, reason=reason))
+    return tuple(described)
+
+
+def _first_reasons(notes: Iterable[tuple[Atoms, str]], group_of: Atoms) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    for atoms, reason in notes:
+        for group in np.unique(group_of[atoms]).tolist():
+            if group >= 0:
+                reasons.setdefault(group, reason)
+    return reasons

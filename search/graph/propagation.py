@@ -1,0 +1,186 @@
+"""Walks the exported graph, one rule per operator: the axes of every value, and their ties."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from search.graph.call import Call, Outcome, Rule
+from search.graph.exporting import BATCH, Exported
+from search.graph.labels import Axis, Effect, Labels, fixed, freeze_all, total
+from search.graph.rules.table import POINTWISE, RULES
+
+
+@dataclass
+class Propagation:
+    """What the walk found.
+
+    Attributes:
+        values: node -> the labels of its outputs.
+        tensors: parameter or buffer -> its labels; tied names appear once.
+        effects: what each node did, in order.
+        atoms: how many atoms there are.
+    """
+
+    values: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
+    tensors: dict[str, Labels] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
+    atoms: int = 0
+
+
+def propagate(
+    exported: Exported, aliases: Mapping[str, str], rules: Mapping[str, Rule] = RULES
+) -> Propagation:
+    """Apply the rules along the graph.
+
+    Args:
+        exported: the model's graph.
+        aliases: name of a parameter -> the first name of the same tensor.
+        rules: operator -> rule; a pointwise operator needs none.
+    """
+    found = Propagation()
+    for node in exported.graph_module.graph.nodes:
+        if node.op == "placeholder":
+            found.values[node] = (_placeholder(node, exported, aliases, found),)
+        elif node.op == "output":
+            found.effects.append(_output(node, found))
+        elif node.op == "call_function":
+            outputs, effect = _visit(node, exported, found, rules)
+            found.values[node] = outputs
+            found.effects.append(effect)
+    return found
+
+
+def _placeholder(
+    node: fx.Node, exported: Exported, aliases: Mapping[str, str], found: Propagation
+) -> Labels:
+    blank = _blank(node.meta.get("val"), exported.dynamic)
+    if node.name in exported.inputs:
+        return blank
+    source = exported.sources.get(node.name)
+    if source is None:
+        return Labels(blank.shape, blank.axes, weight=True)
+    name = aliases.get(source, source)
+    if name not in found.tensors:
+        found.tensors[name] = _fresh(blank.shape, found)
+    return found.tensors[name]
+
+
+def _fresh(shape: tuple[int, ...], found: Propagation) -> Labels:
+    axes: list[Axis] = []
+    for size in shape:
+        axes.append(np.arange(found.atoms, found.atoms + size) if size > 1 else None)
+        found.atoms += size if size > 1 else 0
+    return Labels(shape, tuple(axes), weight=True)
+
+
+def _output(node: fx.Node, found: Propagation) -> Effect:
+    labels = (found.values[source] for source in node.all_input_nodes if source in found.values)
+    reason = "they are an output of the model"
+    return total(freeze_all(value, reason) for values in labels for value in values)
+
+
+def _visit(
+    node: fx.Node, exported: Exported, found: Propagation, rules: Mapping[str, Rule]
+) -> Outcome:
+    if node.target is operator.getitem:
+        source, index = node.args
+        return _item(found.values.get(source, ()), index), Effect()  # type: ignore[arg-type]
+    call = _bind(node, exported, found)
+    rule = _rule(node, call, rules)
+    if rule is None:
+        return call.give_frozen(f"{_title(node)} has no pruning rule")
+    try:
+        return rule(call)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        return call.give_frozen(
+            f"{_title(node)} is used in a way that its rule does not know: {error}"
+        )
+
+
+def _item(values: Sequence[Labels], index: Any) -> tuple[Labels, ...]:
+    return (
+        (values[index],) if isinstance(index, int) and -len(values) <= index < len(values) else ()
+    )
+
+
+def _rule(node: fx.Node, call: Call, rules: Mapping[str, Rule]) -> Rule | None:
+    if not call.inputs or not call.outputs:
+        return lambda call: (call.outputs, Effect())
+    if call.op in rules:
+        return rules[call.op]
+    return POINTWISE if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
+
+
+def _bind(node: fx.Node, exported: Exported, found: Propagation) -> Call:
+    """Arguments by their schema names, with Labels for tensors; defaults filled in."""
+
+    def label(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            values = found.values.get(argument, ())
+            return values[0] if len(values) == 1 else list(values)
+        if isinstance(argument, list | tuple):
+            return [label(item) for item in argument]
+        return argument
+
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    names += [f"argument{place}" for place in range(len(names), len(node.args))]
+    defaults = {
+        argument.name: argument.default_value
+        for argument in (schema.arguments if schema else ())
+        if argument.has_default_value()
+    }
+    given = dict(zip(names, map(label, node.args), strict=False))
+    given |= {name: label(value) for name, value in node.kwargs.items()}
+    arguments = {
+        name: given.get(name, defaults.get(name)) for name in dict.fromkeys([*names, *given])
+    }
+    return Call(operator_name(node), arguments, _blanks(node.meta.get("val"), exported.dynamic))
+
+
+def operator_name(node: fx.Node) -> str:
+    """The ATen operator without namespace, overload and the underscore of in-place ones."""
+    packet = getattr(node.target, "overloadpacket", None)
+    name = str(getattr(packet or node.target, "__name__", node.target))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def module_path(node: fx.Node) -> str:
+    """The module whose forward called the operator."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return paths[-1] if paths else ""
+
+
+def _title(node: fx.Node) -> str:
+    path = module_path(node)
+    return f"operator {operator_name(node)}" + (f" in {path}" if path else "")
+
+
+def _blanks(value: Any, dynamic: bool) -> tuple[Labels, ...]:
+    if isinstance(value, Tensor):
+        return (_blank(value, dynamic),)
+    if isinstance(value, list | tuple):
+        return tuple(_blank(item, dynamic) for item in value)
+    return ()
+
+
+def _blank(value: Any, dynamic: bool) -> Labels:
+    if not isinstance(value, Tensor):
+        return fixed(())
+    shape = [_hint(size) for size in value.shape]
+    batch = {dim for dim, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+    if not dynamic and shape and shape[0] == BATCH:
+        batch = {0}
+    return fixed(shape, frozenset(batch))
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)

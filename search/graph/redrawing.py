@@ -1,0 +1,58 @@
+"""A float64 copy with random parameters, on which a wrong analysis cannot pass by chance.
+
+At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide whole branches.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from search.errors import GraphError
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy in evaluation mode, in float64, with every parameter and running statistic redrawn.
+
+    Weights have a variance of 2 / fan-in; gains, variances and layer scales are of order one.
+
+    Raises:
+        GraphError: the model cannot be copied.
+    """
+    try:
+        drawn = copy.deepcopy(model).double().eval()
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise GraphError(
+            f"the model must be copyable by copy.deepcopy, but got: {error}"
+        ) from error
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in drawn.named_parameters():
+            parameter.requires_grad_(False)
+            if parameter.is_floating_point():
+                parameter.copy_(_parameter(name, parameter, generator))
+        for name, buffer in drawn.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(_normal(buffer, 0.3, generator))
+            elif name.endswith("running_var"):
+                buffer.copy_(_around_one(buffer, generator))
+    return drawn
+
+
+def _parameter(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
+    size = parameter.numel()
+    if parameter.ndim > 1 and parameter.shape[0] > 1 and size > max(parameter.shape):
+        return _normal(parameter, (2 * parameter.shape[0] / size) ** 0.5, generator)
+    if name.endswith("bias") or size > max(parameter.shape, default=1):
+        return _normal(parameter, 0.3, generator)
+    return _around_one(parameter, generator)
+
+
+def _normal(like: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64) * scale
+
+
+def _around_one(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5

@@ -1,0 +1,151 @@
+"""The dense graph run with units zeroed: what the pruned model must compute.
+
+Units are zeroed wherever a value carries them, beginning at their producers' outputs. Norms and
+means over units run over the kept ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from search.graph.call import dims_of
+from search.graph.costs import Kept
+from search.graph.exporting import Exported
+from search.graph.labels import FIXED, Labels
+from search.graph.propagation import Propagation, operator_name
+
+_PRODUCERS = ("addmm", "bmm", "conv", "linear", "matmul", "mm")
+
+
+class Reference(fx.Interpreter):
+    """Runs the exported graph; see `run_masked`."""
+
+    def __init__(self, exported: Exported, found: Propagation) -> None:
+        super().__init__(exported.graph_module)
+        self._exported = exported
+        self._found = found
+        self._kept: Kept = np.ones(found.atoms, bool)
+        self._gains: Tensor | None = None
+
+    def run_masked(
+        self,
+        tensors: Mapping[str, Tensor],
+        inputs: Sequence[Tensor],
+        kept: Kept,
+        gains: Tensor | None = None,
+    ) -> list[Any]:
+        """The outputs of the graph when only the atoms in `kept` take part.
+
+        Args:
+            tensors: parameters and buffers by name.
+            inputs: the model's inputs.
+            kept: atom -> whether it stays, shape (atoms,).
+            gains: a factor per atom, shape (atoms,), on the producers' outputs; its gradient
+                tells which units matter.
+        """
+        self._kept, self._gains = kept, gains
+        user = dict(zip(self._exported.inputs, inputs, strict=True))
+        arguments = []
+        for node in self._exported.graph_module.graph.nodes:
+            if node.op == "placeholder":
+                source = self._exported.sources.get(node.name)
+                known = {**self._exported.constants, **user}
+                value = tensors[source] if source else known[node.name]
+                arguments.append(value.clone() if isinstance(value, Tensor) else value)
+        return list(self.run(*arguments))
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One operator, then zeros for the units that are gone."""
+        if n.op != "call_function":
+            return super().run_node(n)
+        shrunk = self._run_on_kept(n)
+        value = super().run_node(n) if shrunk is None else shrunk
+        outputs = self._found.values.get(n, ())
+        if isinstance(value, Tensor) and len(outputs) == 1:
+            return self._masked(value, outputs[0], operator_name(n).startswith(_PRODUCERS))
+        return value
+
+    def _masked(self, value: Tensor, labels: Labels, produced: bool) -> Tensor:
+        for dim in labels.labelled if value.is_floating_point() else ():
+            atoms = labels.axes[dim]
+            stays = self._stays(labels, dim, value)
+            if not bool(stays.all()):
+                value = torch.where(_along(stays, dim, value), value, 0.0)
+            if produced and self._gains is not None and atoms is not None:
+                places = torch.from_numpy(atoms).to(value.device)
+                factor = torch.where(places == FIXED, 1.0, self._gains[places])
+                value = value * _along(factor, dim, value)
+        return value
+
+    def _stays(self, labels: Labels, dim: int, value: Tensor) -> Tensor:
+        atoms = labels.axes[dim]
+        if atoms is None:
+            return torch.ones(labels.shape[dim], dtype=torch.bool, device=value.device)
+        return torch.from_numpy((atoms == FIXED) | self._kept[atoms]).to(value.device)
+
+    def _run_on_kept(self, node: fx.Node) -> Tensor | None:
+        """Norms and means over units that are gone: gathered, computed, put back among zeros."""
+        operator, source = operator_name(node), next(iter(node.args), None)
+        if operator not in _STATISTICS or not isinstance(source, fx.Node):
+            return None
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        labels, x = self._found.values[source][0], args[0]
+        stays = {dim: self._stays(labels, dim, x) for dim in labels.labelled}
+        places = {dim: kept.nonzero()[:, 0] for dim, kept in stays.items() if not bool(kept.all())}
+        if not places:
+            return None
+        shrunk = _STATISTICS[operator](args, places)
+        value: Tensor = node.target(*shrunk, **kwargs)  # type: ignore[operator]
+        return value if operator == "mean" else _scatter(value, x, places)
+
+
+def _along(vector: Tensor, dim: int, value: Tensor) -> Tensor:
+    return vector.reshape([-1 if d == dim else 1 for d in range(value.ndim)])
+
+
+def _gather(x: Tensor, places: Mapping[int, Tensor]) -> Tensor:
+    for dim, kept in places.items():
+        x = x.index_select(dim, kept)
+    return x
+
+
+def _scatter(value: Tensor, like: Tensor, places: Mapping[int, Tensor]) -> Tensor:
+    for dim, kept in places.items():
+        shape = [like.shape[d] if d == dim else size for d, size in enumerate(value.shape)]
+        value = value.new_zeros(shape).index_copy(dim, kept, value)
+    return value
+
+
+def _mean_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+    """Dimensions that the mean keeps are masked afterwards, so they must not be gathered."""
+    x = args[0]
+    reduced = dims_of(args[1] if len(args) > 1 else None, x.ndim)
+    return [_gather(x, {dim: kept for dim, kept in places.items() if dim in reduced}), *args[1:]]
+
+
+def _layer_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+    x = _gather(args[0], places)
+    lead = x.ndim - len(args[1])
+    inner = {dim - lead: kept for dim, kept in places.items() if dim >= lead}
+    return [x, list(x.shape[lead:]), *_gather_each(args[2:], inner)]
+
+
+def _group_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+    inner = {0: places[1]} if 1 in places else {}
+    return [_gather(args[0], places), args[1], *_gather_each(args[2:], inner)]
+
+
+def _gather_each(values: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+    return [_gather(value, places) if isinstance(value, Tensor) else value for value in values]
+
+
+_STATISTICS: Mapping[str, Callable[[Sequence[Any], Mapping[int, Tensor]], list[Any]]] = {
+    "group_norm": _group_norm_arguments,
+    "layer_norm": _layer_norm_arguments,
+    "mean": _mean_arguments,
+}

@@ -1,0 +1,82 @@
+"""trace: the one way into the analysis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from search.graph.costs import mac_products, parameter_products
+from search.graph.exporting import batch_of_two, export
+from search.graph.grouping import form_groups
+from search.graph.propagation import Propagation, propagate
+from search.graph.pruning_graph import PruningGraph
+from search.graph.redrawing import redrawn
+from search.graph.verification import Subject, frozen_by, verify
+from search.surgery import named_tensors
+
+SEED = 0
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    time_limit_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> PruningGraph:
+    """Find what can be pruned in `model`, and verify it.
+
+    The model is exported by torch.export at a batch of two; one rule per operator ties the
+    dimensions of its parameters into groups; every group is then cut in a redrawn float64 copy,
+    which must compute what the dense graph does with the same units zeroed. What fails, what has
+    no rule, and what the time limit leaves unverified is frozen, with the reason.
+
+    Args:
+        model: any traceable module, in any mode and dtype; it is not touched.
+        example_inputs: tensors with a leading batch dimension.
+        time_limit_s: checked between steps; the export alone is one step.
+        clock: seconds that only ever grow.
+
+    Raises:
+        GraphError: the model cannot be copied or exported, or the inputs are not tensors.
+    """
+    end = clock() + time_limit_s
+    copy = redrawn(model, SEED)
+    inputs = tuple(
+        value.double() if value.is_floating_point() else value
+        for value in batch_of_two(example_inputs)
+    )
+    exported = export(copy, inputs)
+    found = propagate(exported, _aliases(copy))
+    graph = _assemble(copy, inputs, exported.dynamic, found)
+    reasons = verify(Subject(graph, exported, found), lambda: clock() >= end)
+    return replace(frozen_by(graph, reasons), model=model, example_inputs=example_inputs)
+
+
+def _assemble(
+    model: nn.Module, inputs: tuple[Tensor, ...], dynamic: bool, found: Propagation
+) -> PruningGraph:
+    grouping = form_groups(found)
+    parameters = [name for name, _ in model.named_parameters()]
+    return PruningGraph(
+        model=model,
+        example_inputs=inputs,
+        groups=grouping.groups,
+        shapes={name: labels.shape for name, labels in found.tensors.items()},
+        dynamic_batch=dynamic,
+        group_of=grouping.group_of,
+        unit_of=grouping.unit_of,
+        parameter_counts=parameter_products(found.tensors, parameters),
+        mac_counts=mac_products(found),
+    )
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Name of a tied tensor -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()
+    }

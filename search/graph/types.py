@@ -1,0 +1,47 @@
+"""What the analysis of a model yields: groups and their members. It knows no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["producer", "consumer", "follower"]
+Kind = Literal["channels", "heads", "hidden", "block"]
+Status = Literal["prunable", "approximate", "frozen"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor that shrinks with a group.
+
+    Attributes:
+        tensor: parameter or buffer, as `model.state_dict()` names it.
+        dim: the dimension.
+        role: producer rows create a unit, consumer columns read it, a follower holds one value
+            or one slice per unit (batch norm, bias, depthwise convolution).
+        indices: unit -> its indices along `dim`; one tuple per unit of the group.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    indices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of several tensors that can only be removed together.
+
+    Attributes:
+        name: the module of the first producer, e.g. "blocks.0.conv1".
+        width: the number of units.
+        status: `approximate` groups can be pruned, but a norm or mean runs over them.
+        reason: why the group is frozen or approximate, for a user to read; else empty.
+    """
+
+    name: str
+    width: int
+    kind: Kind
+    members: tuple[Member, ...]
+    status: Status
+    reason: str = ""

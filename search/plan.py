@@ -1,0 +1,155 @@
+"""Plan: which units of which groups are kept. It knows neither models nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+from search.errors import PlanError
+
+VERSION = 1
+
+
+class Sized(Protocol):
+    """Anything with a name and a width; a group of the graph is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kept units of every group, and the removed units that were merged into kept ones.
+
+    Attributes:
+        kept: group name -> kept unit numbers, ascending; every group of the graph appears.
+        absorbed: group name -> removed unit -> (kept unit, scale). The readers of the kept unit
+            add the removed unit's columns times `scale`.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    absorbed: Mapping[str, Mapping[int, tuple[int, float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for group, units in self.kept.items():
+            _check_units(group, units)
+        for group, merges in self.absorbed.items():
+            _check_merges(group, merges, self.kept.get(group, ()))
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @classmethod
+    def dense(cls, groups: Iterable[Sized]) -> Plan:
+        """The plan that removes nothing."""
+        return cls({group.name: tuple(range(group.width)) for group in groups})
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group name -> number of kept units."""
+        return {group: len(units) for group, units in self.kept.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: the name of a candidate."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces."""
+        document = {
+            "version": VERSION,
+            "kept": {group: list(units) for group, units in self.kept.items()},
+            "absorbed": {
+                group: {str(unit): [kept, scale] for unit, (kept, scale) in merges.items()}
+                for group, merges in self.absorbed.items()
+                if merges
+            },
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The inverse of `to_json`.
+
+        Raises:
+            PlanError: `text` is not the JSON of a plan.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"a plan must be JSON, but got: {error}") from None
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: Any) -> Plan:
+        """A plan from parsed JSON; raises PlanError on anything malformed."""
+        if not isinstance(document, dict):
+            raise PlanError(f"a plan must be a JSON object, but got {_kind(document)}")
+        if document.get("version") != VERSION:
+            raise PlanError(f"version must be {VERSION}, but got {document.get('version')!r}")
+        kept = _object(document.get("kept"), "kept")
+        absorbed = _object(document.get("absorbed", {}), "absorbed")
+        return cls(
+            {group: tuple(_list(units, f"kept[{group!r}]")) for group, units in kept.items()},
+            {group: _merges(group, merges) for group, merges in absorbed.items()},
+        )
+
+
+def _check_units(group: str, units: tuple[int, ...]) -> None:
+    if not isinstance(group, str):
+        raise PlanError(f"group names must be strings, but got {group!r}")
+    if not units:
+        raise PlanError(f"group {group!r} must keep at least one unit, but got none")
+    if any(type(unit) is not int or unit < 0 for unit in units):
+        raise PlanError(f"units of {group!r} must be integers ≥ 0, but got {units!r:.80}")
+    if any(low >= high for low, high in pairwise(units)):
+        raise PlanError(
+            f"units of {group!r} must be ascending and distinct, but got {units!r:.80}"
+        )
+
+
+def _check_merges(
+    group: str, merges: Mapping[int, tuple[int, float]], kept: tuple[int, ...]
+) -> None:
+    for unit, (absorber, scale) in merges.items():
+        if unit in kept or absorber not in kept:
+            raise PlanError(
+                f"in {group!r} a removed unit must be absorbed by a kept one, but got "
+                f"{unit} into {absorber}"
+            )
+        if not abs(scale) < float("inf"):
+            raise PlanError(f"scales of {group!r} must be finite, but got {scale}")
+
+
+def _merges(group: str, value: Any) -> dict[int, tuple[int, float]]:
+    merges = _object(value, f"absorbed[{group!r}]")
+    try:
+        return {int(unit): (int(kept), float(scale)) for unit, (kept, scale) in merges.items()}
+    except (TypeError, ValueError):
+        raise PlanError(
+            f"absorbed[{group!r}] must map a unit to [unit, scale], but got {value!r:.80}"
+        ) from None
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise PlanError(f"{name} must be a JSON object, but got {_kind(value)}")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise PlanError(f"{name} must be a list, but got {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
