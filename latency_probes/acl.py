@@ -8,6 +8,7 @@ import re
 
 from latency_probes import keys
 
+_DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REQUEST_COMMANDS = ("+xreadgroup", "+xautoclaim", "+xclaim", "+xack", "+xgroup|create")
 _CONNECTION_COMMANDS = ("+ping", "+client|setinfo", "+client|setname", "+client|id")
@@ -17,8 +18,11 @@ def set_user(device_id: str, secret_sha256: str) -> tuple[str, ...]:
     """The whole `ACL SETUSER` command for a device; safe to send any number of times.
 
     Raises:
-        ValueError: the secret's digest is not 64 lower-case hexadecimal digits.
+        ValueError: the secret's digest is not 64 lower-case hexadecimal digits, or the id could be
+            read as a pattern of keys.
     """
+    if not _DEVICE_ID.fullmatch(device_id):
+        raise ValueError("device_id must be 1 to 64 letters, digits, hyphens or underscores")
     if not _SHA256.fullmatch(secret_sha256):
         raise ValueError("secret_sha256 must be 64 lower-case hexadecimal digits")
     requests, results = keys.requests_stream(device_id), keys.results_stream(device_id)

@@ -1,0 +1,107 @@
+"""The two HTTP calls that a device makes: enrolling, and fetching a model that was too large to
+travel inline."""
+
+import json
+from pathlib import Path
+
+import httpx
+from pydantic import ValidationError
+
+from latency_probes.agent.credentials import Credentials
+from latency_probes.agent.files import write_whole
+from latency_probes.messages import Enrolment, EnrolmentReply, MessageError, Workload
+
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_MAX_REPLY_BYTES = 64 * 1024
+# Answers that may be different later: not logged in yet, overload, a server that restarts.
+_PASSING = frozenset({401, 403, 408, 425, 429})
+
+
+class Unavailable(Exception):
+    """The server cannot be reached or cannot answer now; worth trying again."""
+
+
+class Refused(Exception):
+    """The server answered no; trying again would not help."""
+
+
+def enrol(server: str, enrolment: Enrolment) -> Credentials:
+    """Exchange a one-off token for this device's identity.
+
+    Raises:
+        Unavailable: no answer, or one that may change.
+        Refused: the token is wrong or used, or the reply is not of this protocol.
+    """
+    url = f"{server}/v1/devices/enrol"
+    try:
+        response = httpx.post(url, json=enrolment.model_dump(mode="json"), timeout=_TIMEOUT)
+    except httpx.TransportError as error:
+        raise Unavailable(f"{url}: {error}") from error
+    if response.status_code >= 500 or response.status_code in {408, 425, 429}:
+        raise Unavailable(f"{url} answered {response.status_code}")
+    if not response.is_success:
+        raise Refused(f"{url} answered {response.status_code}: {_detail(response.content)}")
+    try:
+        reply = EnrolmentReply.model_validate_json(response.content[:_MAX_REPLY_BYTES])
+    except ValidationError as error:
+        raise Refused(f"{url} gave no valid reply: {error.error_count()} problems") from error
+    return Credentials(server=server, reply=reply)
+
+
+class Models:
+    """Fetches models by digest as this device."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._client = httpx.Client(
+            base_url=credentials.server,
+            headers={"Authorization": credentials.bearer},
+            timeout=_TIMEOUT,
+        )
+
+    def fetch(self, workload: Workload, path: Path) -> None:
+        """Write the model to `path`, reading no more than its size and checking its hash.
+
+        Raises:
+            Unavailable, Refused: as for `enrol`; a model with another hash is Refused.
+        """
+        url = f"/v1/skeletons/{workload.digest}"
+        try:
+            with self._client.stream("GET", url) as response:
+                _check_status(url, response)
+                model = _read_at_most(response, workload.size)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{url}: {error}") from error
+        try:
+            write_whole(path, workload.check(model))
+        except MessageError as error:
+            raise Refused(str(error)) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _check_status(url: str, response: httpx.Response) -> None:
+    status = response.status_code
+    if status >= 500 or status in _PASSING:
+        raise Unavailable(f"{url} answered {status}")
+    if not response.is_success:
+        raise Refused(f"{url} answered {status}")
+
+
+def _read_at_most(response: httpx.Response, size: int) -> bytes:
+    model = bytearray()
+    for chunk in response.iter_bytes():
+        model += chunk
+        if len(model) > size:
+            raise Refused(f"model must have {size} bytes, but the server sends more")
+    return bytes(model)
+
+
+def _detail(content: bytes) -> str:
+    """The `detail` of a problem document, else nothing of what may be a page of HTML."""
+    try:
+        document = json.loads(content[:_MAX_REPLY_BYTES])
+    except ValueError:
+        return "no details"
+    detail = document.get("detail") if isinstance(document, dict) else None
+    return str(detail)[:500] if detail else "no details"
