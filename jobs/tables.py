@@ -216,7 +216,7 @@ class Measurement(Base):
 
     __tablename__ = "measurements"
     __table_args__ = (
-        UniqueConstraint("request_id", "lease_token"),
+        UniqueConstraint("request_id", "device_id", "lease_token"),
         Index(None, "skeleton_digest", "target_key"),
         Index(None, "job_id"),
     )

@@ -1,7 +1,7 @@
 """The first tables.
 
 Revision: 0001, the first
-Created: 2026-11-22 13:12:26.482041
+Created: 2026-11-22 13:20:05.106196
 """
 
 from __future__ import annotations
@@ -278,7 +278,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_measurements")),
         sa.UniqueConstraint(
-            "request_id", "lease_token", name=op.f("uq_measurements_request_id_lease_token")
+            "request_id",
+            "device_id",
+            "lease_token",
+            name=op.f("uq_measurements_request_id_device_id_lease_token"),
         ),
     )
     with op.batch_alter_table("measurements", schema=None) as batch_op:

@@ -56,6 +56,7 @@ def enrol(
     session.add(device)
     session.flush()
     session.execute(update(EnrolmentToken).where(*where).values(used_by=device.id))
+    session.refresh(device)
     return device, secret
 
 

@@ -40,6 +40,7 @@ def create(
     session.add(job)
     session.flush()
     events.append(session, job.id, "state", {"from": None, "to": job.state}, now=moment)
+    session.refresh(job)
     return job
 
 

@@ -34,6 +34,7 @@ def create(
     )
     session.add(key)
     session.flush()
+    session.refresh(key)
     return key, secret
 
 

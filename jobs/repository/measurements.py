@@ -41,9 +41,15 @@ def find(session: Session, measurement_id: str) -> Measurement | None:
     return session.get(Measurement, measurement_id, options=[undefer(Measurement.raw)])
 
 
-def of_lease(session: Session, request_id: str, lease_token: str) -> Measurement | None:
-    """What has been stored under a lease of a request."""
-    where = (Measurement.request_id == request_id, Measurement.lease_token == lease_token)
+def of_lease(
+    session: Session, request_id: str, device_id: str, lease_token: str
+) -> Measurement | None:
+    """What a device has delivered under a lease of a request."""
+    where = (
+        Measurement.request_id == request_id,
+        Measurement.device_id == device_id,
+        Measurement.lease_token == lease_token,
+    )
     return session.scalars(select(Measurement).where(*where)).first()
 
 

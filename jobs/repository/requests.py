@@ -4,6 +4,7 @@ that lease alone.
     pending ──assign──> dispatched ──complete──> done | failed
        ^                    │
        └─────release────────┘   (the lease is over, or the device is gone)
+    and `reopen` from failed to pending, where another try may help.
 """
 
 from __future__ import annotations
@@ -136,6 +137,13 @@ def release(session: Session, request_id: str, attempt: int) -> bool:
     return _changed(session, _held(request_id, attempt), values)
 
 
+def reopen(session: Session, request_id: str) -> bool:
+    """Asks again for what failed: pending, to be assigned anew. False: it has not failed."""
+    where = (Request.id == request_id, Request.state == RequestState.FAILED)
+    values = {"state": RequestState.PENDING, "lease_token": None, "measurement_id": None}
+    return _changed(session, where, values)
+
+
 def abandon(session: Session, request_id: str) -> bool:
     """Ends a request without a measurement, because its job needs it no more or no device can do
     it."""
@@ -177,7 +185,7 @@ def complete(
     request = find(session, request_id)
     if request is None:
         raise LookupError(f"request must exist, but got {request_id!r}")
-    known = measurements.of_lease(session, request_id, lease_token)
+    known = measurements.of_lease(session, request_id, device_id, lease_token)
     if known is not None:
         return known.counted
     measurement_id = new_id("mea")
