@@ -30,7 +30,7 @@ class Broker:
         try:
             self._redis.ping()
         except RedisError as error:
-            return str(error) or type(error).__name__
+            return str(error).rstrip(".") or type(error).__name__
         return None
 
     def queue_lengths(self, device_ids: Sequence[str]) -> dict[str, int]:

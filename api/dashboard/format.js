@@ -43,7 +43,8 @@ export function duration(seconds) {
 export function ago(text, now = Date.now()) {
   const seconds = (now - Date.parse(text)) / 1000;
   if (!known(seconds)) return DASH;
-  return seconds < 5 ? "just now" : `${duration(seconds)} ago`;
+  if (seconds < 5) return "just now";
+  return `${seconds < 60 ? duration(seconds) : duration(60 * Math.floor(seconds / 60)).replace(" 0 s", "")} ago`;
 }
 
 export function clock(text) {

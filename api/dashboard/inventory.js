@@ -35,9 +35,9 @@ export function modelsView() {
     h("strong", {}, model.name),
     [badge(model.state), reason(model.problem)],
     h("span", { class: "mono" }, model.spec?.architecture ?? "–"),
-    (model.spec?.input_shape ?? []).join(" × ") || "–",
+    (model.spec?.input_shape ?? []).join("\u00a0×\u00a0") || "–",
     count(model.report?.parameters),
-    percent(model.report?.prunable_parameters, 0),
+    percent(model.report?.prunable_parameter_share, 0),
     ago(model.created_at),
   ];
   const headings = ["Model", "State", "Architecture", "Input", "Parameters", "Prunable", "Added"];
@@ -49,11 +49,11 @@ export function datasetsView() {
     h("strong", {}, dataset.name),
     [badge(dataset.state), reason(dataset.problem)],
     dataset.spec?.format ?? "–",
-    count(dataset.info?.images),
+    count(dataset.info?.train_images),
     count(dataset.info?.classes),
     ago(dataset.created_at),
   ];
-  const headings = ["Data set", "State", "Format", "Images", "Classes", "Added"];
+  const headings = ["Data set", "State", "Format", "Training images", "Classes", "Added"];
   return listView("Data sets", "/v1/datasets", headings, row, "No data set yet. Add one with “secateur datasets add”.");
 }
 

@@ -2,7 +2,7 @@
 
 import { ProblemError, all, download, get, hasKey, post } from "./api.js";
 import { badge, h, ownPath, panel, slot, table } from "./dom.js";
-import { bytes, clock, count, duration, interval, ms, number, percent, short } from "./format.js";
+import { clock, count, duration, interval, ms, number, percent, short } from "./format.js";
 import { budgetText, isFinished } from "./jobs.js";
 import { front, isPoint, searched, watch } from "./nodes.js";
 import { resultPanel } from "./result.js";
@@ -51,27 +51,27 @@ async function follow(base, events) {
 }
 
 function show(parts, base, job, tree, artifacts, events, refresh) {
-  const levels = job.progress?.levels ?? Math.max(1, ...tree.items.map((c) => c.level));
+  const levels = Math.max(1, job.spec.search?.levels ?? 1, ...tree.items.map((c) => c.level));
   const best = job.result?.candidate ?? job.progress?.best?.digest ?? null;
   parts.head.show([job.name, job.state, job.stop_requested, job.cancel_requested, artifacts.length],
     () => heading(base, job, artifacts, refresh));
   parts.notice.show([job.waiting_for, job.problem, job.state], () => notices(job));
   parts.steps.show([job.state, events.length], () => steps(job, events));
-  parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense], () => tiles(job, tree));
+  parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense_latency_ms], () => tiles(job, tree));
   parts.result.show([job.result, artifacts], () => resultPanel(base, job, artifacts, saver));
   parts.charts.show([tree, best, levels], () => charts(job, tree, levels, best));
-  parts.front.show([tree, best], () => frontTable(tree, best));
+  parts.front.show([tree, best, isFinished(job)], () => frontTable(tree, best, isFinished(job)));
   parts.log.show(events.length, () => log(events));
 }
 
 // With a key a plain link would be refused: the file is fetched with the key and saved.
-function saver(path, name) {
+function saver(path, name, look = {}) {
   const save = (event) => {
     if (!hasKey()) return;
     event.preventDefault();
     download(path, name);
   };
-  return h("a", { href: ownPath(path), onclick: save }, name);
+  return h("a", { href: ownPath(path), onclick: save, ...look }, name);
 }
 
 function heading(base, job, artifacts, refresh) {
@@ -88,7 +88,7 @@ function heading(base, job, artifacts, refresh) {
       h("h1", {}, job.name || job.id, " ", badge(job.state)),
       h("p", { class: "dim" }, summary(job))),
     h("div", { class: "row" },
-      report ? saver(`${base}/artifacts/report.html`, "report.html") : null,
+      report ? saver(`${base}/artifacts/report.html`, "report.html", { class: "button" }) : null,
       isFinished(job) ? null : h("button", { onclick: act("stop"), disabled: job.stop_requested || job.cancel_requested },
         job.stop_requested ? "Stopping …" : "Stop with best so far"),
       isFinished(job) ? null : h("button", { class: "danger", disabled: job.cancel_requested,
@@ -125,19 +125,18 @@ function steps(job, events) {
 function tiles(job, tree) {
   const progress = job.progress ?? {};
   const best = job.result ?? progress.best ?? {};
-  const left = isFinished(job) ? null : progress.time_left_s;
   const level = progress.levels ? `${progress.level ?? 0} / ${progress.levels}` : "–";
-  const bar = progress.levels
-    ? h("progress", { max: progress.levels, value: progress.level ?? 0, "aria-label": "Level" }) : null;
-  return h("dl", { class: "tiles" },
-    tile("Level", level, bar),
+  const bar = progress.fraction > 0 && !isFinished(job)
+    ? h("progress", { max: 1, value: progress.fraction, "aria-label": "Part of the job that is done" }) : null;
+  return [bar, h("dl", { class: "tiles" },
+    tile("Level", level, progress.phase ?? ""),
     tile("Measured", count(progress.measured), `${count(progress.scored)} scored`),
     tile(job.result ? "Result" : "Best so far", percent(best.ratio),
       best.ratio_low ? interval(best.ratio_low, best.ratio_high) : Number.isFinite(best.loss) ? `loss ${number(best.loss, 3)}` : ""),
     tile("Budget", percent(tree.budget_ratio), budgetText(job.spec.budget)),
-    tile("Dense latency", ms(tree.dense?.latency_ms), job.waiting_for && !isFinished(job) ? "waiting" : ""),
+    tile("Dense latency", ms(tree.dense_latency_ms), "measured on the device"),
     isFinished(job) ? tile("Took", duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000))
-      : tile("Time left", duration(left), "estimate"));
+      : tile("Time left", duration(progress.seconds_left), "estimate"))].filter(Boolean);
 }
 
 function tile(name, value, below) {
@@ -179,9 +178,9 @@ function describe(candidate) {
   return `${short(candidate.digest)} · level ${candidate.level} · ${candidate.origin ?? ""} · ${latency} · loss ${number(candidate.loss)} · ${candidate.kept ? "kept" : "not kept"}`;
 }
 
-function frontTable(tree, best) {
+function frontTable(tree, best, finished) {
   const rows = front(tree.items).map((candidate) => [
-    [h("code", {}, short(candidate.digest)), candidate.digest === best ? h("span", { class: "label" }, "chosen") : null],
+    [h("code", {}, short(candidate.digest)), candidate.digest === best ? h("span", { class: "label" }, finished ? "chosen" : "best so far") : null],
     percent(candidate.ratio), interval(candidate.ratio_low, candidate.ratio_high), ms(candidate.latency_ms),
     number(candidate.loss), String(candidate.level), candidate.origin ?? "–",
   ]);
@@ -201,6 +200,6 @@ function log(events) {
 }
 
 function dataText(data) {
-  return Object.entries(data ?? {}).map(([key, value]) =>
+  return Object.entries(data ?? {}).filter(([, value]) => value !== null).map(([key, value]) =>
     `${key}: ${typeof value === "object" && value !== null ? JSON.stringify(value) : value}`).join(" · ");
 }

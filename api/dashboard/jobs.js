@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { badge, h, slot, table } from "./dom.js";
-import { ago, ms, percent } from "./format.js";
+import { ago, percent } from "./format.js";
 
 const FINISHED = new Set(["succeeded", "infeasible", "failed", "cancelled"]);
 
@@ -12,7 +12,7 @@ export function isFinished(job) {
 
 export function budgetText(budget) {
   if (typeof budget?.ratio === "number") return `≤ ${percent(budget.ratio)}`;
-  return `≤ ${ms(budget?.latency_ms)}`;
+  return `≤ ${budget?.latency_ms ?? "–"} ms`;
 }
 
 export function levelText(progress) {

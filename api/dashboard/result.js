@@ -1,7 +1,9 @@
 // What a finished job hands back: before and after, and the files.
 
 import { h, panel, table } from "./dom.js";
-import { bytes, interval, ms, percent } from "./format.js";
+import { bytes, count, interval, ms, percent } from "./format.js";
+
+const DASH = "–";
 
 export function resultPanel(base, job, artifacts, saver) {
   if (!job.result && artifacts.length === 0) return null;
@@ -9,13 +11,23 @@ export function resultPanel(base, job, artifacts, saver) {
 }
 
 function comparison(result) {
+  const bounds = [interval(result.ratio_low, result.ratio_high), `budget ${percent(result.budget_ratio)}`].join(", ");
+  const tested = result.test_images ? `on ${count(result.test_images)} test images` : "";
   const rows = [
-    ["Latency", ms(result.dense?.latency_ms), ms(result.pruned?.latency_ms)],
-    ["Latency, share of dense", percent(1), [percent(result.ratio), h("span", { class: "dim" }, ` ${interval(result.ratio_low, result.ratio_high)}`)]],
-    ["Accuracy", percent(result.dense?.accuracy, 2), percent(result.pruned?.accuracy, 2)],
-    ["Size", bytes(result.dense?.size), bytes(result.pruned?.size)],
-  ].filter(([, before, after]) => before !== "–" || after !== "–");
-  return table("Before and after", ["", "Dense", "Pruned"], rows, "No figures were stored.");
+    ["Latency", ms(result.dense_latency_ms), ms(result.latency_ms), where(result)],
+    ["Share of dense", percent(1), percent(result.ratio), bounds],
+    ["Accuracy", percent(result.dense_accuracy, 2), percent(result.accuracy, 2), tested],
+    ["Size", bytes(result.dense_bytes), bytes(result.bytes), ""],
+  ].filter(([, before, after]) => before !== DASH || after !== DASH);
+  return table("Before and after", ["", "Dense", "Pruned", ""], rows.map(emphasised), "No figures were stored.");
+}
+
+function emphasised([name, before, after, note]) {
+  return [name, before, h("strong", {}, after), h("span", { class: "dim" }, note)];
+}
+
+function where(result) {
+  return [result.device, result.runtime].filter((part) => typeof part === "string").join(", ");
 }
 
 function files(base, artifacts, saver) {

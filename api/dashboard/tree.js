@@ -6,13 +6,14 @@ import { isPoint, levelColour, searched } from "./nodes.js";
 
 const COLUMN = 150;
 const RETRY = 26;
-const MARGIN = { left: 54, right: 70, top: 34, bottom: 14 };
+const TALL = 520;
+const MARGIN = { left: 54, right: 92, top: 34, bottom: 14 };
 
 export function treeChart(candidates, levels, best) {
   const nodes = searched(candidates);
   const roots = linked(nodes);
   const rows = place(roots);
-  const step = Math.max(9, Math.min(26, 420 / Math.max(1, rows)));
+  const step = Math.max(5, Math.min(26, TALL / Math.max(1, rows)));
   const height = MARGIN.top + MARGIN.bottom + Math.max(1, rows) * step;
   const deepest = Math.max(levels, ...nodes.map((n) => n.level));
   const width = MARGIN.left + MARGIN.right + deepest * COLUMN;
@@ -26,7 +27,7 @@ export function treeChart(candidates, levels, best) {
     every.map((node) => edge(node.up ? at(node.up) : dense, at(node), path.has(node.digest))),
     svg("circle", { cx: dense[0], cy: dense[1], r: 7, class: "dense" }),
     svg("text", { x: dense[0], y: dense[1] + 20, class: "axis", "text-anchor": "middle" }, "dense"),
-    every.map((node) => mark(node, at(node), deepest, path.has(node.digest))));
+    every.map((node) => mark(node, at(node), deepest, path.has(node.digest), Math.min(1, step / 9))));
 }
 
 function linked(candidates) {
@@ -103,11 +104,11 @@ function edge([x0, y0], [x1, y1], chosen) {
   return svg("path", { d: `M${x0},${y0}C${x0 + bend},${y0} ${x1 - bend},${y1} ${x1},${y1}`, class: chosen ? "edge chosen" : "edge" });
 }
 
-function mark(node, [x, y], levels, chosen) {
+function mark(node, [x, y], levels, chosen, size) {
   const kinds = ["node", node.kept && "kept", node.error && "error", chosen && "chosen"].filter(Boolean).join(" ");
   const says = node.error ?? (isPoint(node) ? `${percent(node.ratio)}, loss ${node.loss.toFixed(3)}` : percent(node.ratio));
   return svg("g", { class: kinds, "data-digest": node.digest },
-    svg("circle", { cx: x, cy: y, r: node.kept ? 6 : 4, style: `--mark: ${levelColour(node.level, levels)}` }),
-    chosen ? svg("text", { x: x + 9, y: y - 6, class: "axis strong" }, percent(node.ratio)) : null,
+    svg("circle", { cx: x, cy: y, r: (node.kept ? 6 : 4) * size, style: `--mark: ${levelColour(node.level, levels)}` }),
+    chosen && node.kept ? svg("text", { x: x + 9, y: y - 6, class: "axis strong" }, percent(node.ratio)) : null,
     svg("title", {}, `${short(node.digest)} · ${node.origin ?? ""} · ${says}`));
 }

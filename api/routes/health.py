@@ -32,7 +32,8 @@ def readyz(services: Composed) -> dict[str, str]:
     checks = {"database": _database_failure(services), "broker": services.broker.failure()}
     failures = {name: failure for name, failure in checks.items() if failure is not None}
     if failures:
-        detail = " ".join(f"The {name} does not answer: {why.rstrip('.')}." for name, why in failures.items())
+        sentences = (f"The {name} does not answer: {why}" for name, why in failures.items())
+        detail = "; ".join(sentences) + "."
         raise Problem(503, "not-ready", detail, failures=failures, headers={"Retry-After": "2"})
     return {"status": "ready", **dict.fromkeys(checks, "ok")}
 
