@@ -32,6 +32,8 @@ class SearchConfig:
         stair_gain: A width is a stair only if it saves this ratio against every larger one.
         aim: Proposals aim at this part of a target, to leave room for the interval.
         window: The finalists' ratio lies in [window[0]·β, window[1]·β].
+        floor_room: Floors are relaxed until the fastest plan above them takes at most this part
+            of β: floors that leave no choice leave no search.
         proposals: Kinds of children: knapsack (a), single-group cut (b), exchange (c).
         perturbation: Spread of the perturbed knapsacks (log scale).
         learn: Correct the latency prior by whole-model measurements.
@@ -48,6 +50,7 @@ class SearchConfig:
     stair_gain: float = 0.002
     aim: float = 0.985
     window: tuple[float, float] = (0.955, 0.995)
+    floor_room: float = 0.75
     proposals: tuple[str, ...] = PROPOSALS
     perturbation: float = 0.4
     learn: bool = True
@@ -65,6 +68,8 @@ class SearchConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be finite and ≥ 0, but got {value}")
+        if not 0 < self.floor_room <= 1:
+            raise ConfigError(f"floor_room must be in (0, 1], but got {self.floor_room}")
         self._check_aim()
         unknown = [kind for kind in self.proposals if kind not in PROPOSALS]
         if unknown or not self.proposals:

@@ -19,6 +19,7 @@ from search.explorer.rounds import Round
 from search.explorer.tree import Candidate, Node, Tree, pareto
 
 VERSION = 1
+_LARGE = 1e30
 Key = tuple[str, Needs]
 
 
@@ -127,24 +128,28 @@ class Explorer:
 
     def progress(self) -> dict[str, Any]:
         """Where the search stands, as a JSON object."""
-        told = [needs for _, needs in self._told]
-        best = self.finalists(1)
+        nodes = self._tree.nodes.values()
         return {
             "phase": "done" if self._finished and not self.infeasible else self._report.phase,
             "level": self._report.level,
             "levels": self.config.levels,
-            "measured": told.count("latency"),
-            "scored": told.count("loss"),
+            "measured": sum(node.ratio is not None for node in nodes) - 1,
+            "scored": sum(node.loss is not None for node in nodes),
+            "failed": sum(node.error is not None for node in nodes),
             "waiting": len(self._open),
             "remaining": self._remaining(),
             "floors_doubled": self._report.floors_doubled,
             "stopped": self._stopped,
-            "best": self._best_so_far(best),
+            "best": self._best_so_far(),
         }
 
     def tree(self) -> list[dict[str, Any]]:
         """Every node as a JSON object, by level and digest."""
-        return self._tree.rows()
+        return [node.row() for node in self.nodes()]
+
+    def nodes(self) -> list[Node]:
+        """Every node, by level and digest."""
+        return self._tree.ordered()
 
     def front(self) -> list[Node]:
         """The Pareto front of ratio and loss over all scored nodes, slowest first."""
@@ -317,7 +322,8 @@ class Explorer:
             levels += max(stairs - waiting, 0)
         return waiting + levels
 
-    def _best_so_far(self, best: Sequence[Node]) -> dict[str, Any] | None:
+    def _best_so_far(self) -> dict[str, Any] | None:
+        best = self.finalists(1)
         node = best[0] if best and best[0].loss is not None else None
         if node is None:
             kept = [row for row in self._tree.nodes.values() if row.kept and row.loss is not None]
@@ -336,6 +342,11 @@ class _SavedSensitivity:
     @classmethod
     def read(cls, document: Mapping[str, Any] | None) -> "_SavedSensitivity | None":
         return None if document is None else cls(document["ratios"], document["rises"])
+
+
+def _finite(rise: float) -> float:
+    """JSON has no infinity; a rise this large is as good as one."""
+    return min(max(float(rise), -_LARGE), _LARGE) if rise == rise else _LARGE
 
 
 def _json_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +371,7 @@ def _given(
         else {
             "ratios": [float(ratio) for ratio in sensitivity.ratios],
             "rises": {
-                name: [float(rise) for rise in sensitivity.rises[name]]
+                name: [_finite(rise) for rise in sensitivity.rises[name]]
                 for name in sorted(sensitivity.rises)
             },
         },

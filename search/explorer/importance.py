@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from search.errors import ExplorerError
+from search.floors import monotone_curve, predicted_rise
 from search.plan import Plan
 
 _TIE = 1e-4  # of −log kept beside a measured rise: orders widths that the rise leaves equal
@@ -112,14 +113,10 @@ def _penalties(
     width = len(row)
     loss_of_score = _log_loss(row)
     if sensitivity is None or name not in sensitivity.rises:
-        return tuple(loss_of_score)
-    ratios = np.concatenate([[0.0], np.asarray(sensitivity.ratios, dtype=np.float64)])
-    rises = np.concatenate([[0.0], np.asarray(sensitivity.rises[name], dtype=np.float64)])
-    rises = np.maximum.accumulate(np.maximum(rises, 0.0))
-    removed = 1.0 - np.arange(width + 1) / width
-    slope = (rises[-1] - rises[-2]) / (ratios[-1] - ratios[-2])
-    rise = np.interp(removed, ratios, rises) + np.maximum(removed - ratios[-1], 0.0) * slope
-    return tuple((rise + _TIE * loss_of_score).tolist())
+        return tuple(loss_of_score.tolist())
+    curve = monotone_curve(sensitivity.ratios, sensitivity.rises[name])
+    rises = [predicted_rise(curve, 1.0 - kept / width) for kept in range(width + 1)]
+    return tuple((np.array(rises) + _TIE * loss_of_score).tolist())
 
 
 def _log_loss(row: np.ndarray) -> np.ndarray:

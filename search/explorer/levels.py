@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from search.explorer.outcomes import Measured
-from search.explorer.preparation import Relax, Report, prepare
+from search.explorer.preparation import Relax, Report, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
 from search.explorer.rounds import Steps, measure, score
 from search.explorer.space import Space, Widths
@@ -29,10 +29,14 @@ def archtree(
     for level, target in enumerate(tree.config.targets, start=1):
         report.level = level
         frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
+    if not tree.meeting(tree.config.budget):
+        declare_infeasible(tree, report)
 
 
 def _measure_anchors(tree: Tree, space: Space) -> Steps[list[Node | None]]:
     """One knapsack plan per target: whole-model points that teach the prior before level 1."""
+    if not tree.config.learn:
+        return [None] * tree.config.levels
     anchors: list[Node | None] = []
     for target in tree.config.targets:
         widths = space.cheapest(target * tree.config.aim, space.prior.ratio)

@@ -21,7 +21,7 @@ from search.explorer.tree import Node, Tree
 Relax = Callable[[int], Mapping[str, int]]
 
 _MOST_DOUBLINGS = 16
-_HOPELESS = 1.1  # an optimistic prediction this far over the budget needs no measurement
+_HOPELESS = 1.1  # an optimistic prediction this far above needs no measurement
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Report:
     floors: dict[str, int] = field(default_factory=dict)
     infeasible: dict[str, Any] | None = None
     stairs: dict[str, Stairs] = field(default_factory=dict)
+    extremes: dict[str, Node] = field(default_factory=dict)  # minimum and fastest
 
 
 def prepare(
@@ -48,8 +49,10 @@ def prepare(
     space = _space(tree, report.stairs, _minimum_widths(tree))
     fastest = tree.add(space.fastest(), 0, tree.root, "fastest")
     yield from measure([fastest])
-    if not (minimum.meets(budget) or fastest.meets(budget)):
-        report.phase, report.infeasible = "infeasible", _infeasible(budget, minimum, fastest)
+    report.extremes = {"minimum": minimum, "fastest": fastest}
+    ratios = [node.ratio for node in (minimum, fastest) if node.ratio is not None]
+    if len(ratios) == 2 and min(ratios) > budget:
+        declare_infeasible(tree, report)
         return None
     if not fastest.meets(budget * tree.config.window[1]):
         yield from _measure_least_widths(tree, report.stairs)
@@ -110,7 +113,7 @@ def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
 def fit_floors(
     tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
 ) -> Steps[Space]:
-    """Doubles the tolerance until the fastest plan above the floors is within the budget."""
+    """Doubles the tolerance until the fastest plan above the floors is well within the budget."""
     least = _minimum_widths(tree)
     doubled = 0
     current = _clamp(floors, least, tree.importance.widths)
@@ -118,7 +121,7 @@ def fit_floors(
         space = _space(tree, report.stairs, current)
         if current == least or doubled == _MOST_DOUBLINGS:
             break
-        if (yield from _within_budget(tree, space)):
+        if (yield from _leaves_room(tree, space)):
             break
         doubled += 1
         softer = relax(doubled) if relax else _halved(floors, doubled)
@@ -129,14 +132,14 @@ def fit_floors(
     return space
 
 
-def _within_budget(tree: Tree, space: Space) -> Steps[bool]:
-    budget = tree.config.budget
-    if space.prior.additive(space.fastest()) > _HOPELESS * budget:
+def _leaves_room(tree: Tree, space: Space) -> Steps[bool]:
+    wanted = tree.config.budget * tree.config.floor_room
+    if space.prior.additive(space.fastest()) > _HOPELESS * wanted:
         return False
     node = tree.add(space.fastest(), 0, tree.root, "floors")
     yield from measure([node])
     ratio = space.prior.ratio(node.widths) if node.ratio is None else node.ratio
-    return ratio <= budget * tree.config.window[1]
+    return ratio <= wanted
 
 
 def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) -> Space:
@@ -166,23 +169,30 @@ def _halved(floors: Mapping[str, int], times: int) -> dict[str, int]:
     return {name: int(floor) >> times for name, floor in floors.items()}
 
 
-def _infeasible(budget: float, minimum: Node, fastest: Node) -> dict[str, Any]:
-    ratios = {"minimum": minimum.ratio, "fastest_stairs": fastest.ratio}
-    return {
+def declare_infeasible(tree: Tree, report: Report) -> None:
+    """Says why no plan meets the budget, with the measured ratios (None where that failed).
+
+    Keys: budget, minimum_ratio, fastest_stairs_ratio, fastest_ratio (of all plans), errors,
+    message.
+    """
+    budget, minimum, fastest = tree.config.budget, *report.extremes.values()
+    ratios = [node.ratio for node in tree.measured() if node.ratio is not None]
+    report.phase = "infeasible"
+    report.infeasible = {
         "budget": budget,
         "minimum_ratio": minimum.ratio,
         "fastest_stairs_ratio": fastest.ratio,
+        "fastest_ratio": min(ratios),
         "errors": {
-            name: node.error
-            for name, node in (("minimum", minimum), ("fastest_stairs", fastest))
-            if node.ratio is None
+            name: node.error for name, node in report.extremes.items() if node.ratio is None
         },
         "message": (
-            f"budget must be at least the fastest measured ratio, but got {budget:.4g}: "
-            + ", ".join(
-                f"{name.replace('_', ' ')} plan took "
-                + ("an unknown time" if ratio is None else f"{ratio:.4g} of dense")
-                for name, ratio in ratios.items()
-            )
+            f"budget must be a ratio that a pruned model can reach, but got {budget:.4g}: the "
+            f"plan at the minimum widths took {_took(minimum.ratio)}, the plan at the fastest "
+            f"stairs {_took(fastest.ratio)}"
         ),
     }
+
+
+def _took(ratio: float | None) -> str:
+    return "an unknown time" if ratio is None else f"{ratio:.4g} of dense"

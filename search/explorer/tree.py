@@ -141,10 +141,9 @@ class Tree:
         """Measured nodes at or below a ratio, in digest order."""
         return [node for node in self.measured() if node.meets(ratio)]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every node as a JSON object, by level and digest."""
-        ordered = sorted(self.nodes.values(), key=lambda node: (node.level, node.digest))
-        return [node.row() for node in ordered]
+    def ordered(self) -> list[Node]:
+        """Every node, by level and digest."""
+        return sorted(self.nodes.values(), key=lambda node: (node.level, node.digest))
 
     def finalists(self, count: int) -> list[Node]:
         """The best nodes for the budget: see `_tier`, then loss, importance and digest."""

@@ -83,7 +83,7 @@ class Device:
         rise = 0.0
         for index, group in enumerate(GROUPS):
             values = self.importance[group.name]
-            gone = 1.0 - float(values[list(kept[group.name])].sum() / values.sum())
+            gone = max(0.0, 1.0 - float(values[list(kept[group.name])].sum() / values.sum()))
             weight = 1.0 if group.name.endswith("residual") else 0.2 + 0.1 * (index % 4)
             rise += weight * gone**1.5
         return 0.2 + rise + 0.1 * rise**2
