@@ -114,5 +114,5 @@ def save(url: str, job: "JobView", folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with Client(url) as client:
         for artifact in client.jobs.artifacts(job.id):
-            client.jobs.download(job.id, artifact.name, folder / Path(artifact.name).name)
+            client.jobs.download(job.id, artifact, folder / Path(artifact.name).name)
     return folder

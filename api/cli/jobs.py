@@ -142,7 +142,7 @@ def artifacts(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             for artifact in found:
-                client.jobs.download(job_id, artifact.name, out / Path(artifact.name).name)
+                client.jobs.download(job_id, artifact, out / Path(artifact.name).name)
     if as_json:
         emit(found)
         return

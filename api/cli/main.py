@@ -29,10 +29,14 @@ app.add_typer(devices.app, name="devices")
 app.add_typer(keys.app, name="keys")
 
 
-def main() -> None:
-    """Runs the command line; exits with 0 only if what was asked for happened."""
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; exits with 0 only if what was asked for happened.
+
+    Args:
+        arguments: What follows the program's name; by default that of this process.
+    """
     try:
-        app()
+        app(args=arguments)
     except Exception as error:
         if not tell(error):
             raise

@@ -1,6 +1,6 @@
 """`python -m api.stack.health`: whether database and broker can be reached from here.
 
-The health check of containers that serve no HTTP; exits with 1 and one line when something is away.
+The health check of containers that serve no HTTP; exits with 1 and one line of reasons.
 """
 
 import sys

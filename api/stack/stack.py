@@ -97,7 +97,7 @@ class Stack:
         port = self._choose_port()
         self._start_broker()
         self._migrate()
-        url = f"http://{bracketed(self._config.host)}:{port}"
+        url = f"http://{reachable(self._config.host)}:{port}"
         self._note["url"] = url
         self._supervisor.start(self._api(port))
         self._wait_ready(url)
@@ -233,6 +233,7 @@ def allowed(names: tuple[str, ...], more: str) -> str:
     return ",".join(dict.fromkeys([*names, *filter(None, more.split(","))]))
 
 
-def bracketed(host: str) -> str:
-    """A host as a URL writes it."""
-    return f"[{host}]" if ":" in host else host
+def reachable(host: str) -> str:
+    """How this machine itself reaches a server that listens on `host`, as a URL writes it."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{own}]" if ":" in own else own
