@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from search.graph.labels import Atoms, Labels
 from search.graph.propagation import Propagation
-from search.graph.types import Group, Member, Role, Status
+from search.graph.types import Group, Kind, Member, Role, Status
 from search.graph.units import components
 
 SINGLE = "it has a single unit"
@@ -43,7 +43,7 @@ def form_groups(found: Propagation) -> Grouping:
     made = [atoms for _, _, atoms in cells if bool((roles[atoms] == "producer").any())]
     families = components(found.atoms, [*ties, *((atoms[:-1], atoms[1:]) for atoms in made)])
     group_of, unit_of = _number(made, roots, families)
-    groups = _with_status(_groups(cells, roles, group_of, unit_of), found, group_of)
+    groups = _with_status(_groups(found, roles, group_of, unit_of), found, group_of)
     return Grouping(groups, group_of, unit_of)
 
 
@@ -84,29 +84,39 @@ def _number(made: Iterable[Atoms], roots: Atoms, families: Atoms) -> tuple[Atoms
 
 
 def _groups(
-    cells: Iterable[Cell], roles: NDArray[np.str_], group_of: Atoms, unit_of: Atoms
+    found: Propagation, roles: NDArray[np.str_], group_of: Atoms, unit_of: Atoms
 ) -> list[Group]:
     widths = [
         int(unit_of[group_of == group].max()) + 1
         for group in range(int(group_of.max(initial=-1)) + 1)
     ]
     members: list[list[Member]] = [[] for _ in widths]
-    for name, dim, atoms in cells:
+    for name, dim, atoms in _cells(found.tensors):
         for group in np.unique(group_of[atoms]).tolist():
             if group >= 0:
-                own = group_of[atoms] == group
-                indices: list[list[int]] = [[] for _ in range(widths[group])]
-                for index, unit in zip(
-                    np.flatnonzero(own).tolist(), unit_of[atoms[own]].tolist(), strict=True
-                ):
-                    indices[unit].append(index)
-                role: Role = str(roles[atoms[own][0]])  # type: ignore[assignment]
-                members[group].append(Member(name, dim, role, tuple(map(tuple, indices))))
+                places = np.flatnonzero(group_of[atoms] == group)
+                role: Role = str(roles[atoms[places[0]]])  # type: ignore[assignment]
+                indices = _indices(places, unit_of[atoms[places]], widths[group])
+                members[group].append(Member(name, dim, role, indices))
     names = _names(members)
+    ranks = {name: len(labels.shape) for name, labels in found.tensors.items()}
     return [
-        Group(name, width, "channels", tuple(own), "prunable")
+        Group(name, width, _kind(own, ranks), tuple(own), "prunable")
         for name, width, own in zip(names, widths, members, strict=True)
     ]
+
+
+def _indices(places: Atoms, units: Atoms, width: int) -> tuple[tuple[int, ...], ...]:
+    indices: list[list[int]] = [[] for _ in range(width)]
+    for place, unit in zip(places.tolist(), units.tolist(), strict=True):
+        indices[unit].append(place)
+    return tuple(map(tuple, indices))
+
+
+def _kind(members: Iterable[Member], ranks: Mapping[str, int]) -> Kind:
+    """Hidden units are made by linear layers alone, channels by convolutions."""
+    producers = [member.tensor for member in members if member.role == "producer"]
+    return "hidden" if all(ranks[tensor] == 2 for tensor in producers) else "channels"
 
 
 def _names(members: Iterable[Iterable[Member]]) -> list[str]:

@@ -12,7 +12,7 @@ A rule returns new labels and an Effect; nothing here knows models, torch or gro
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -73,6 +73,16 @@ class Effect:
             self.freezes + other.freezes,
             self.approximations + other.approximations,
             self.roles + other.roles,
+        )
+
+    def said_of(self, place: str) -> Effect:
+        """The same effect; its reasons name the place."""
+        return replace(
+            self,
+            freezes=tuple((atoms, f"{reason} ({place})") for atoms, reason in self.freezes),
+            approximations=tuple(
+                (atoms, f"{reason} ({place})") for atoms, reason in self.approximations
+            ),
         )
 
 

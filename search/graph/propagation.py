@@ -82,7 +82,7 @@ def _fresh(shape: tuple[int, ...], found: Propagation) -> Labels:
 
 def _output(node: fx.Node, found: Propagation) -> Effect:
     labels = (found.values[source] for source in node.all_input_nodes if source in found.values)
-    reason = "they are an output of the model"
+    reason = "its units are an output of the model"
     return total(freeze_all(value, reason) for values in labels for value in values)
 
 
@@ -94,14 +94,11 @@ def _visit(
         return _item(found.values.get(source, ()), index), Effect()  # type: ignore[arg-type]
     call = _bind(node, exported, found)
     rule = _rule(node, call, rules)
-    if rule is None:
-        return call.give_frozen(f"{_title(node)} has no pruning rule")
     try:
-        return rule(call)
+        outputs, effect = rule(call) if rule else call.give_frozen("there is no pruning rule")
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        return call.give_frozen(
-            f"{_title(node)} is used in a way that its rule does not know: {error}"
-        )
+        outputs, effect = call.give_frozen(f"the pruning rule does not know this use: {error}")
+    return outputs, effect.said_of(_title(node))
 
 
 def _item(values: Sequence[Labels], index: Any) -> tuple[Labels, ...]:
@@ -161,7 +158,7 @@ def module_path(node: fx.Node) -> str:
 
 def _title(node: fx.Node) -> str:
     path = module_path(node)
-    return f"operator {operator_name(node)}" + (f" in {path}" if path else "")
+    return f"operator {operator_name(node)} in {path or 'the model itself'}"
 
 
 def _blanks(value: Any, dynamic: bool) -> tuple[Labels, ...]:

@@ -24,6 +24,8 @@ class PruningGraph:
         example_inputs: the inputs that it was traced with.
         groups: all groups, frozen ones too.
         shapes: parameter or buffer -> traced shape; of tied tensors the first name only.
+        unused: parameters that the model does not use in evaluation mode (auxiliary heads); they
+            are never cut, so a branch that reads them may not fit after pruning.
         dynamic_batch: the batch size stayed free; else the analysis holds for a batch of two.
         group_of: atom -> number of its group, or -1.
         unit_of: atom -> its unit, or -1.
@@ -35,6 +37,7 @@ class PruningGraph:
     example_inputs: tuple[Tensor, ...]
     groups: tuple[Group, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    unused: tuple[str, ...]
     dynamic_batch: bool
     group_of: Atoms
     unit_of: Atoms
@@ -80,6 +83,7 @@ class PruningGraph:
             "macs": sum(product.at(self._all) for product in self.mac_counts),
             "prunable_parameter_share": _share(self.parameter_counts, self._all, rest),
             "prunable_mac_share": _share(self.mac_counts, self._all, rest),
+            "unused": list(self.unused),
             "batch": "dynamic" if self.dynamic_batch else "static",
         }
 

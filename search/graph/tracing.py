@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from search.graph.costs import mac_products, parameter_products
-from search.graph.exporting import batch_of_two, export
+from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import form_groups
 from search.graph.propagation import Propagation, propagate
 from search.graph.pruning_graph import PruningGraph
@@ -50,33 +50,41 @@ def trace(
         for value in batch_of_two(example_inputs)
     )
     exported = export(copy, inputs)
-    found = propagate(exported, _aliases(copy))
-    graph = _assemble(copy, inputs, exported.dynamic, found)
+    found = propagate(exported, _aliases(named_tensors(copy)))
+    graph = _assemble(copy, inputs, exported, found)
     reasons = verify(Subject(graph, exported, found), lambda: clock() >= end)
     return replace(frozen_by(graph, reasons), model=model, example_inputs=example_inputs)
 
 
 def _assemble(
-    model: nn.Module, inputs: tuple[Tensor, ...], dynamic: bool, found: Propagation
+    model: nn.Module, inputs: tuple[Tensor, ...], exported: Exported, found: Propagation
 ) -> PruningGraph:
     grouping = form_groups(found)
-    parameters = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     return PruningGraph(
         model=model,
         example_inputs=inputs,
         groups=grouping.groups,
         shapes={name: labels.shape for name, labels in found.tensors.items()},
-        dynamic_batch=dynamic,
+        unused=_unused(exported, _aliases(parameters)),
+        dynamic_batch=exported.dynamic,
         group_of=grouping.group_of,
         unit_of=grouping.unit_of,
-        parameter_counts=parameter_products(found.tensors, parameters),
+        parameter_counts=parameter_products(
+            found.tensors, dict.fromkeys(_aliases(parameters).values())
+        ),
         mac_counts=mac_products(found),
     )
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """Name of a tied tensor -> the first name of the same tensor."""
+def _unused(exported: Exported, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """Parameters that no operator reads under any of their names."""
+    placeholders = exported.graph_module.graph.find_nodes(op="placeholder")
+    read = {aliases.get(exported.sources.get(n.name, "")) for n in placeholders if n.users}
+    return tuple(name for name, first in aliases.items() if name == first and first not in read)
+
+
+def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name of a tensor -> the first name of the same tensor; they differ where it is tied."""
     first: dict[int, str] = {}
-    return {
-        name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()
-    }
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}

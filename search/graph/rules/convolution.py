@@ -7,7 +7,7 @@ import numpy as np
 from search.graph.call import Call, Outcome
 from search.graph.labels import Axis, Effect, Labels, freeze, role, tie, tie_columns, total
 
-SPATIAL = "a convolution slides over them"
+SPATIAL = "a convolution slides over its units"
 
 
 def convolution(call: Call) -> Outcome:
@@ -70,7 +70,7 @@ def matmul(call: Call) -> Outcome:
     """a (…, n, k) @ b (…, k, m): the inner axes are one, the outer ones go through."""
     a, b = call.inputs[:2]
     if len(a.shape) < 2 or len(b.shape) < 2:
-        return call.give_frozen("they take part in a product with a vector")
+        return call.give_frozen("its units take part in a product with a vector")
     return call.give(*_product(call, a, b))
 
 
@@ -117,7 +117,7 @@ def _channel_axes(call: Call, made: Axis, channel: int) -> tuple[Axis, ...]:
 def _tie_groups(read: Axis, made: Axis, groups: int) -> Effect:
     """A conv group is one unit: all that it reads and all that it makes."""
     if made is None:
-        return freeze(read, "a convolution of one output channel groups them")
+        return freeze(read, "a convolution groups its units")
     rows = made.reshape(groups, -1)
     effect = tie_columns(rows.T)
     if read is None:

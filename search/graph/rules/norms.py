@@ -5,7 +5,7 @@ from __future__ import annotations
 from search.graph.call import Call, Outcome
 from search.graph.labels import Axis, Effect, tie, tie_columns, total
 
-MIXES = "a norm takes its statistics over them"
+MIXES = "a norm takes its statistics over its units"
 
 
 def batch_norm(call: Call) -> Outcome:

@@ -11,7 +11,7 @@ def over_last(count: int) -> Rule:
 
     def rule(call: Call) -> Outcome:
         x = call.first
-        effect = total(freeze(axis, f"{call.op} runs over them") for axis in x.axes[-count:])
+        effect = total(freeze(axis, f"{call.op} runs over its units") for axis in x.axes[-count:])
         return call.give((*x.axes[:-count], *(None,) * count), effect)
 
     return rule

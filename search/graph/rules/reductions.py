@@ -10,7 +10,7 @@ from search.graph.labels import Axis, Effect, freeze, total
 
 def reduction(call: Call) -> Outcome:
     """Maximum, product, variance and the like: a removed unit would change the result."""
-    return _reduce(call, lambda axis: freeze(axis, f"{call.op} reduces over them"))
+    return _reduce(call, lambda axis: freeze(axis, f"{call.op} reduces over its units"))
 
 
 def sum_like(call: Call) -> Outcome:
@@ -28,13 +28,15 @@ def over_fixed(call: Call) -> Outcome:
     dim = call.arguments.get("dim", -1)
     x = call.first
     frozen = [x.axes[d] for d in dims_of(dim, len(x.shape))] if x.shape else []
-    return call.give(x.axes, total(freeze(axis, f"{call.op} runs over them") for axis in frozen))
+    return call.give(
+        x.axes, total(freeze(axis, f"{call.op} runs over its units") for axis in frozen)
+    )
 
 
 def _approximate(axis: Axis) -> Effect:
     if axis is None:
         return Effect()
-    return Effect(approximations=((axis[axis >= 0], "a mean runs over them"),))
+    return Effect(approximations=((axis[axis >= 0], "a mean runs over its units"),))
 
 
 def _reduce(call: Call, over: Callable[[Axis], Effect]) -> Outcome:

@@ -10,9 +10,9 @@ import numpy as np
 from search.graph.call import Call, Outcome, dims_of
 from search.graph.labels import Atoms, Axis, Effect, Labels, freeze, tie_columns, total
 
-WITH_BATCH = "they are merged with the batch dimension"
+WITH_BATCH = "its units are merged with the batch dimension"
 TOGETHER = "two dimensions that could both shrink are flattened together"
-CUT = "they are cut at a fixed position"
+CUT = "its units are cut at a fixed position"
 
 
 def reshape(call: Call) -> Outcome:
@@ -154,7 +154,7 @@ def pad(call: Call) -> Outcome:
     effect = Effect()
     for step in range(len(widths) // 2):
         if any(widths[2 * step : 2 * step + 2]):
-            effect += freeze(axes[-1 - step], "they are padded")
+            effect += freeze(axes[-1 - step], "its units are padded")
             axes[-1 - step] = None
     return call.give(axes, effect)
 
