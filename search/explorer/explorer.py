@@ -176,6 +176,11 @@ class Explorer:
         }
 
     @property
+    def root(self) -> Node:
+        """The dense plan."""
+        return self._tree.root
+
+    @property
     def floors(self) -> dict[str, int]:
         """The floors in force, after any relaxing."""
         return dict(self._report.floors)

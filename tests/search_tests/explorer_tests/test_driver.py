@@ -1,0 +1,169 @@
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search import SearchConfig, SearchResult, run_search, trace
+from search.explorer import Failed, Measured
+from search.graph import PruningGraph
+from search.skeleton import Skeleton, skeleton
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.bn1(self.conv1(x)).relu()
+        outer: Tensor = self.bn2(self.conv2(inner)) + x
+        return outer.relu()
+
+
+class SmallNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.first = Residual(32)
+        self.second = Residual(32)
+        self.third = Residual(32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.third(self.second(self.first(self.stem(x).relu())))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@dataclass
+class SteppedDevice:
+    """Takes as long as the multiplications of the skeleton, counted in blocks of 8 channels."""
+
+    graph: PruningGraph
+    seen: list[str] = field(default_factory=list)
+    refuses: int = 0
+
+    def __call__(self, skeletons: Sequence[Skeleton]) -> list[Measured | Failed]:
+        return [self.measure(each) for each in skeletons]
+
+    def measure(self, each: Skeleton) -> Measured | Failed:
+        self.seen.append(each.digest)
+        if len(self.seen) <= self.refuses:
+            return Failed("crashed", "out of luck")
+        ratio = self.work(each) / self.work(skeleton(self.graph, self.graph.dense_plan()))
+        return Measured(ratio, 0.995 * ratio, 1.005 * ratio, 3 * ratio)
+
+    def work(self, each: Skeleton) -> float:
+        model = onnx.load_from_string(each.onnx_bytes)
+        weights = [tensor.dims for tensor in model.graph.initializer if len(tensor.dims) > 1]
+        return 4000.0 + sum(blocks(dims) for dims in weights)
+
+
+def blocks(dims: Sequence[int]) -> int:
+    return math.prod(8 * math.ceil(dim / 8) for dim in dims)
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return SmallNet().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(net: nn.Module) -> PruningGraph:
+    return trace(net, (torch.zeros(2, 3, 8, 8),))
+
+
+class DistanceToDense:
+    """Mean squared distance of the logits from the dense model's."""
+
+    def __init__(self, dense: nn.Module) -> None:
+        self.images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            self.expected = dense(self.images)
+
+    def __call__(self, model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model(self.images) - self.expected).square().mean())
+
+
+def search(
+    net: nn.Module, graph: PruningGraph, device: SteppedDevice, budget: float
+) -> SearchResult:
+    config = SearchConfig(budget, beam_width=2, children=3, levels=2)
+    return run_search(net, graph, device, DistanceToDense(net), config)
+
+
+def test_run_search_returns_a_model_that_meets_the_budget(
+    net: nn.Module, graph: PruningGraph
+) -> None:
+    device = SteppedDevice(graph)
+    result = search(net, graph, device, 0.6)
+    assert result.plan is not None
+    assert result.model is not None
+    assert result.ratio is not None
+    assert 0.9 * 0.6 <= result.ratio <= 0.995 * 0.6
+    assert device.measure(skeleton(graph, result.plan)) == result.finalists[0].latency
+    assert DistanceToDense(net)(result.model) == pytest.approx(result.loss)
+    assert result.dense_loss == 0.0
+    assert result.front[0].digest == graph.dense_plan().digest
+    assert net(torch.zeros(2, 3, 8, 8)).shape == result.model(torch.zeros(2, 3, 8, 8)).shape
+
+
+def test_sensitivity_and_staircases_can_be_given_to_a_later_search(
+    net: nn.Module, graph: PruningGraph
+) -> None:
+    first_device, second_device = SteppedDevice(graph), SteppedDevice(graph)
+    first = search(net, graph, first_device, 0.6)
+    second = run_search(
+        net,
+        graph,
+        second_device,
+        DistanceToDense(net),
+        SearchConfig(0.6, beam_width=2, children=3, levels=2),
+        sensitivity=first.sensitivity,
+        staircases=first.staircases,
+    )
+    assert second.plan == first.plan
+    assert len(second_device.seen) < len(first_device.seen) - 10
+
+
+def test_an_unreachable_budget_is_said_with_numbers(net: nn.Module, graph: PruningGraph) -> None:
+    result = search(net, graph, SteppedDevice(graph), 0.01)
+    assert result.plan is None
+    assert result.infeasible is not None
+    assert result.infeasible["budget"] == 0.01
+    assert result.infeasible["minimum_ratio"] > 0.01
+
+
+def test_failed_measurements_are_data(net: nn.Module, graph: PruningGraph) -> None:
+    result = search(net, graph, SteppedDevice(graph, refuses=3), 0.6)
+    assert result.plan is not None
+    assert sum(row["error"] == "crashed: out of luck" for row in result.tree) == 3
+
+
+def test_models_are_recalibrated_before_they_are_scored(
+    net: nn.Module, graph: PruningGraph
+) -> None:
+    seen: list[int] = []
+    result = run_search(
+        net,
+        graph,
+        SteppedDevice(graph),
+        DistanceToDense(net),
+        SearchConfig.halp(0.6, staircase_points=1),
+        recalibration_batches=[torch.ones(4, 3, 8, 8)],
+        progress=lambda shown: seen.append(shown["measured"]),
+    )
+    assert result.model is not None
+    mean = result.model.get_buffer("first.bn1.running_mean")
+    assert mean.abs().max() > 0
+    assert seen == sorted(seen)
