@@ -35,7 +35,8 @@ class FetchError(Exception):
 def is_complete(folder: Path) -> bool:
     """Whether all four files are there with the right digests."""
     return all(
-        (folder / name).is_file() and hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        (folder / name).is_file()
+        and hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
         for name, digest in SHA256.items()
     )
 
@@ -93,7 +94,10 @@ def fetch(out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     reasons = []
-    for name, source in {"Debian package": from_debian, "public address": from_public_address}.items():
+    for name, source in {
+        "Debian package": from_debian,
+        "public address": from_public_address,
+    }.items():
         if is_complete(out):
             return
         try:

@@ -25,7 +25,9 @@ def read_idx(path: Path) -> Tensor:
     """One gzipped IDX file as a uint8 tensor."""
     raw = gzip.decompress(path.read_bytes())
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy())
+    return torch.from_numpy(
+        np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()
+    )
 
 
 def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
@@ -70,7 +72,9 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, seed
     for epoch in range(epochs):
         start, total = time.monotonic(), 0.0
         model.train()
-        for batch in torch.randperm(count, generator=generator).split(batch_size)[: count // batch_size]:
+        for batch in torch.randperm(count, generator=generator).split(batch_size)[
+            : count // batch_size
+        ]:
             x = augment(images[batch], generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = loss_of(model(x), labels[batch])
@@ -88,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=28)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         artifact_url: `ARTIFACT_URL`; a folder, or an address that fsspec knows.
         redis_url: `REDIS_URL`; by default the `url` in `{home}/valkey.json`.
         allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call.
+        task_lease_s: `SECATEUR_TASK_LEASE_S`; after this long a worker counts as dead.
     """
 
     model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", frozen=True)
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     artifact_url: str = Field(default_factory=_artifact_url, validation_alias="artifact_url")
     redis_url: str = Field(default_factory=_redis_url, validation_alias="redis_url")
     allow: Annotated[frozenset[str], NoDecode] = frozenset()
+    task_lease_s: Annotated[float, Field(gt=0)] = 60.0
 
     @field_validator("home")
     @classmethod

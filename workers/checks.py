@@ -11,7 +11,7 @@ from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import InputState, JobState
 from workers.context import Context, Unit
 from workers.inspection import Inspection, inspect_in_child
-from workers.library import dataset_source
+from workers.library import Library, dataset_source
 from workers.loaders.datasets import Source
 from workers.loaders.errors import LoadError
 
@@ -19,7 +19,7 @@ INSPECTION_TIME_LIMIT_S = 150.0
 log = logging.getLogger(__name__)
 
 
-def check_model(context: Context, model_id: str) -> None:
+def check_model(context: Context, _library: Library, model_id: str) -> None:
     """Builds, loads and traces the model in a child process and keeps the verdict."""
     with context.read() as session:
         model = models.find(session, model_id)
@@ -42,7 +42,7 @@ def check_model(context: Context, model_id: str) -> None:
     log.info("model %s: %s", model_id, "ready" if "report" in answer else "rejected")
 
 
-def check_dataset(context: Context, dataset_id: str) -> None:
+def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
     """Reads the training split and keeps the verdict; the test images stay unread."""
     with context.read() as session:
         dataset = datasets.find(session, dataset_id)

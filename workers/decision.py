@@ -72,7 +72,12 @@ class Decision:
 
 def problem(title: str, detail: str, **more: Any) -> dict[str, Any]:
     """A problem document (RFC 9457) for what happened to a job."""
-    return {"type": "urn:secateur:problem:job", "title": title, "status": 422, "detail": detail} | more
+    return {
+        "type": "urn:secateur:problem:job",
+        "title": title,
+        "status": 422,
+        "detail": detail,
+    } | more
 
 
 def apply(context: Context, snapshot: Snapshot, decision: Decision) -> bool:
@@ -153,6 +158,6 @@ def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
             skeleton_digest=wanted.candidate.digest,
             reference_digest=wanted.reference.digest,
             selector=selector,
-            target=target.how.model_dump(mode="json"),
-            settings=wanted.settings.model_dump(mode="json"),
+            target=target.how,
+            settings=wanted.settings,
         )

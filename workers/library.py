@@ -62,6 +62,7 @@ class Library:
         self._context = context
         self._graphs: Recent[PruningGraph] = Recent()
         self._data: Recent[Data] = Recent(2)
+        self._fit: Recent[tuple[Tensor, Tensor]] = Recent(1)
         self._scores: Recent[dict[str, Tensor]] = Recent(16)
 
     def graph(self, model: Model) -> PruningGraph:
@@ -70,10 +71,12 @@ class Library:
 
     def data(self, snapshot: Snapshot) -> Data:
         """The training images and splits of a job."""
-        seed = snapshot.spec.search.seed
-        calibration = snapshot.spec.search.calibration_images
-        key = (snapshot.dataset.id, snapshot.model.id, seed, calibration)
-        return self._data.get(key, lambda: self._read(snapshot.spec, snapshot))
+        return self._data.get(_data_key(snapshot), lambda: self._read(snapshot.spec, snapshot))
+
+    def fit_tensors(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+        """Network inputs (N, C, H, W) and labels (N,) of the images to fit on."""
+        data = self.data(snapshot)
+        return self._fit.get(_data_key(snapshot), lambda: data.images.select(data.splits.fit))
 
     def scores(self, location: str) -> Mapping[str, Tensor]:
         """The importance of every unit, as the preparation stored it."""
@@ -95,6 +98,11 @@ class Library:
             validation=VALIDATION_IMAGES,
         )
         return Data(images, splits, source)
+
+
+def _data_key(snapshot: Snapshot) -> Hashable:
+    search = snapshot.spec.search
+    return snapshot.dataset.id, snapshot.model.id, search.seed, search.calibration_images
 
 
 def job_source(context: Context, dataset: Dataset, model: Model) -> Source:
@@ -144,4 +152,3 @@ def stored_blob(store: ArtifactStore, data: bytes, digest: str) -> Blob:
     if not store.exists(location):
         store.put(location, data, sha256=digest)
     return Blob(digest=digest, size=len(data), location=location)
-

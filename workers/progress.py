@@ -31,9 +31,13 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "best": before.get("best"),
     }
     left = elapsed * (1 - fraction) / fraction if fraction >= 0.05 else None
-    return kept | counts | {
-        "phase": phase,
-        "fraction": round(fraction, 4),
-        "elapsed_s": round(elapsed, 1),
-        "seconds_left": None if left is None else round(left, 1),
-    }
+    return (
+        kept
+        | counts
+        | {
+            "phase": phase,
+            "fraction": round(fraction, 4),
+            "elapsed_s": round(elapsed, 1),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+    )

@@ -31,7 +31,7 @@ class Prepared(_Result):
     """What is known of the dense model before anything is measured."""
 
     groups: list[str]
-    dense_plan: dict[str, Any]
+    dense_digest: str
     dense_skeleton: Blob
     scores: str
     calibration_loss: float

@@ -10,9 +10,10 @@ from celery import Celery
 from workers.advance import advance
 from workers.checks import check_dataset, check_model
 from workers.context import Context
+from workers.library import Library
 from workers.running import run_task
 
-STEPS: dict[str, Callable[[Context, str], None]] = {
+STEPS: dict[str, Callable[[Context, Library, str], None]] = {
     "advance": advance,
     "check_dataset": check_dataset,
     "check_model": check_model,
@@ -22,5 +23,6 @@ STEPS: dict[str, Callable[[Context, str], None]] = {
 
 def register(app: Celery, context: Context) -> None:
     """Makes every step known to `app` as `secateur.<name>`; its one argument is an id."""
+    library = Library(context)
     for name, function in STEPS.items():
-        app.task(partial(function, context), name=f"secateur.{name}")
+        app.task(name=f"secateur.{name}")(partial(function, context, library))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 
 import torch
 
@@ -21,7 +20,9 @@ from workers.steps import register
 
 def main() -> None:
     """Serves steps until SIGTERM, finishing the one in progress."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
     torch.set_num_threads(1)
     settings = Settings()
     app = create_celery(settings)
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,7 +30,9 @@ def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str
     scheme, _, name = architecture.partition(":")
     if scheme not in BUILDERS or not name:
         known = ", ".join(f"{each}:" for each in BUILDERS)
-        raise ArchitectureError(f"architecture must start with one of {known} but got {architecture!r}")
+        raise ArchitectureError(
+            f"architecture must start with one of {known} but got {architecture!r}"
+        )
     if scheme == "python" and architecture not in allow:
         raise ArchitectureError(
             f"{architecture!r} is not on this server's allow-list; "
@@ -43,7 +45,9 @@ def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str
     except Exception as error:
         raise ArchitectureError(f"{architecture} could not be built: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"{architecture} must return an nn.Module, but got {type(model).__name__}")
+        raise ArchitectureError(
+            f"{architecture} must return an nn.Module, but got {type(model).__name__}"
+        )
     return model.eval()
 
 
@@ -51,13 +55,17 @@ def _library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ArchitectureError(f"{name} is not installed on the worker: pip install '{extra}'") from error
+        raise ArchitectureError(
+            f"{name} is not installed on the worker: pip install '{extra}'"
+        ) from error
 
 
 def _from_python(name: str, kwargs: dict[str, Any]) -> Any:
     module_name, _, function = name.partition(":")
     if not function:
-        raise ArchitectureError(f"a python: architecture must be python:module:function, but got {name!r}")
+        raise ArchitectureError(
+            f"a python: architecture must be python:module:function, but got {name!r}"
+        )
     return getattr(importlib.import_module(module_name), function)(**kwargs)
 
 
@@ -72,7 +80,9 @@ def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
     _declare_torchvision_operators()
     models = _library("torchvision.models", "secateur[zoo]")
     if name not in models.list_models():
-        raise ArchitectureError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+        raise ArchitectureError(
+            f"torchvision has no model {name!r}; see torchvision.models.list_models()"
+        )
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
     return models.get_model(name, weights=None, **backbone, **kwargs)

@@ -58,6 +58,10 @@ class Images:
         """Network inputs (n, C, H, W) and labels (n,) of `index`."""
         return self.batch(index), self.labels[index]
 
+    def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Network inputs and labels of the images from `start` up to `stop`."""
+        return self.select(torch.arange(start, min(stop, len(self))))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -92,7 +96,9 @@ class Source:
         except DatasetError:
             raise
         except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
-            raise DatasetError(f"{self.path}: the {split} split cannot be read: {error}") from error
+            raise DatasetError(
+                f"{self.path}: the {split} split cannot be read: {error}"
+            ) from error
         return self._checked(_channels_first(np.asarray(images)), np.asarray(labels), split)
 
     def _checked(self, images: NDArray[Any], labels: NDArray[Any], split: str) -> Images:
@@ -115,7 +121,9 @@ class Source:
         if images.dtype != np.uint8:
             images = images.astype(np.float32)
             if not np.isfinite(images).all():
-                raise DatasetError(f"{self.path}: the {split} split has pixels that are not finite")
+                raise DatasetError(
+                    f"{self.path}: the {split} split has pixels that are not finite"
+                )
         pixels = torch.from_numpy(np.ascontiguousarray(images))
         return Images(pixels, torch.from_numpy(labels.astype(np.int64)), self.mean, self.std)
 
@@ -168,8 +176,9 @@ def _read_npz(source: Source, split: SplitName) -> Arrays:
 
 def _read_image_folder(source: Source, split: SplitName) -> Arrays:
     root = _split_folder(Path(source.path), split)
-    classes = sorted(path.name for path in _split_folder(Path(source.path), "train").iterdir()
-                     if path.is_dir())
+    classes = sorted(
+        path.name for path in _split_folder(Path(source.path), "train").iterdir() if path.is_dir()
+    )
     files = [
         (path, label)
         for label, name in enumerate(classes)

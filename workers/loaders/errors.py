@@ -1,9 +1,9 @@
 """What loading a user's model or data set can refuse, in words that say what to change.
 
-    LoadError
-    ├── ArchitectureError   the network cannot be built
-    ├── WeightsError        the weights do not fit it
-    └── DatasetError        the data set cannot be read or does not hold what it should
+LoadError
+├── ArchitectureError   the network cannot be built
+├── WeightsError        the weights do not fit it
+└── DatasetError        the data set cannot be read or does not hold what it should
 """
 
 from __future__ import annotations

@@ -41,9 +41,15 @@ def _findings(expected: dict[str, Tensor], given: dict[str, Tensor]) -> Iterable
     for name in sorted(expected.keys() | given.keys()):
         if name not in given:
             if not any(other in given for other in aliases[name]):
-                yield {"field": name, "message": f"missing; expected shape {_shape(expected[name])}"}
+                yield {
+                    "field": name,
+                    "message": f"missing; expected shape {_shape(expected[name])}",
+                }
         elif name not in expected:
-            yield {"field": name, "message": f"unknown to the architecture, shape {_shape(given[name])}"}
+            yield {
+                "field": name,
+                "message": f"unknown to the architecture, shape {_shape(given[name])}",
+            }
         elif expected[name].shape != given[name].shape:
             message = f"shape must be {_shape(expected[name])}, but got {_shape(given[name])}"
             yield {"field": name, "message": message}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from jobs.states import JobState
 from workers.decision import Decision, NewTask
+from workers.phases.facts import PACKAGE_DENSE, finalists, finetune_key, package_key
 from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
-
-PACKAGE_DENSE = "package:dense"
 
 
 def decide(snapshot: Snapshot) -> Decision:
@@ -26,12 +25,6 @@ def decide(snapshot: Snapshot) -> Decision:
     )
 
 
-def finalists(snapshot: Snapshot) -> list[Chosen]:
-    """The plans that the search settled on."""
-    state = snapshot.search_state or {}
-    return [Chosen.model_validate(each) for each in state["chosen"]]
-
-
 def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
     """The share of all fine-tuning steps that have been run."""
     steps = snapshot.spec.finetune.steps
@@ -43,20 +36,10 @@ def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
     return sum(done) / max(steps * len(chosen), 1)
 
 
-def finetune_key(digest: str) -> str:
-    """The key of a finalist's fine-tuning."""
-    return f"finetune:{digest}"
-
-
 def finetune_task(chosen: Chosen) -> NewTask:
     """Fine-tuning from the first step; the task itself goes on from slice to slice."""
     payload = {"plan": chosen.plan, "digest": chosen.digest, "step": 0, "checkpoint": None}
     return NewTask("finetune", finetune_key(chosen.digest), payload)
-
-
-def package_key(digest: str) -> str:
-    """The key of a finalist's packaging."""
-    return f"package:{digest}"
 
 
 def package_task(chosen: Chosen) -> NewTask:

@@ -8,10 +8,9 @@ from jobs.states import JobState
 from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from search.sensitivity import RATIOS
-from workers.budget import budget_ratio
 from workers.decision import DENSE, Decision, NewRequest, NewTask
 from workers.phases import unpruned
-from workers.phases.queued import PREPARE
+from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
 from workers.progress import progress
 from workers.results import Prepared
 from workers.snapshot import Snapshot
@@ -41,35 +40,6 @@ def decide(snapshot: Snapshot) -> Decision:
     )
 
 
-def prepared_result(snapshot: Snapshot) -> Prepared:
-    """What the preparation found; every phase after it can rely on that."""
-    result = snapshot.result(PREPARE)
-    if result is None:
-        raise LookupError(f"{snapshot.job.id} must be prepared, but is not")
-    return Prepared.model_validate(result)
-
-
-def dense_measurement(snapshot: Snapshot) -> Measurement:
-    """The strict measurement of the dense model, which every later phase can rely on."""
-    dense = snapshot.measurement(DENSE)
-    if dense is None:
-        raise LookupError(f"{snapshot.job.id} must have its dense model measured, but has not")
-    return dense
-
-
-def dense_ms(snapshot: Snapshot) -> float:
-    """L₀, the dense latency in milliseconds."""
-    latency_ms = dense_measurement(snapshot).latency_ms
-    if latency_ms is None:
-        raise LookupError(f"{snapshot.job.id} must have a dense latency, but has an error")
-    return latency_ms
-
-
-def beta(snapshot: Snapshot) -> float:
-    """β, the budget as a ratio to the dense latency."""
-    return budget_ratio(snapshot.spec.budget, dense_ms(snapshot))
-
-
 def dense_request(prepared: Prepared, seed: int) -> NewRequest:
     """The dense model against itself: its latency, and an A/A test for free."""
     blob = prepared.dense_skeleton
@@ -85,11 +55,6 @@ def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:
     )
 
 
-def sensitivity_key(group: str, ratio: float) -> str:
-    """The key of one sensitivity task."""
-    return f"sensitivity:{group}:{ratio:g}"
-
-
 def prepared_part(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> dict[str, Any]:
     """Progress by the share of sensitivities that are known."""
     done = sum(snapshot.result(task.key) is not None for task in tasks)
@@ -98,7 +63,9 @@ def prepared_part(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> dict[str, A
 
 def could_not_measure(dense: Measurement | None) -> Decision:
     """The job ends: without the dense latency there is nothing to compare with."""
-    reason = "no device answered" if dense is None else f"{dense.error_kind}: {dense.error_message}"
+    reason = (
+        "no device answered" if dense is None else f"{dense.error_kind}: {dense.error_message}"
+    )
     return Decision.fail(
         "The dense model could not be measured",
         f"the device could not run the dense model ({reason}); "

@@ -10,11 +10,13 @@ from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from latency_probes.samples import PROTOCOL
 from search.explorer import Candidate, Failed, Measured, Scored
+from search.graph import PruningGraph
 from search.plan import Plan
 from workers.context import Context
-from workers.decision import Blob, NewRequest, NewTask
-from workers.library import Loaded
-from workers.phases.preparing import dense_measurement, prepared_result
+from workers.decision import NewRequest, NewTask
+from workers.library import skeleton_blob
+from workers.phases.facts import dense_measurement, prepared_result
+from workers.results import Blob
 from workers.snapshot import Snapshot
 
 SCREENING = "screening"
@@ -24,8 +26,8 @@ STRICT = "strict"
 class Questions:
     """What is known about the plans of one job at one moment, and how to ask for more."""
 
-    def __init__(self, context: Context, snapshot: Snapshot, loaded: Loaded) -> None:
-        self._context, self._snapshot, self._loaded = context, snapshot, loaded
+    def __init__(self, context: Context, snapshot: Snapshot, graph: PruningGraph) -> None:
+        self._context, self._snapshot, self._graph = context, snapshot, graph
         self._reference = prepared_result(snapshot).dense_skeleton
         self._dense = dense_measurement(snapshot)
         self._blobs: dict[str, Blob] = {}
@@ -63,7 +65,10 @@ class Questions:
     def blob(self, plan: Plan) -> Blob:
         """The plan's skeleton, derived and stored once in this call."""
         if plan.digest not in self._blobs:
-            self._blobs[plan.digest] = self._loaded.skeleton_blob(self._context.store, plan)
+            batch_size = self._snapshot.spec.target.batch_size
+            self._blobs[plan.digest] = skeleton_blob(
+                self._context.store, self._graph, plan, batch_size
+            )
         return self._blobs[plan.digest]
 
     def _scored(self, digest: str) -> Scored | Failed | None:

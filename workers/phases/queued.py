@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from jobs.states import InputState, JobState
 from workers.decision import Decision, NewTask
+from workers.phases.facts import PREPARE
 from workers.progress import progress
 from workers.snapshot import Snapshot
-
-PREPARE = "prepare"
 
 
 def decide(snapshot: Snapshot) -> Decision:

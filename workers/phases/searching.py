@@ -6,27 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from jobs.states import JobState
 from search.explorer import Candidate, Explorer, Measured, Node, SearchConfig
 from search.floors import layer_floors
-from search.sensitivity import Sensitivity
+from search.graph import PruningGraph
+from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
-from workers.library import Loaded
-from workers.phases.finetuning import Chosen, finetune_task
-from workers.phases.preparing import RATIOS, beta, dense_measurement, prepared_result
-from workers.phases.preparing import sensitivity_key
-from workers.phases.questions import STRICT, Questions
+from workers.library import Library
+from workers.phases.facts import beta, dense_ms, prepared_result, sensitivity_key
+from workers.phases.finetuning import finetune_task
+from workers.phases.questions import SCREENING, STRICT, Questions
 from workers.progress import progress
+from workers.results import Chosen
 from workers.snapshot import Snapshot
 
 SHORTLIST_FACTOR = 3
 
 
-def decide(context: Context, snapshot: Snapshot, loaded: Loaded) -> Decision:
+def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Tells what is known, asks for what is new, and moves on once finalists are confirmed."""
-    explorer = open_explorer(snapshot, loaded)
-    questions = Questions(context, snapshot, loaded)
+    graph = library.graph(snapshot.model)
+    scores = library.scores(prepared_result(snapshot).scores)
+    explorer = open_explorer(snapshot, graph, scores)
+    questions = Questions(context, snapshot, graph)
     if snapshot.job.stop_requested:
         explorer.stop()
     waiting = tell_and_ask(explorer, questions)
@@ -36,7 +41,7 @@ def decide(context: Context, snapshot: Snapshot, loaded: Loaded) -> Decision:
         decision = Decision(
             tasks=tuple(questions.task(each) for each in waiting if each.needs == "loss"),
             requests=tuple(
-                questions.request(each.plan, "screening")
+                questions.request(each.plan, SCREENING)
                 for each in waiting
                 if each.needs == "latency"
             ),
@@ -60,26 +65,28 @@ def tell_and_ask(explorer: Explorer, questions: Questions) -> Sequence[Candidate
     return explorer.outstanding()
 
 
-def open_explorer(snapshot: Snapshot, loaded: Loaded) -> Explorer:
+def open_explorer(
+    snapshot: Snapshot, graph: PruningGraph, scores: Mapping[str, Tensor]
+) -> Explorer:
     """The explorer where it stood, or a new one on the first call."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
-    widths = {group.name: group.width for group in loaded.graph.prunable}
+    widths = {group.name: group.width for group in graph.prunable}
 
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths)
 
-    scores, floors = loaded.scores, relax(0)
+    floors = relax(0)
     if snapshot.search_state is not None:
         state = snapshot.search_state["explorer"]
-        return Explorer.restore(state, loaded.graph, scores, floors, relax=relax)
+        return Explorer.restore(state, graph, scores, floors, relax=relax)
     config = SearchConfig(
-        beta(snapshot, dense_measurement(snapshot)),
+        beta(snapshot),
         beam_width=spec.beam_width,
         children=spec.children,
         levels=spec.levels,
         seed=spec.seed,
     )
-    return Explorer(config, loaded.graph, scores, floors, relax=relax, sensitivity=sensitivity)
+    return Explorer(config, graph, scores, floors, relax=relax, sensitivity=sensitivity)
 
 
 def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
@@ -158,18 +165,18 @@ def nothing_found(snapshot: Snapshot) -> Decision:
 def infeasible(snapshot: Snapshot, explorer: Explorer) -> dict[str, Any]:
     """The problem document of a budget below what this network can reach."""
     found: Mapping[str, Any] = explorer.infeasible or {}
-    dense_ms = dense_measurement(snapshot).latency_ms or 0.0
+    dense = dense_ms(snapshot)
     ratios = [found.get("minimum_ratio"), found.get("fastest_stairs_ratio")]
     reached = min((ratio for ratio in ratios if ratio is not None), default=None)
     budget = explorer.config.budget
-    detail = f"the budget is {budget:.3f} of the dense latency ({budget * dense_ms:.3f} ms), but "
+    detail = f"the budget is {budget:.3f} of the dense latency ({budget * dense:.3f} ms), but "
     detail += (
-        f"the most pruned model still takes {reached:.3f} ({reached * dense_ms:.3f} ms); "
+        f"the most pruned model still takes {reached:.3f} ({reached * dense:.3f} ms); "
         "raise the budget to at least that"
         if reached is not None
         else "the most pruned model could not be measured"
     )
-    return problem("The budget cannot be met", detail, **{"search": dict(found)})
+    return problem("The budget cannot be met", detail, search=dict(found))
 
 
 def with_explorer(
@@ -193,4 +200,7 @@ def row(node: Node, questions: Questions) -> dict[str, Any]:
     """A node of the tree as a row of the table of candidates."""
     shown = node.row()
     widths = shown.pop("widths")
-    return shown | {"plan": {"widths": widths}, "skeleton_digest": questions.blob(node.plan).digest}
+    return shown | {
+        "plan": {"widths": widths},
+        "skeleton_digest": questions.blob(node.plan).digest,
+    }

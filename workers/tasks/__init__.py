@@ -1,0 +1,22 @@
+"""The kinds of tasks, by the name that the phases give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workers.tasks.finetune import finetune
+from workers.tasks.finish import finish
+from workers.tasks.package import package, package_dense
+from workers.tasks.prepare import prepare
+from workers.tasks.score import score, sensitivity
+from workers.work import Handler
+
+HANDLERS: Mapping[str, Handler] = {
+    "finetune": finetune,
+    "finish": finish,
+    "package": package,
+    "package_dense": package_dense,
+    "prepare": prepare,
+    "score": score,
+    "sensitivity": sensitivity,
+}

@@ -1,0 +1,98 @@
+"""The collector: reads what devices report, hands out what jobs ask for, and sweeps. One leads at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
+
+from jobs.repository import devices, leases
+from jobs.states import DeviceState
+from workers.collector.dispatching import dispatch
+from workers.collector.ingesting import ingest
+from workers.collector.streams import Streams
+from workers.collector.sweeping import sweep
+from workers.context import Context
+
+LEASE = "collector"
+LEADER_LEASE_S = 10.0
+SWEEP_S = 5.0
+READ_BLOCK_MS = 100
+log = logging.getLogger(__name__)
+
+
+class Collector:
+    """One turn at a time, so that a test can drive it.
+
+    Args:
+        owner: Names this process among the collectors.
+        monotonic: Clock for what is due, in seconds.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        streams: Streams,
+        owner: str,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context, self._streams, self._owner = context, streams, owner
+        self._monotonic = monotonic
+        self._lead_until = self._sweep_at = float("-inf")
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Turns until told to stop; waits out servers that are away."""
+        while not stopped():
+            try:
+                if not self.turn():
+                    time.sleep(1.0)
+            except (RedisError, OperationalError, OSError) as error:
+                log.warning("waiting for a server that is away: %s", error)
+                self._sweep_at = float("-inf")
+                time.sleep(0.5)
+        with self._context.unit() as unit:
+            leases.release(unit.session, LEASE, self._owner)
+
+    def turn(self) -> bool:
+        """One round; False if another collector leads."""
+        if not self._leads():
+            return False
+        with self._context.read() as session:
+            secrets = {
+                device.id: device.secret_sha256
+                for device in devices.all_devices(session)
+                if device.state != DeviceState.REVOKED
+            }
+        self._streams.ensure_users(secrets)
+        self._read(list(secrets))
+        dispatch(self._context, self._streams)
+        if self._monotonic() >= self._sweep_at:
+            sweep(self._context, self._streams)
+            self._sweep_at = self._monotonic() + SWEEP_S
+        return True
+
+    def _leads(self) -> bool:
+        now = self._monotonic()
+        if now < self._lead_until - LEADER_LEASE_S / 2:
+            return True
+        with self._context.unit() as unit:
+            leads = leases.take(
+                unit.session, LEASE, self._owner, self._context.clock(), LEADER_LEASE_S
+            )
+        self._lead_until = now + LEADER_LEASE_S if leads else float("-inf")
+        return leads
+
+    def _read(self, device_ids: list[str]) -> None:
+        entries = self._streams.read(device_ids, block_ms=READ_BLOCK_MS)
+        if not device_ids:
+            time.sleep(READ_BLOCK_MS / 1000)
+        if not entries:
+            return
+        with self._context.unit() as unit:
+            for entry in entries:
+                ingest(unit, entry, self._context.clock())
+        self._streams.delete(entries)

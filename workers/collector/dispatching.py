@@ -1,0 +1,124 @@
+"""Gives pending requests to devices: the least loaded one that is present and can run the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.repository import devices, jobs, requests, skeletons
+from jobs.selectors import Selector
+from jobs.states import JobState
+from jobs.tables import Device, Request
+from latency_probes.messages import MeasureRequest, Settings, Target, Workload
+from workers.collector.streams import Streams
+from workers.context import Context
+
+IN_FLIGHT = 2
+LEASE_S = 30.0
+
+
+def dispatch(context: Context, streams: Streams) -> int:
+    """Assigns what can be assigned and sends it; says at each job what it waits for.
+
+    Returns:
+        How many requests were sent.
+    """
+    with context.read() as session:
+        pending, unsent = requests.pending(session), requests.unsent(session)
+        present, loads = devices.present(session), requests.loads(session)
+    placed = place(pending, present, loads)
+    if placed:
+        with context.unit() as unit:
+            now = context.clock()
+            assigned = [
+                requests.assign(unit.session, request_id, device_id, now, LEASE_S)
+                for request_id, device_id in placed.items()
+            ]
+        unsent = [*unsent, *(request for request in assigned if request is not None)]
+    for request in unsent:
+        send(context, streams, request)
+    _explain(context, pending, present)
+    return len(unsent)
+
+
+def place(
+    pending: Sequence[Request], present: Sequence[Device], loads: Mapping[str, int]
+) -> dict[str, str]:
+    """Which request goes to which device, oldest first, at most two at a time on each."""
+    load = {device.id: loads.get(device.id, 0) for device in present}
+    placed = {}
+    for request in pending:
+        able = [d for d in present if can_run(d, request) and load[d.id] < IN_FLIGHT]
+        if able:
+            device = min(able, key=lambda d: (load[d.id], d.id))
+            load[device.id] += 1
+            placed[request.id] = device.id
+    return placed
+
+
+def can_run(device: Device, request: Request) -> bool:
+    """Whether the selector accepts the device and it announced the runtime and provider."""
+    if not Selector.parse(request.selector).accepts(device.id, device.labels):
+        return False
+    runtimes: Mapping[str, Any] = device.capabilities.get("runtimes", {})
+    runtime = runtimes.get(request.target["runtime"])
+    if runtime is None or request.target["provider"] not in runtime["providers"]:
+        return False
+    return bool(request.target["threads"] <= device.capabilities.get("cores", 1))
+
+
+def send(context: Context, streams: Streams, request: Request) -> None:
+    """Puts an assigned request into its device's stream and notes the entry."""
+    if request.device_id is None or request.lease_token is None:
+        raise LookupError(f"{request.id} must be assigned to be sent, but is not")
+    message = MeasureRequest(
+        request_id=request.id,
+        attempt=request.attempt,
+        lease_token=request.lease_token,
+        candidate=_workload(context, request.skeleton_digest, inline=True),
+        reference=_workload(context, request.reference_digest, inline=False),
+        target=Target.model_validate(request.target),
+        settings=Settings.model_validate(request.settings),
+    )
+    stream_id = streams.send(request.device_id, message)
+    with context.unit() as unit:
+        requests.sent(unit.session, request.id, request.attempt, stream_id)
+
+
+def _workload(context: Context, digest: str, *, inline: bool) -> Workload:
+    with context.read() as session:
+        row = skeletons.find(session, digest)
+    if row is None:
+        raise LookupError(f"skeleton {digest} must be stored, but is not")
+    if not inline:
+        return Workload(digest=digest, size=row.size)
+    return Workload.of(context.store.get(row.location, sha256=digest))
+
+
+def _explain(context: Context, pending: Sequence[Request], present: Sequence[Device]) -> None:
+    """Says at each job which device it waits for, or that it waits no more."""
+    waiting = {
+        request.job_id: missing(request)
+        for request in pending
+        if not any(can_run(device, request) for device in present)
+    }
+    with context.read() as session:
+        news = [
+            (job.id, waiting.get(job.id))
+            for job in jobs.live(session)
+            if job.state != JobState.QUEUED and job.waiting_for != waiting.get(job.id)
+        ]
+    if news:
+        with context.unit() as unit:
+            for job_id, text in news:
+                jobs.set_waiting(unit.session, job_id, text)
+
+
+def missing(request: Request) -> str:
+    """What a job waits for, in words."""
+    target = request.target
+    which = "any device" if request.selector == "any" else f"a device that is {request.selector}"
+    return (
+        f"{which} that is online and offers {target['runtime']} with {target['provider']} "
+        f"on {target['threads']} thread(s)"
+    )

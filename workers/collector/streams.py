@@ -1,0 +1,107 @@
+"""The server's side of the device streams: ACL users, requests out, reports in. Knows no database.
+
+Reports are deleted only after what they said has been committed, so a collector that dies reads them
+again; a result stored twice is recognised by its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from latency_probes import acl, keys
+from latency_probes.messages import MeasureRequest, encode
+
+READ_COUNT = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One report as it lies in a device's results stream."""
+
+    device_id: str
+    stream_id: str
+    text: str
+
+
+class Streams:
+    """All device streams on one server."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
+        self._users: dict[str, str] = {}
+        self._run_id = ""
+
+    def ensure_users(self, secrets: dict[str, str]) -> None:
+        """Makes the ACL users of these devices, and removes those that are not among them.
+
+        ACL users do not survive a restart of the server, so a new run of it gets all of them.
+
+        Args:
+            secrets: Device id -> SHA-256 of its secret.
+        """
+        run_id = self._redis.info("server")["run_id"]
+        if run_id != self._run_id:
+            self._users, self._run_id = {}, run_id
+        for device_id, digest in secrets.items():
+            if self._users.get(device_id) != digest:
+                self._redis.execute_command(*acl.set_user(device_id, digest))
+                self._users[device_id] = digest
+        for device_id in self._users.keys() - secrets.keys():
+            self._redis.execute_command(*acl.delete_user(device_id))
+            del self._users[device_id]
+
+    def read(self, device_ids: Iterable[str], *, block_ms: int) -> list[Entry]:
+        """Reports that have not been deleted, oldest first per device; waits for the first one."""
+        names = {keys.results_stream(device_id): device_id for device_id in device_ids}
+        if not names:
+            return []
+        found = self._redis.xread(dict.fromkeys(names, "0-0"), READ_COUNT, block_ms)
+        return [
+            Entry(names[_text(name)], _text(stream_id), _field(fields))
+            for name, entries in _pairs(found)
+            for stream_id, fields in entries
+        ]
+
+    def delete(self, entries: Iterable[Entry]) -> None:
+        """Removes reports whose contents have been committed."""
+        for entry in entries:
+            self._redis.xdel(keys.results_stream(entry.device_id), entry.stream_id)
+
+    def send(self, device_id: str, request: MeasureRequest) -> str:
+        """Puts a request into the device's stream; returns the entry's id."""
+        added = self._redis.xadd(keys.requests_stream(device_id), {keys.FIELD: encode(request)})
+        return _text(added)
+
+    def is_held(self, device_id: str, stream_id: str | None, lease_s: float) -> bool:
+        """Whether the device still has the request: it renewed its claim within the lease, or the
+        entry has not been delivered yet."""
+        stream = keys.requests_stream(device_id)
+        if stream_id is None or not self._redis.xrange(stream, stream_id, stream_id):
+            return False
+        groups = [_text(group["name"]) for group in self._redis.xinfo_groups(stream)]
+        if keys.GROUP not in groups:
+            return True
+        held = self._redis.xpending_range(stream, keys.GROUP, stream_id, stream_id, 1)
+        return not held or held[0]["time_since_delivered"] < lease_s * 1000
+
+
+def _pairs(found: Any) -> Iterable[tuple[Any, Any]]:
+    """`XREAD` answers with a mapping or a list of pairs, by protocol version."""
+    if isinstance(found, dict):
+        return [
+            (name, [entry for part in parts for entry in part]) for name, parts in found.items()
+        ]
+    return found or []
+
+
+def _field(fields: dict[Any, Any]) -> str:
+    value = fields.get(keys.FIELD.encode(), fields.get(keys.FIELD, ""))
+    return _text(value)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,68 @@
+"""Every few seconds: finds what was lost on the way and sends it again. Everything sent is safe to run twice."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from jobs.repository import datasets, devices, jobs, models, requests, tasks
+from jobs.tables import Request
+from workers.collector.dispatching import LEASE_S
+from workers.collector.streams import Streams
+from workers.context import Context
+
+SILENT_S = 20.0
+STALE_S = 15.0
+
+
+def sweep(context: Context, streams: Streams) -> None:
+    """One round over expired leases, silent devices, lost messages and stopped jobs."""
+    silence(context)
+    reassign(context, streams)
+    resend(context)
+
+
+def silence(context: Context) -> None:
+    """Marks devices that have not been heard of as offline."""
+    with context.unit() as unit:
+        devices.silence(unit.session, context.clock() - timedelta(seconds=SILENT_S))
+
+
+def reassign(context: Context, streams: Streams) -> None:
+    """Takes expired requests back, unless the device still holds them."""
+    with context.read() as session:
+        expired = requests.expired(session, context.clock())
+        present = {device.id for device in devices.present(session)}
+    for request in expired:
+        held = is_held(streams, request, present)
+        with context.unit() as unit:
+            if held:
+                requests.renew(unit.session, request.id, request.attempt, context.clock(), LEASE_S)
+            else:
+                requests.release(unit.session, request.id, request.attempt)
+
+
+def is_held(streams: Streams, request: Request, present: set[str]) -> bool:
+    """Whether the device lives and still has the request."""
+    device_id = request.device_id
+    if device_id is None or device_id not in present:
+        return False
+    return streams.is_held(device_id, request.stream_id, LEASE_S)
+
+
+def resend(context: Context) -> None:
+    """Sends the steps again whose message may be lost."""
+    now = context.clock()
+    before = now - timedelta(seconds=STALE_S)
+    with context.unit() as unit:
+        for task in (*tasks.expired(unit.session, now), *tasks.stale(unit.session, before)):
+            tasks.requeued(unit.session, task.id, now)
+            unit.send("run_task", task.id)
+        for job in jobs.live(unit.session):
+            if job.updated_at < before or job.cancel_requested or job.stop_requested:
+                unit.send("advance", job.id)
+        for model in models.unchecked(unit.session):
+            if model.updated_at < before:
+                unit.send("check_model", model.id)
+        for dataset in datasets.unchecked(unit.session):
+            if dataset.updated_at < before:
+                unit.send("check_dataset", dataset.id)

@@ -1,0 +1,61 @@
+"""The result of a job in one flat document: what clients print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.phases.facts import (
+    FINISH,
+    PACKAGE_DENSE,
+    Verified,
+    beta,
+    dense_measurement,
+    dense_ms,
+    prepared_result,
+)
+from workers.results import Finished, Packaged
+from workers.snapshot import Snapshot
+
+
+def result_document(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
+    """What the job achieved; `best` None is the dense model itself, unpruned."""
+    found = snapshot.result(FINISH)
+    if found is None:
+        raise LookupError(f"{snapshot.job.id} must be finished, but is not")
+    finished = Finished.model_validate(found)
+    return latency_part(snapshot, best) | finished.model_dump()
+
+
+def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
+    """Everything but the accuracies on the test images."""
+    measured = dense_measurement(snapshot)
+    row = measured if best is None else best.latency
+    dense = Packaged.model_validate(snapshot.result(PACKAGE_DENSE)).onnx
+    onnx = dense if best is None else best.packaged.onnx
+    digest = None if best is None else best.chosen.digest
+    budget = beta(snapshot)
+    return {
+        "unpruned": best is None,
+        "budget_ratio": budget,
+        "budget_ms": budget * dense_ms(snapshot),
+        "ratio": row.ratio,
+        "ratio_low": row.ratio_low,
+        "ratio_high": row.ratio_high,
+        "within_budget": best is None or best.rank(budget)[0] == 0,
+        "dense_latency_ms": row.reference_ms,
+        "latency_ms": row.latency_ms,
+        "verdict": row.verdict,
+        "dense_bytes": dense.size,
+        "bytes": onnx.size,
+        "plan_digest": digest or _dense_digest(snapshot),
+        "device": row.device_id,
+        "runtime": row.target_key.partition("/")[0],
+        "runtime_version": row.runtime_version,
+        "target": row.target_key,
+        "measured": len({each.skeleton_digest for each in snapshot.found.values()}),
+        "levels": 0 if best is None else snapshot.spec.search.levels,
+    }
+
+
+def _dense_digest(snapshot: Snapshot) -> str:
+    return prepared_result(snapshot).dense_digest

@@ -1,0 +1,107 @@
+"""What earlier phases found, as later ones need it, and the keys under which it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.tables import Measurement
+from workers.decision import DENSE
+from workers.results import Chosen, Finetuned, Packaged, Prepared
+from workers.snapshot import Snapshot
+
+PREPARE = "prepare"
+PACKAGE_DENSE = "package:dense"
+FINISH = "finish"
+
+
+def sensitivity_key(group: str, ratio: float) -> str:
+    """The task that finds one sensitivity."""
+    return f"sensitivity:{group}:{ratio:g}"
+
+
+def finetune_key(digest: str) -> str:
+    """The task that fine-tunes a finalist."""
+    return f"finetune:{digest}"
+
+
+def package_key(digest: str) -> str:
+    """The task that turns a finalist into files."""
+    return f"package:{digest}"
+
+
+def final_purpose(digest: str) -> str:
+    """The request that measures a finalist with its true weights."""
+    return f"final:{digest}"
+
+
+def prepared_result(snapshot: Snapshot) -> Prepared:
+    """What the preparation found; every phase after it can rely on that."""
+    result = snapshot.result(PREPARE)
+    if result is None:
+        raise LookupError(f"{snapshot.job.id} must be prepared, but is not")
+    return Prepared.model_validate(result)
+
+
+def dense_measurement(snapshot: Snapshot) -> Measurement:
+    """The strict measurement of the dense model, which every later phase can rely on."""
+    dense = snapshot.measurement(DENSE)
+    if dense is None:
+        raise LookupError(f"{snapshot.job.id} must have its dense model measured, but has not")
+    return dense
+
+
+def dense_ms(snapshot: Snapshot) -> float:
+    """L₀, the dense latency in milliseconds."""
+    latency_ms = dense_measurement(snapshot).latency_ms
+    if latency_ms is None:
+        raise LookupError(f"{snapshot.job.id} must have a dense latency, but has an error")
+    return latency_ms
+
+
+def beta(snapshot: Snapshot) -> float:
+    """β = B / L₀, the budget as a ratio to the dense latency."""
+    budget = snapshot.spec.budget
+    if budget.ratio is not None:
+        return budget.ratio
+    return (budget.latency_ms or 0.0) / dense_ms(snapshot)
+
+
+def finalists(snapshot: Snapshot) -> list[Chosen]:
+    """The plans that the search settled on."""
+    state = snapshot.search_state or {}
+    return [Chosen.model_validate(each) for each in state["chosen"]]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A finalist with everything known of it but its test accuracy."""
+
+    chosen: Chosen
+    finetuned: Finetuned
+    packaged: Packaged
+    latency: Measurement
+
+    def rank(self, budget: float) -> tuple[int, float, str]:
+        """Interval within the budget first, then its middle, then the rest by latency; among those
+        that meet it the most accurate on the validation images."""
+        accuracy, ratio = self.finetuned.validation_accuracy, self.latency.ratio
+        if ratio is None or ratio > budget:
+            return 2, float("inf") if ratio is None else ratio, self.chosen.digest
+        is_within = self.latency.ratio_high is not None and self.latency.ratio_high <= budget
+        return 0 if is_within else 1, -accuracy, self.chosen.digest
+
+
+def winner(snapshot: Snapshot) -> Verified | None:
+    """The finalist to hand back; None if none could be measured."""
+    known = [_verified(snapshot, each) for each in finalists(snapshot)]
+    measured = [each for each in known if each is not None]
+    return min(measured, key=lambda each: each.rank(beta(snapshot)), default=None)
+
+
+def _verified(snapshot: Snapshot, chosen: Chosen) -> Verified | None:
+    latency = snapshot.measurement(final_purpose(chosen.digest))
+    found = snapshot.results([finetune_key(chosen.digest), package_key(chosen.digest)])
+    if latency is None or latency.ratio is None or found is None:
+        return None
+    finetuned, packaged = Finetuned.model_validate(found[0]), Packaged.model_validate(found[1])
+    return Verified(chosen, finetuned, packaged, latency)

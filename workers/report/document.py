@@ -1,0 +1,64 @@
+"""report.json: all that is known of a finished job, for people and programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.tables import Measurement
+from workers.outcome import latency_part
+from workers.phases.facts import Verified, dense_measurement, finalists
+from workers.results import Finished
+from workers.snapshot import Snapshot
+
+LOADING = """\
+model, weights = build_your_network(), safetensors.torch.load_file("model.safetensors")
+for name, attributes in json.load(open("plan.json"))["modules"].items():
+    vars(model.get_submodule(name)).update(attributes)
+for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    tensor.data = weights[name]
+"""
+
+
+def report_document(
+    snapshot: Snapshot, finished: Finished, best: Verified | None, tree: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The whole report; `best` None is a result that is the dense model itself."""
+    row = dense_measurement(snapshot) if best is None else best.latency
+    return {
+        "version": 1,
+        "job": {"id": snapshot.job.id, "name": snapshot.job.name, "spec": snapshot.job.spec},
+        "model": {
+            "name": snapshot.model.name,
+            "architecture": snapshot.model.spec["architecture"],
+        },
+        "dataset": {"name": snapshot.dataset.name},
+        "result": latency_part(snapshot, best) | finished.model_dump(),
+        "measurement": measurement_part(row),
+        "dense_measurement": measurement_part(dense_measurement(snapshot)),
+        "finalists": [] if best is None else [each.model_dump() for each in finalists(snapshot)],
+        "validation": None if best is None else best.finetuned.model_dump(exclude={"weights"}),
+        "onnx_difference": None if best is None else best.packaged.worst_difference,
+        "groups": snapshot.model.report,
+        "widths": {} if best is None else best.chosen.to_plan().widths,
+        "tree": tree,
+        "loading": LOADING,
+    }
+
+
+def measurement_part(row: Measurement) -> dict[str, Any]:
+    """A measurement without its raw samples, which stay in the database under its id."""
+    return {
+        "id": row.id,
+        "device": row.device_id,
+        "target": row.target_key,
+        "runtime_version": row.runtime_version,
+        "protocol": row.protocol,
+        "kind": row.kind,
+        "ratio": row.ratio,
+        "ratio_low": row.ratio_low,
+        "ratio_high": row.ratio_high,
+        "latency_ms": row.latency_ms,
+        "reference_ms": row.reference_ms,
+        "verdict": row.verdict,
+        "conditions": row.conditions,
+    }

@@ -1,0 +1,103 @@
+"""report.html: the report as one page that needs nothing else. Every text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from workers.report.plots import scatter
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b2a24}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;
+border-bottom:1px solid #d7e0db;font-variant-numeric:tabular-nums}
+svg{width:100%;max-width:44rem;font-size:12px}.axis{stroke:#7a8a82}.budget{stroke:#b3261e;
+stroke-dasharray:5 4}.front{fill:none;stroke:#2e7d5b}.chosen{fill:#b3261e}
+.level0{fill:#c6d3cd}.level1{fill:#a5c8b8}.level2{fill:#83b79f}.level3{fill:#5fa385}
+.level4{fill:#3f8f6c}.level5,.level6{fill:#2e7d5b}
+pre{background:#f1f5f3;padding:1rem;overflow-x:auto}
+@media(prefers-color-scheme:dark){body{background:#121a16;color:#dfe9e4}pre{background:#1c2721}
+th,td{border-color:#33423b}text{fill:#dfe9e4}}
+"""
+
+
+def report_page(report: Mapping[str, Any]) -> str:
+    """The page of a report document."""
+    result, job = report["result"], report["job"]
+    title = f"Secateur report: {report['model']['name']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(_summary(result))}</p>",
+        _table(("", "dense", "result"), _comparison(result)),
+        "<h2>How it was measured</h2>",
+        _table(("", ""), _measured(report["measurement"])),
+    ]
+    if report["tree"]:
+        chosen = result["plan_digest"]
+        parts += [
+            "<h2>The search</h2>",
+            scatter(report["tree"], result["budget_ratio"], chosen),
+            "<h2>Widths</h2>",
+            _table(("group", "dense", "kept"), _widths(report)),
+        ]
+    parts += [
+        "<h2>Loading the result</h2>",
+        "<p>Needs json, torch and safetensors, and the code of your network.</p>",
+        f"<pre>{escape(report['loading'])}</pre>",
+        f"<p>Job {escape(job['id'])}, plan {escape(result['plan_digest'])}.</p>",
+    ]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{STYLE}</style>{''.join(parts)}</html>"
+    )
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    if result["unpruned"]:
+        return (
+            "The dense model meets the budget already: "
+            f"{result['dense_latency_ms']:.3f} ms, and {result['budget_ms']:.3f} ms are allowed. "
+            "Nothing was pruned."
+        )
+    within = "within" if result["within_budget"] else "not wholly within"
+    return (
+        f"Latency is {result['ratio']:.3f} of the dense model's "
+        f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "
+        f"{within} the budget of {result['budget_ratio']:.3f}. Accuracy on "
+        f"{result['test_images']} test images: {result['accuracy']:.2%}, "
+        f"dense {result['dense_accuracy']:.2%}."
+    )
+
+
+def _comparison(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    yield (
+        "latency",
+        f"{result['dense_latency_ms']:.3f} ms",
+        f"{result['latency_ms']:.3f} ms",
+    )
+    yield "test accuracy", f"{result['dense_accuracy']:.2%}", f"{result['accuracy']:.2%}"
+    yield "ONNX size", f"{result['dense_bytes']:,} bytes", f"{result['bytes']:,} bytes"
+
+
+def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    for name in ("device", "target", "runtime_version", "kind", "verdict", "protocol"):
+        yield name.replace("_", " "), str(measurement[name])
+    for name, value in sorted((measurement["conditions"] or {}).items()):
+        yield name.replace("_", " "), "unknown" if value is None else str(value)
+
+
+def _widths(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    dense = {group["name"]: group["width"] for group in report["groups"]["groups"]}
+    for name, width in report["widths"].items():
+        yield name, str(dense.get(name, "")), str(width)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{cells}</tr>{body}</table>"

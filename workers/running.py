@@ -1,0 +1,63 @@
+"""Runs one task under its lease. A task that another worker holds, or whose job has ended, is left alone."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.exc import OperationalError
+
+from jobs.repository import tasks
+from jobs.states import TERMINAL
+from jobs.tables import Task
+from workers import snapshot as snapshots
+from workers.context import Context
+from workers.library import Library
+from workers.snapshot import Snapshot
+from workers.tasks import HANDLERS
+from workers.work import Again, Done, Work
+
+MAX_CRASHES = 5
+log = logging.getLogger(__name__)
+
+
+def run_task(context: Context, library: Library, task_id: str) -> None:
+    """Claims the task, does its work, keeps the result, and wakes the job."""
+    lease_s = context.settings.task_lease_s
+    with context.unit() as unit:
+        task = tasks.claim(unit.session, task_id, context.clock(), lease_s)
+    if task is None:
+        return
+    with context.read() as session:
+        snapshot = snapshots.take(session, task.job_id)
+    if snapshot is None or snapshot.job.state in TERMINAL or snapshot.job.cancel_requested:
+        _fail(context, task, "the job has ended")
+    elif task.attempt > MAX_CRASHES + int(task.payload.get("slices", 0)):
+        _fail(context, task, f"its worker died {MAX_CRASHES} times while it ran {task.kind}")
+    else:
+        _run(context, library, snapshot, task)
+
+
+def _run(context: Context, library: Library, snapshot: Snapshot, task: Task) -> None:
+    try:
+        outcome = HANDLERS[task.kind](Work(context, library, snapshot, task.payload))
+    except OperationalError:
+        raise
+    except Exception as error:
+        log.exception("%s of %s failed", task.key, task.job_id)
+        _fail(context, task, f"{type(error).__name__}: {error}")
+        return
+    with context.unit() as unit:
+        if isinstance(outcome, Again):
+            payload = {**outcome.payload, "slices": int(task.payload.get("slices", 0)) + 1}
+            now = context.clock()
+            if tasks.checkpoint(unit.session, task.id, task.attempt, payload, now=now):
+                unit.send("run_task", task.id)
+        elif isinstance(outcome, Done):
+            tasks.finish(unit.session, task.id, task.attempt, outcome.result)
+        unit.send("advance", task.job_id)
+
+
+def _fail(context: Context, task: Task, error: str) -> None:
+    with context.unit() as unit:
+        tasks.fail(unit.session, task.id, task.attempt, error[:2000])
+        unit.send("advance", task.job_id)

@@ -1,0 +1,68 @@
+"""Fine-tunes a finalist in short slices; each slice leaves a checkpoint from which any worker goes on."""
+
+from __future__ import annotations
+
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from jobs.artifacts import job_file_name
+from search.plan import Plan
+from search.surgery import prune
+from search.training import Finetune, FinetuneConfig, accuracy, cross_entropy_loss, recalibrate
+from workers.results import Finetuned
+from workers.tasks.metrics import batches
+from workers.work import Again, Done, Work
+
+SLICE_S = 12.0
+
+
+def finetune(work: Work) -> Done | Again:
+    """Runs one slice; after the last one, stores the weights and the validation metrics."""
+    student = prune(work.graph.model, work.graph, Plan.from_document(work.payload["plan"]))
+    if work.snapshot.spec.finetune.steps == 0:
+        recalibrate(student, _calibration(work))
+        return _finished(work, student, 0)
+    run = _opened(work, student)
+    run.run(time_limit_s=SLICE_S)
+    if run.done or work.snapshot.job.stop_requested:
+        return _finished(work, student, run.step)
+    location = _file(work, f"{run.step}.safetensors")
+    work.context.store.put(location, save(run.state_dict()))
+    return Again({**work.payload, "step": run.step, "checkpoint": location})
+
+
+def _opened(work: Work, student: nn.Module) -> Finetune:
+    spec = work.snapshot.spec
+    config = FinetuneConfig(seed=spec.search.seed, **spec.finetune.model_dump())
+    images, labels = work.library.fit_tensors(work.snapshot)
+    run = Finetune(student, work.graph.model, images, labels, config)
+    checkpoint = work.payload["checkpoint"]
+    if checkpoint is None:
+        recalibrate(student, _calibration(work))
+    else:
+        run.load_state_dict(load(work.context.store.get(checkpoint)))
+    return run
+
+
+def _finished(work: Work, student: nn.Module, steps: int) -> Done:
+    location = _file(work, "weights.safetensors")
+    work.context.store.put(location, save(dict(student.state_dict())))
+    data = work.data
+    validation = batches(data.images, data.splits.validation)
+    return Done(
+        Finetuned(
+            weights=location,
+            steps=steps,
+            validation_loss=cross_entropy_loss(student, validation),
+            validation_accuracy=accuracy(student, validation),
+        ).document()
+    )
+
+
+def _calibration(work: Work) -> list[Tensor]:
+    data = work.data
+    return [images for images, _ in batches(data.images, data.splits.calibration)]
+
+
+def _file(work: Work, name: str) -> str:
+    return job_file_name(work.snapshot.job.id, f"work/{work.payload['digest']}/{name}")

@@ -1,0 +1,85 @@
+"""Reads the test images, once and after the choice, and writes the files of the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import load
+from torch import nn
+
+from jobs.artifacts import Stored, job_file_name
+from jobs.repository import artifacts, candidates
+from jobs.tables import Candidate
+from search.plan import Plan
+from search.surgery import prune
+from search.training import accuracy
+from workers.library import job_source
+from workers.loaders.datasets import Images
+from workers.phases.facts import PACKAGE_DENSE, Verified, winner
+from workers.report.document import report_document
+from workers.report.page import report_page
+from workers.results import Finished, Packaged
+from workers.tasks.metrics import BATCH
+from workers.tasks.package import dense_files
+from workers.work import Done, Work
+
+
+def finish(work: Work) -> Done:
+    """{"test_images", "dense_accuracy", "accuracy"}, after every file has been stored."""
+    best = winner(work.snapshot) if work.payload["digest"] is not None else None
+    test = job_source(work.context, work.snapshot.dataset, work.snapshot.model).read("test")
+    dense_accuracy = _accuracy(work.graph.model, test)
+    finished = Finished(
+        test_images=len(test),
+        dense_accuracy=dense_accuracy,
+        accuracy=dense_accuracy if best is None else _accuracy(_pruned(work, best), test),
+    )
+    dense = Packaged.model_validate(work.snapshot.result(PACKAGE_DENSE))
+    packaged = dense if best is None else best.packaged
+    files = {
+        **(dense_files(work) if best is None else packaged.files),
+        "model.onnx": packaged.onnx.location,
+        "dense.onnx": dense.onnx.location,
+    }
+    report = report_document(work.snapshot, finished, best, _tree(work))
+    stored = {name: _copied(work, name, location) for name, location in files.items()}
+    stored["report.json"] = _put(work, "report.json", json.dumps(report, indent=1))
+    stored["report.html"] = _put(work, "report.html", report_page(report))
+    _record(work, stored)
+    return Done(finished.document())
+
+
+def _tree(work: Work) -> list[dict[str, Any]]:
+    with work.context.read() as session:
+        rows = candidates.tree(session, work.snapshot.job.id)
+    names = [column.name for column in Candidate.__table__.columns if column.name != "job_id"]
+    return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def _pruned(work: Work, best: Verified) -> nn.Module:
+    plan = Plan.from_document(best.chosen.plan)
+    model = prune(work.graph.model, work.graph, plan)
+    model.load_state_dict(load(work.context.store.get(best.finetuned.weights)))
+    return model
+
+
+def _accuracy(model: nn.Module, test: Images) -> float:
+    index = range(0, len(test), BATCH)
+    return accuracy(model, (test.slice(start, start + BATCH) for start in index))
+
+
+def _copied(work: Work, name: str, location: str) -> Stored:
+    store = work.context.store
+    return store.put(job_file_name(work.snapshot.job.id, name), store.get(location))
+
+
+def _put(work: Work, name: str, text: str) -> Stored:
+    return work.context.store.put(job_file_name(work.snapshot.job.id, name), text.encode())
+
+
+def _record(work: Work, stored: Mapping[str, Stored]) -> None:
+    with work.context.unit() as unit:
+        for name, file in stored.items():
+            artifacts.record(unit.session, work.snapshot.job.id, name, file)

@@ -1,0 +1,86 @@
+"""Turns a model into files a user can run: ONNX, checked against torch, weights and plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import onnxruntime
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from jobs.artifacts import job_file_name, weights_name
+from search.plan import Plan
+from search.skeleton import export_onnx
+from search.surgery import plan_document, prune
+from workers.library import stored_blob
+from workers.phases.facts import finetune_key
+from workers.results import Finetuned, Packaged
+from workers.work import Done, Work
+
+TOLERANCE = 1e-3
+
+
+def package(work: Work) -> Done:
+    """A fine-tuned finalist as model.onnx, model.safetensors and plan.json."""
+    found = work.snapshot.result(finetune_key(work.payload["digest"]))
+    finetuned = Finetuned.model_validate(found)
+    plan = Plan.from_document(work.payload["plan"])
+    model = prune(work.graph.model, work.graph, plan)
+    model.load_state_dict(load(work.context.store.get(finetuned.weights)))
+    files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
+    return _packaged(work, model, files)
+
+
+def package_dense(work: Work) -> Done:
+    """The dense model as dense.onnx."""
+    return _packaged(work, work.graph.model, {})
+
+
+def dense_files(work: Work) -> dict[str, str]:
+    """The files of a result that is the dense model itself."""
+    return {
+        "model.safetensors": weights_name(work.snapshot.model.id),
+        "plan.json": _put_plan(work, work.graph.dense_plan()),
+    }
+
+
+def _put_plan(work: Work, plan: Plan) -> str:
+    document = plan_document(work.graph.model, work.graph, plan)
+    location = job_file_name(work.snapshot.job.id, f"work/{plan.digest}/plan.json")
+    work.context.store.put(location, json.dumps(document, indent=1).encode())
+    return location
+
+
+def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
+    batch_size = work.snapshot.spec.target.batch_size
+    exported = export_onnx(model, work.graph.example_inputs, batch_size=batch_size)
+    worst = worst_difference(model, exported, _samples(work, batch_size))
+    blob = stored_blob(work.context.store, exported, hashlib.sha256(exported).hexdigest())
+    return Done(Packaged(onnx=blob, files=files, worst_difference=worst).document())
+
+
+def _samples(work: Work, batch_size: int) -> Tensor:
+    data = work.data
+    index = data.splits.validation[torch.arange(batch_size) % len(data.splits.validation)]
+    return data.images.batch(index)
+
+
+def worst_difference(model: nn.Module, exported: bytes, inputs: Tensor) -> float:
+    """The largest difference between ONNX Runtime and torch, relative to the largest output.
+
+    Raises:
+        ArithmeticError: It is above 1e-3: the export is not this model.
+    """
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    with torch.no_grad():
+        wanted = model.eval()(inputs).numpy()
+    worst = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
+    if not worst <= TOLERANCE:
+        raise ArithmeticError(
+            f"the ONNX export must equal the model within {TOLERANCE}, but differs by {worst:.3g}"
+        )
+    return worst

@@ -1,0 +1,55 @@
+"""Traces the network, scores its channels, stores the dense skeleton and the dense metrics."""
+
+from __future__ import annotations
+
+from safetensors.torch import save
+
+from jobs.artifacts import job_file_name
+from search.criteria import score_channels
+from search.training import accuracy, cross_entropy_loss
+from workers.library import skeleton_blob
+from workers.loaders.errors import LoadError
+from workers.results import Prepared
+from workers.tasks.metrics import batches, calibration_loss
+from workers.work import Done, Work
+
+
+def prepare(work: Work) -> Done:
+    """Everything the phases need before the first candidate.
+
+    Raises:
+        LoadError: The images do not fit the network, or nothing of it can be pruned.
+    """
+    graph, data, spec = work.graph, work.data, work.snapshot.spec
+    _check_fit(work)
+    scores = score_channels(
+        graph.model, graph, spec.search.criterion, batches(data.images, data.splits.calibration)
+    )
+    if not scores:
+        raise LoadError("no group of this network can be pruned; see the model's graph report")
+    location = job_file_name(work.snapshot.job.id, "work/scores.safetensors")
+    work.context.store.put(location, save(scores))
+    plan, validation = graph.dense_plan(), batches(data.images, data.splits.validation)
+    blob = skeleton_blob(work.context.store, graph, plan, spec.target.batch_size)
+    return Done(
+        Prepared(
+            groups=sorted(scores),
+            dense_digest=plan.digest,
+            dense_skeleton=blob,
+            scores=location,
+            calibration_loss=calibration_loss(work, plan),
+            validation_loss=cross_entropy_loss(graph.model, validation),
+            validation_accuracy=accuracy(graph.model, validation),
+        ).document()
+    )
+
+
+def _check_fit(work: Work) -> None:
+    images, (example,) = work.data.images, work.graph.example_inputs
+    given, wanted = list(images.images.shape[1:]), list(example.shape[1:])
+    if given != wanted:
+        raise LoadError(f"images must have shape {wanted} for this model, but got {given}")
+    classes = work.graph.model(example).shape[1]
+    highest = int(images.labels.max())
+    if highest >= classes:
+        raise LoadError(f"labels must be in 0..{classes - 1} for this model, but got {highest}")

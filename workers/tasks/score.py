@@ -1,0 +1,22 @@
+"""Calibration losses: of one candidate, and of one group pruned alone."""
+
+from __future__ import annotations
+
+from search.plan import Plan
+from search.sensitivity import sensitivity_plan
+from workers.phases.facts import prepared_result
+from workers.tasks.metrics import calibration_loss
+from workers.work import Done, Work
+
+
+def score(work: Work) -> Done:
+    """{"loss"}: of the plan in the payload, after batch norm recalibration."""
+    return Done({"loss": calibration_loss(work, Plan.from_document(work.payload["plan"]))})
+
+
+def sensitivity(work: Work) -> Done:
+    """{"rise"}: of the loss when the payload's ratio of its group alone is removed."""
+    prepared = prepared_result(work.snapshot)
+    scores = work.library.scores(prepared.scores)
+    plan = sensitivity_plan(work.graph, scores, work.payload["group"], work.payload["ratio"])
+    return Done({"rise": calibration_loss(work, plan) - prepared.calibration_loss})

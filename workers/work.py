@@ -1,0 +1,49 @@
+"""What a task handler is given and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from search.graph import PruningGraph
+from workers.context import Context
+from workers.library import Data, Library
+from workers.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Work:
+    """One claimed task: its payload, its job, and the means to do it."""
+
+    context: Context
+    library: Library
+    snapshot: Snapshot
+    payload: dict[str, Any]
+
+    @property
+    def graph(self) -> PruningGraph:
+        """The job's traced network."""
+        return self.library.graph(self.snapshot.model)
+
+    @property
+    def data(self) -> Data:
+        """The job's training data and splits."""
+        return self.library.data(self.snapshot)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The task's result."""
+
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Again:
+    """The task goes on in another slice, from this payload."""
+
+    payload: dict[str, Any]
+
+
+Handler = Callable[[Work], Done | Again]
