@@ -30,7 +30,7 @@ class ChildSpec:
         environment: Variables on top of the supervisor's own.
         cores: Cores it is kept to; empty means any.
         outlives_parent: Whether it may go on when the supervisor is killed.
-        stop_s: Patience between SIGTERM and SIGKILL.
+        stop_s: Patience between SIGTERM and SIGKILL; half-way a second SIGTERM says "at once".
     """
 
     name: str
@@ -71,8 +71,12 @@ class Child:
         return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to it alone."""
+        """Sends a signal to it alone; nothing if it has ended."""
         self._process.send_signal(number)
+
+    def wait(self) -> None:
+        """Waits for its end."""
+        self._process.wait()
 
     def sweep(self) -> None:
         """Kills what is left of its process group."""
@@ -83,19 +87,22 @@ class Child:
 def stop_children(children: Sequence[Child]) -> None:
     """Ends the children at the same time, each with its own patience, and their descendants."""
     descendants = [each for child in children for each in descendants_of(child.pid)]
-    for child in children:
-        child.signal(signal.SIGTERM)
+    rounds = ((signal.SIGTERM, 0.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 1.0))
     started_s = time.monotonic()
-    waiting = list(children)
-    while waiting:
-        waiting = [child for child in waiting if child.poll() is None]
-        for child in waiting:
-            if time.monotonic() - started_s > child.spec.stop_s:
-                child.signal(signal.SIGKILL)
-        time.sleep(0.02)
+    for number, share in rounds:
+        for child in children:
+            wait_for_end(child, started_s + share * child.spec.stop_s)
+            child.signal(number)
     for child in children:
+        child.wait()
         child.sweep()
     kill_all(descendants)
+
+
+def wait_for_end(child: Child, deadline_s: float) -> None:
+    """Waits until a child has ended or the monotonic clock has reached the deadline."""
+    while child.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.02)
 
 
 def descendants_of(pid: int) -> list[psutil.Process]:

@@ -33,11 +33,6 @@ class Home:
         """The note about the running stack."""
         return self.root / "up.json"
 
-    @property
-    def probe_state(self) -> Path:
-        """Where the local probe keeps its credentials."""
-        return self.root / "probe"
-
     def log_path(self, name: str) -> Path:
         """The log file of one child."""
         return self.logs / f"{name}.log"

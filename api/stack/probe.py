@@ -1,25 +1,50 @@
-"""How the stack starts its local probe: the agent's command line and its first enrolment.
+"""How the stack starts its local probe: the agent's command line, and its enrolment.
 
-The agent keeps its credentials below the home, so a token is only needed the first time.
+The agent keeps its credentials below the home, one set for each choice of runtimes (a device
+announces them when it enrols), so a token is needed at the first start only.
 """
 
+import logging
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from api.stack.config import StackConfig
 from api.stack.home import Home
+from jobs.database import make_engine, writing
+from jobs.repository import devices
+from jobs.settings import Settings
+from jobs.states import DeviceState
+from latency_probes.agent import credentials
 
-NAME = "local"
 TOKEN_LIFE = timedelta(minutes=10)
+DEFAULT_RUNTIMES = ("onnxruntime",)
+
+log = logging.getLogger(__name__)
 
 
 def probe_command(
-    config: StackConfig, home: Home, url: str, cores: tuple[int, ...]
+    config: StackConfig, home: Home, url: str, *, cores: tuple[int, ...], broker: str | None
 ) -> tuple[str, ...]:
-    """Arguments of Python that run the agent."""
-    token = enrolment_token()
-    command = ["-m", "latency_probes.agent", "--server", url, "--token", token, "--name", NAME]
-    command += ["--state-dir", str(home.probe_state)]
-    command += ["--runtimes", ",".join(config.probe_runtimes)]
+    """Arguments of Python that run the agent.
+
+    Args:
+        config: Which runtimes it offers.
+        home: Where it keeps its state.
+        url: The address of the API.
+        cores: The cores it measures on; empty means all.
+        broker: Address of the embedded broker without any secret, as its port may change
+            between runs; None leaves what the agent was told when it enrolled.
+    """
+    name = "-".join(("local", *(r for r in config.probe_runtimes if r not in DEFAULT_RUNTIMES)))
+    state = home.root / "probe" / name
+    command = ["-m", "latency_probes.agent", "--server", url, "--name", name]
+    command += ["--state-dir", str(state), "--runtimes", ",".join(config.probe_runtimes)]
+    if token := token_if_needed(state):
+        command += ["--token", token]
+    if broker is not None:
+        command += ["--redis-url", broker]
     if cores:
         command += ["--cores", ",".join(map(str, cores))]
     if config.replay is not None:
@@ -27,15 +52,29 @@ def probe_command(
     return tuple(command)
 
 
-def enrolment_token() -> str:
-    """A fresh token from the database; worthless after its first use or a few minutes."""
-    from jobs.database import make_engine, writing
-    from jobs.repository import devices
-    from jobs.settings import Settings
+def token_if_needed(state: Path) -> str | None:
+    """A fresh enrolment token, unless the kept credentials are those of a device we know.
 
+    Credentials of a device that the database does not know, or that was revoked, are removed.
+    """
+    path = state / "credentials.json"
     engine = make_engine(Settings().database_url)
     try:
         with writing(engine).begin() as session:
+            if is_enrolled(session, path):
+                return None
+            path.unlink(missing_ok=True)
             return devices.create_token(session, datetime.now(UTC) + TOKEN_LIFE)
     finally:
         engine.dispose()
+
+
+def is_enrolled(session: Session, path: Path) -> bool:
+    """Whether the credentials in a file still open the door."""
+    try:
+        kept = credentials.load(path)
+    except credentials.CredentialsError as error:
+        log.warning("the local probe enrols again: %s", error)
+        return False
+    device = None if kept is None else devices.find(session, kept.reply.device_id)
+    return device is not None and device.state != DeviceState.REVOKED

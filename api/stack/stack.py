@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -75,6 +76,7 @@ class Stack:
         self._home = home
         self._report = report
         self._stopping = stopping
+        self._broker: str | None = None
         self._note: dict[str, Any] = {"pid": os.getpid()}
         self._supervisor = Supervisor(report, self._remember)
         probe = bool(config.probe_runtimes)
@@ -147,6 +149,7 @@ class Stack:
             )
         )
         valkey.wait_for(address.url)
+        self._broker = address.public_url
 
     def _migrate(self) -> None:
         from api.stack import migrate
@@ -165,11 +168,9 @@ class Stack:
             self._supervisor.start(self._python(f"worker-{number}", "-m", "workers.worker"))
 
     def _start_probe(self, url: str) -> None:
-        command = probe_command(self._config, self._home, url, self._cores.probe)
-        spec = self._python("probe", *command)
-        self._supervisor.start(
-            ChildSpec(spec.name, spec.command, spec.log_path, spec.environment, self._cores.probe)
-        )
+        cores = self._cores.probe
+        command = probe_command(self._config, self._home, url, cores=cores, broker=self._broker)
+        self._supervisor.start(replace(self._python("probe", *command), cores=cores))
 
     def _python(self, name: str, *arguments: str) -> ChildSpec:
         threads = str(threads_per_worker(self._cores, self._workers))

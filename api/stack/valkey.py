@@ -50,6 +50,11 @@ class Address:
         """The address as a Redis URL, password included."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
+    @property
+    def public_url(self) -> str:
+        """The address without the password, for users that have their own."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
 
 class EmbeddedValkey:
     """Configuration and left-overs of the embedded broker of one home."""
