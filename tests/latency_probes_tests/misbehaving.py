@@ -1,0 +1,98 @@
+"""Runtimes that go wrong in the ways that a device must survive."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from latency_probes.runtimes.base import Call, Description, InvalidModel, Placement
+
+
+class _Runtime:
+    def describe(self) -> Description:
+        return Description("0", ("CPUExecutionProvider",))
+
+    def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
+        return self.call
+
+    def call(self) -> object:
+        raise NotImplementedError
+
+
+class Hangs(_Runtime):
+    def call(self) -> object:
+        time.sleep(60)
+        return None
+
+
+class Segfaults(_Runtime):
+    def call(self) -> object:
+        return ctypes.string_at(0)
+
+
+class Raises(_Runtime):
+    def call(self) -> object:
+        raise RuntimeError("surprise")
+
+
+class IsKilled(_Runtime):
+    def call(self) -> object:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+
+class EatsMemory(_Runtime):
+    def call(self) -> object:
+        return b"x" * 2**34
+
+
+class Prints(_Runtime):
+    def call(self) -> object:
+        os.write(1, b"chatter ")
+        time.sleep(0.001)
+        return None
+
+
+class Exits(_Runtime):
+    def call(self) -> object:
+        sys.stderr.write("bye")
+        raise SystemExit(0)
+
+
+class LeavesAChild(_Runtime):
+    """Forks a process that would outlive the measurement; its id is left in the cache
+    directory."""
+
+    def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        (cache / "orphan").write_text(str(child))
+        return self.call
+
+    def call(self) -> object:
+        time.sleep(0.001)
+        return None
+
+
+class NeedsAMissingLibrary(_Runtime):
+    def __init__(self) -> None:
+        raise ImportError("no such library")
+
+
+class Refuses(_Runtime):
+    def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
+        raise InvalidModel(f"refused {len(model)} bytes at batch {placement.batch_size}")
+
+
+class ReportsItsEnvironment(_Runtime):
+    """Fails with what it was given, for a test to read."""
+
+    def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
+        names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS")
+        heavy = sorted({"pydantic", "redis", "httpx", "torch", "onnx"} & set(sys.modules))
+        given = [os.environ.get(name) for name in names]
+        raise InvalidModel(f"{given} {sorted(os.sched_getaffinity(0))} {heavy}")

@@ -1,0 +1,92 @@
+"""What is read from /proc and /sys, on made-up roots; whatever is missing is unknown."""
+
+from pathlib import Path
+
+import pytest
+
+from latency_probes.conditions import (
+    parse_cores,
+    read_capabilities,
+    read_conditions,
+    usable_cores,
+)
+from latency_probes.messages import RuntimeInfo
+
+
+def _root(directory: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = directory / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+def test_a_full_machine_is_read(tmp_path: Path) -> None:
+    frequency = "sys__devices__system__cpu__cpu3__cpufreq__"
+    root = _root(
+        tmp_path,
+        **{
+            "proc__loadavg": "1.25 0.5 0.1 2/300 4000\n",
+            "proc__meminfo": "MemTotal: 4194304 kB\nMemAvailable: 2097152 kB\n",
+            frequency + "scaling_governor": "performance\n",
+            frequency + "scaling_cur_freq": "2400000\n",
+            "sys__class__thermal__thermal_zone0__temp": "41000\n",
+            "sys__class__thermal__thermal_zone1__temp": "55500\n",
+        },
+    )
+    found = read_conditions((3,), root)
+    assert (found.governor, found.frequency_mhz, found.temperature_c) == (
+        "performance",
+        2400,
+        55.5,
+    )
+    assert (found.load, found.memory_available_mb, found.cores) == (1.25, 2048, (3,))
+
+
+def test_a_bare_machine_is_unknown(tmp_path: Path) -> None:
+    found = read_conditions((), tmp_path)
+    assert (found.governor, found.frequency_mhz, found.temperature_c) == (None, None, None)
+    assert (found.load, found.memory_available_mb) == (None, None)
+
+
+def test_rubbish_is_unknown(tmp_path: Path) -> None:
+    root = _root(
+        tmp_path,
+        proc__loadavg="high",
+        sys__class__thermal__thermal_zone0__temp="hot",
+    )
+    found = read_conditions((0,), root)
+    assert (found.load, found.temperature_c) == (None, None)
+
+
+def test_the_frequency_falls_back_to_cpuinfo(tmp_path: Path) -> None:
+    root = _root(tmp_path, proc__cpuinfo="model name : Fast One\ncpu MHz : 2100.5\n")
+    assert read_conditions((0,), root).frequency_mhz == 2100.5
+
+
+def test_capabilities_name_the_machine(tmp_path: Path) -> None:
+    root = _root(
+        tmp_path, proc__cpuinfo="model name : Fast One\n", proc__meminfo="MemTotal: 2048 kB\n"
+    )
+    runtimes = {"onnxruntime": RuntimeInfo(version="1", providers=("CPUExecutionProvider",))}
+    found = read_capabilities(runtimes, (0, 1), root)
+    assert (found.cpu, found.cores, found.memory_mb) == ("Fast One", 2, 2)
+    assert found.runtimes == runtimes
+
+
+def test_capabilities_of_a_bare_machine_are_still_valid(tmp_path: Path) -> None:
+    found = read_capabilities({}, (), tmp_path)
+    assert found.cpu
+    assert (found.cores, found.memory_mb) == (1, 1)
+
+
+def test_cores_are_given_as_a_list() -> None:
+    first, last = usable_cores()[0], usable_cores()[-1]
+    assert parse_cores(f"{last},{first}") == tuple(sorted({first, last}))
+    assert parse_cores(f"{first}-{first}") == (first,)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1-", "-1", "99999", "5-2", "0,,1"])
+def test_cores_that_are_not_there_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="cores must be"):
+        parse_cores(text)

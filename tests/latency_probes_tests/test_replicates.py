@@ -1,0 +1,155 @@
+"""How many replicates are taken and what they say, on fake replicates and a fake clock."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from latency_probes.messages import MeasureError, Settings
+from latency_probes.replicates import Sentinel, take
+from latency_probes.samples import Conditions, Measurement, Replicate
+from latency_probes.spawn import Timed
+from tests.latency_probes_tests.measurements import replicate
+
+
+class FakeDevice:
+    """Gives the replicates (or the error) of a script, the last one for ever; each takes a
+    second."""
+
+    def __init__(self, *script: Replicate | MeasureError) -> None:
+        self.script = script
+        self.now_s = 0.0
+        self.limits: list[float] = []
+        self.pauses: list[float] = []
+
+    def run(self, number: int, limit_s: float) -> Timed | MeasureError:
+        self.now_s += 1
+        self.limits.append(limit_s)
+        found = self.script[min(number, len(self.script) - 1)]
+        if isinstance(found, MeasureError):
+            return found
+        return Timed(replicate=found, runtime_version="1.0")
+
+    def take(
+        self, settings: Settings, sentinel: Sentinel | None = None
+    ) -> Measurement | MeasureError:
+        return take(
+            self.run,
+            settings,
+            Conditions(),
+            sentinel or Sentinel(),
+            clock=lambda: self.now_s,
+            sleep=self.pauses.append,
+        )
+
+
+def _measured(outcome: Measurement | MeasureError) -> Measurement:
+    assert isinstance(outcome, Measurement)
+    return outcome
+
+
+def _failed(outcome: Measurement | MeasureError) -> MeasureError:
+    assert isinstance(outcome, MeasureError)
+    return outcome
+
+
+def _with_sentinel(ns: int) -> Replicate:
+    return replicate().model_copy(update={"sentinel_ns": (ns, ns)})
+
+
+def test_agreeing_replicates_end_a_measurement_early() -> None:
+    device = FakeDevice(replicate(600), replicate(601), replicate(599))
+    found = _measured(device.take(Settings()))
+    assert len(found.replicates) == 3
+    assert found.ratio == pytest.approx(0.6, rel=1e-3)
+    assert found.ratio_low < 0.6 < found.ratio_high
+    assert (found.verdict, found.reasons) == ("ok", ())
+    assert (found.latency_ms, found.reference_ms, found.cold_ms) == (6e-4, 1e-3, 12e-4)
+
+
+def test_disagreeing_replicates_take_the_most_and_are_noisy() -> None:
+    device = FakeDevice(*(replicate(n) for n in (500, 600, 700, 550, 650)))
+    found = _measured(device.take(Settings()))
+    assert len(found.replicates) == 5
+    assert found.verdict == "noisy"
+    assert "the interval is" in found.reasons[0]
+
+
+def test_strict_takes_at_least_six() -> None:
+    assert len(_measured(FakeDevice(replicate()).take(Settings.strict())).replicates) == 6
+
+
+def test_an_error_is_the_outcome() -> None:
+    error = MeasureError(kind="crashed", message="SIGSEGV")
+    assert FakeDevice(replicate(), replicate(), error).take(Settings()) == error
+
+
+def test_time_spent_ends_with_what_there_is() -> None:
+    device = FakeDevice(replicate())
+    found = _measured(device.take(Settings.strict().model_copy(update={"time_limit_s": 4.0})))
+    assert len(found.replicates) == 4
+    assert device.limits == [4, 3, 2, 1]
+
+
+def test_a_replicate_that_overruns_ends_with_what_there_is() -> None:
+    late = MeasureError(kind="timeout", message="late")
+    device = FakeDevice(replicate(), replicate(), late)
+    assert len(_measured(device.take(Settings())).replicates) == 2
+    assert FakeDevice(replicate(), late).take(Settings()) == late
+
+
+def test_less_than_two_replicates_are_a_timeout() -> None:
+    found = _failed(FakeDevice(replicate()).take(Settings(time_limit_s=0.5)))
+    assert found.kind == "timeout"
+    assert found.message == "1 replicates fit into 0.5 s; 2 are needed"
+
+
+def _settled_sentinel(*seen: int) -> Sentinel:
+    sentinel = Sentinel()
+    for ns in seen or (100, 100, 100, 100, 100):
+        sentinel.note(_with_sentinel(ns))
+    return sentinel
+
+
+def test_a_replicate_on_a_slow_core_is_repeated_after_a_pause() -> None:
+    device = FakeDevice(_with_sentinel(200), _with_sentinel(100))
+    found = _measured(device.take(Settings(), _settled_sentinel()))
+    assert (found.conditions.repeated, found.verdict) == (1, "ok")
+    assert found.conditions.sentinel_baseline_ns == 100
+    assert device.pauses == [0.5]
+
+
+def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
+    device = FakeDevice(_with_sentinel(200))
+    found = _measured(device.take(Settings(), _settled_sentinel(*[100] * 20)))
+    assert len(found.replicates) == 3
+    assert found.verdict == "throttled"
+    assert found.reasons == ("the sentinel was slow in 3 replicates",)
+    assert len(device.pauses) == 2
+
+
+def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
+    sentinel = _settled_sentinel(*[100] * 5, *[200] * 20)
+    assert sentinel.baseline_ns == 200
+
+
+def test_a_baseline_takes_three_sightings() -> None:
+    sentinel = Sentinel()
+    sentinel.note(_with_sentinel(100))
+    assert sentinel.baseline_ns == 0
+    assert sentinel.excess(_with_sentinel(900)) == 1
+
+
+@pytest.mark.parametrize(("high", "verdict"), [(1050, "ok"), (1150, "noisy"), (1600, "unstable")])
+def test_a_wide_spread_within_processes_is_told(high: int, verdict: str) -> None:
+    rounds: Sequence[Sequence[int]] = ((1000, 1000, high, high),) * 4
+    wide = replicate(rounds=4).model_copy(update={"candidate_ns": tuple(map(tuple, rounds))})
+    found = _measured(FakeDevice(wide).take(Settings()))
+    assert found.verdict == verdict
+    assert len(found.reasons) == (verdict != "ok")
+
+
+def test_models_that_do_not_settle_are_unstable() -> None:
+    restless = replicate().model_copy(update={"warm": False})
+    found = _measured(FakeDevice(restless, restless, replicate()).take(Settings()))
+    assert found.verdict == "unstable"
+    assert found.reasons == ("2 of 3 replicates did not settle",)

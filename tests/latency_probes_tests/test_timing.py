@@ -1,0 +1,125 @@
+"""The timing loop on a fake clock: what is timed, in which order, and when it stops."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from latency_probes import timing
+
+MS = 1_000_000
+
+
+class FakeTime:
+    """A clock that moves only when a model is called."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.faults = 0
+        self.calls: list[str] = []
+
+    def model(self, name: str, latency: Callable[[int], int], *, faults: int = 0) -> timing.Call:
+        """A model whose n-th call takes `latency(n)` ns."""
+
+        def call() -> None:
+            self.now_ns += latency(self.calls.count(name))
+            self.faults += faults
+            self.calls.append(name)
+
+        return call
+
+    def time(self, candidate: timing.Call, reference: timing.Call) -> timing.PairTiming:
+        return timing.time_pair(
+            candidate,
+            reference,
+            timing_s=0.12,
+            clock=lambda: self.now_ns,
+            faults=lambda: self.faults,
+            order=random.Random(0),
+        )
+
+
+@pytest.fixture
+def fake() -> FakeTime:
+    return FakeTime()
+
+
+def test_steady_models_give_their_latencies(fake: FakeTime) -> None:
+    found = fake.time(fake.model("c", lambda n: MS), fake.model("r", lambda n: 2 * MS))
+    assert {x for block in found.candidate_ns for x in block} == {MS}
+    assert {x for block in found.reference_ns for x in block} == {2 * MS}
+    assert len(found.candidate_ns) == len(found.reference_ns) >= 10
+
+
+def test_both_sides_get_about_the_same_time(fake: FakeTime) -> None:
+    found = fake.time(fake.model("c", lambda n: MS // 4), fake.model("r", lambda n: MS))
+    assert len(found.candidate_ns[0]) == 10
+    assert len(found.reference_ns[0]) == 2
+
+
+def test_the_order_within_rounds_is_random(fake: FakeTime) -> None:
+    found = fake.time(fake.model("c", lambda n: MS), fake.model("r", lambda n: MS))
+    block = 1 + len(found.candidate_ns[0])
+    timed = fake.calls[-2 * block * len(found.candidate_ns) :]
+    orders = {tuple(timed[i : i + 2 * block : block]) for i in range(0, len(timed), 2 * block)}
+    assert orders == {("c", "r"), ("r", "c")}
+
+
+def test_the_cold_call_is_reported_apart(fake: FakeTime) -> None:
+    found = fake.time(
+        fake.model("c", lambda n: 50 * MS if n == 0 else MS), fake.model("r", lambda n: MS)
+    )
+    assert found.candidate.cold_ns == 50 * MS
+    assert max(x for block in found.candidate_ns for x in block) == MS
+
+
+def test_warm_up_goes_on_until_the_latency_settles(fake: FakeTime) -> None:
+    model = fake.model("c", lambda n: MS + MS * max(0, 40 - n) // 10)
+    found = timing.warm_up(model, 10_000 * MS, lambda: fake.now_ns)
+    assert found.settled
+    assert found.calls > 40
+    assert found.latency_ns == pytest.approx(MS, rel=0.05)
+
+
+def test_warm_up_that_never_settles_ends_with_its_time(fake: FakeTime) -> None:
+    model = fake.model("c", lambda n: MS * (1 + n))
+    found = timing.warm_up(model, 100 * MS, lambda: fake.now_ns)
+    assert not found.settled
+    assert fake.now_ns < 200 * MS
+
+
+def test_slow_models_are_still_timed_in_three_rounds(fake: FakeTime) -> None:
+    found = fake.time(fake.model("c", lambda n: 900 * MS), fake.model("r", lambda n: 900 * MS))
+    assert [len(block) for block in found.candidate_ns] == [2, 2, 2]
+
+
+def test_fast_models_do_not_fill_the_disk_with_samples(fake: FakeTime) -> None:
+    found = fake.time(fake.model("c", lambda n: 100), fake.model("r", lambda n: 100))
+    assert len(found.candidate_ns) == 64
+    assert len(found.candidate_ns[0]) == 20
+
+
+def test_the_first_call_of_a_block_is_not_timed(fake: FakeTime) -> None:
+    last = [""]
+
+    def model(name: str) -> timing.Call:
+        def call() -> None:
+            fake.now_ns += MS if last[0] == name else 3 * MS
+            last[0] = name
+
+        return call
+
+    found = fake.time(model("c"), model("r"))
+    assert {x for block in found.candidate_ns + found.reference_ns for x in block} == {MS}
+
+
+def test_page_faults_are_counted_per_timed_call(fake: FakeTime) -> None:
+    found = fake.time(
+        fake.model("c", lambda n: MS, faults=3), fake.model("r", lambda n: MS, faults=0)
+    )
+    assert (found.candidate_faults, found.reference_faults) == (3, 0)
+
+
+def test_a_clock_too_coarse_for_the_model_gives_one_nanosecond() -> None:
+    found = timing.warm_up(lambda: None, 0, lambda: 0)
+    assert (found.cold_ns, found.latency_ns) == (1, 1)
