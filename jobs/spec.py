@@ -10,7 +10,15 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 from jobs.errors import FieldProblem, SpecError
 from jobs.selectors import Selector
@@ -22,8 +30,20 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PYTHON = re.compile(r"python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _ZOO = re.compile(rf"({'|'.join(SCHEMES[1:])}):[A-Za-z0-9][\w./-]*")
 
+
+def _not_empty(entries: tuple[float, ...]) -> tuple[float, ...]:
+    if not entries:
+        raise ValueError("must have at least one entry, but got none")
+    return entries
+
+
 Name = Annotated[str, Field(pattern=_NAME)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
+Shape = Annotated[tuple[Size, ...], Field(max_length=5), AfterValidator(_not_empty)]
+PerChannel = Annotated[tuple[float, ...], AfterValidator(_not_empty)]
+PositivePerChannel = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_not_empty)
+]
 
 
 class _Spec(BaseModel):
@@ -43,7 +63,7 @@ class ModelSpec(_Spec):
     name: Name
     architecture: str
     kwargs: dict[str, JsonValue] = {}
-    input_shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=5)]
+    input_shape: Shape
 
     @field_validator("architecture")
     @classmethod
@@ -74,8 +94,8 @@ class DatasetSpec(_Spec):
     function: str | None = None
     kwargs: dict[str, JsonValue] = {}
     num_classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    mean: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
+    mean: PerChannel | None = None
+    std: PositivePerChannel | None = None
 
     @field_validator("path")
     @classmethod

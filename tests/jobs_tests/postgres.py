@@ -72,9 +72,9 @@ def _installation(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _start(installation: Path, folder: Path, account: dict[str, Any]) -> subprocess.Popen[bytes]:
     environment = {"LC_ALL": "C", "TZ": "UTC"}
     data = str(folder / "data")
+    initdb = [str(installation / "bin" / "initdb"), "-D", data, "-U", "postgres"]
     made = subprocess.run(
-        [installation / "bin" / "initdb", "-D", data, "-U", "postgres", "--auth=trust"]
-        + ["--encoding=UTF8", "--no-locale", "--no-sync"],
+        [*initdb, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,

@@ -150,6 +150,7 @@ class TestResults:
         assert not answer(session, request, device, token=old)
         assert request.state == RequestState.DISPATCHED
         rows = measurements.for_job(session, request.job_id, counted_only=False)
+        assert measurements.count(session) == 0
         assert [row.counted for row in rows] == [False]
         assert measurements.for_job(session, request.job_id) == []
 

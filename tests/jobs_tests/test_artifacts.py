@@ -1,0 +1,117 @@
+"""The artifact store: whole files or none, on a local folder and on a remote address."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from jobs import artifacts
+from jobs.artifacts import ArtifactStore
+from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound
+
+DATA = b"weights" * 1000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+class Unreadable(io.BytesIO):
+    """An upload that breaks off."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise ConnectionError("the sender is gone")
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ArtifactStore]:
+    urls = {
+        "local": str(tmp_path / "store"),
+        "file": (tmp_path / "store").as_uri(),
+        "memory": f"memory://{tmp_path.name}",
+    }
+    yield ArtifactStore(urls[request.param], cache=tmp_path / "cache")
+    fsspec.filesystem("memory").store.clear()
+
+
+class TestArtifactStore:
+    def test_what_is_put_can_be_got(self, store: ArtifactStore) -> None:
+        stored = store.put("jobs/job_1/plan.json", DATA)
+        assert (stored.location, stored.size) == ("jobs/job_1/plan.json", len(DATA))
+        assert stored.sha256 == SHA256
+        assert store.get(stored.location, sha256=SHA256) == DATA
+
+    def test_a_stream_can_be_put_and_opened(self, store: ArtifactStore) -> None:
+        assert store.put("a", io.BytesIO(DATA), sha256=SHA256).size == len(DATA)
+        with store.open("a") as file:
+            assert file.read(7) == b"weights"
+
+    def test_a_second_file_replaces_the_first(self, store: ArtifactStore) -> None:
+        store.put("a", b"one")
+        store.put("a", b"two")
+        assert store.get("a") == b"two"
+
+    def test_a_broken_upload_leaves_what_was_there(self, store: ArtifactStore) -> None:
+        store.put("a", b"one")
+        with pytest.raises(ConnectionError):
+            store.put("a", Unreadable())
+        assert store.get("a") == b"one"
+
+    def test_bytes_with_another_hash_are_not_stored(self, store: ArtifactStore) -> None:
+        with pytest.raises(ArtifactDamaged, match=f"must have SHA-256 {SHA256}, but got"):
+            store.put("a", b"other", sha256=SHA256)
+        assert not store.exists("a")
+
+    def test_damage_is_noticed_when_read(self, store: ArtifactStore) -> None:
+        store.put("a", b"other")
+        with pytest.raises(ArtifactDamaged):
+            store.get("a", sha256=SHA256)
+        with pytest.raises(ArtifactDamaged):
+            store.local_path("a", sha256=SHA256)
+
+    def test_a_missing_file_is_not_found(self, store: ArtifactStore) -> None:
+        assert not store.exists("a")
+        for read in (store.get, store.open, store.local_path):
+            with pytest.raises(ArtifactNotFound, match="artifact must exist, but got 'a'"):
+                read("a")
+
+    def test_a_removed_file_is_gone(self, store: ArtifactStore) -> None:
+        store.put("a", DATA)
+        store.remove("a")
+        store.remove("a")
+        assert not store.exists("a")
+
+    def test_a_local_path_has_the_present_bytes(self, store: ArtifactStore) -> None:
+        store.put("a/b", DATA)
+        assert store.local_path("a/b", sha256=SHA256).read_bytes() == DATA
+        assert store.local_path("a/b", sha256=SHA256).read_bytes() == DATA
+        store.put("a/b", b"new")
+        assert store.local_path("a/b").read_bytes() == b"new"
+
+    @pytest.mark.parametrize(
+        "name", ["", "/etc/passwd", "../a", "a/../b", "a//b", ".hidden", "a/"]
+    )
+    def test_a_name_that_leads_elsewhere_is_refused(self, store: ArtifactStore, name: str) -> None:
+        with pytest.raises(ArtifactError, match="must be a plain relative path, but got"):
+            store.put(name, DATA)
+
+
+def test_nothing_is_left_beside_a_local_file(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    store.put("a", DATA)
+    with pytest.raises(ConnectionError):
+        store.put("b", Unreadable())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_every_kind_of_file_has_its_place(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    names = [
+        artifacts.weights_name("mdl_1"),
+        artifacts.archive_name("dat_1"),
+        artifacts.skeleton_name(SHA256),
+        artifacts.job_file_name("job_1", "plan.json"),
+    ]
+    assert [store.put(name, DATA).location for name in names] == names
