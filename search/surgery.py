@@ -43,19 +43,29 @@ def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
     """
     check_plan(graph, plan)
     _check_model(model, graph)
-    pruned = copy.deepcopy(model)
-    tensors = named_tensors(pruned)
     kept = kept_indices(graph, plan)
-    edits = _module_edits(
-        pruned, {name: _cut_shape(graph, name, dims) for name, dims in kept.items()}
-    )
-    with torch.no_grad():
-        _absorb(tensors, graph, plan)
-        for name, dims in kept.items():
-            for dim, indices in dims.items():
-                _shrink(tensors[name], dim, indices)
-    _set_attributes(pruned, edits)
+    shapes = {name: _cut_shape(graph, name, dims) for name, dims in kept.items()}
+    tensors = named_tensors(model)
+    cut = {name: tensors[name].detach() for name in kept}
+    _absorb(cut, graph, plan)
+    for name, dims in kept.items():
+        for dim, indices in dims.items():
+            cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
+    pruned = copy_with(model, cut)
+    _set_attributes(pruned, _module_edits(model, shapes))
     return pruned
+
+
+def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
+    """A deep copy in which the named parameters and buffers have other values; ties live on."""
+    tensors = named_tensors(model)
+    memo: dict[int, Any] = {
+        id(tensors[name]): type(old)(value, old.requires_grad)
+        if isinstance(old := tensors[name], nn.Parameter)
+        else value
+        for name, value in replacements.items()
+    }
+    return copy.deepcopy(model, memo)
 
 
 def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str, Any]:
@@ -94,10 +104,14 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
         WeightsError: the weights are unreadable, or do not fit the pruned model.
     """
     document = _read_document(Path(plan_path))
-    pruned = copy.deepcopy(model)
-    tensors = named_tensors(pruned)
-    for name, shape in document["tensors"].items():
-        _resize(name, tensors.get(name), shape)
+    tensors = named_tensors(model)
+    pruned = copy_with(
+        model,
+        {
+            name: _resized(name, tensors.get(name), shape)
+            for name, shape in document["tensors"].items()
+        },
+    )
     _set_attributes(pruned, document["modules"])
     _load_weights(pruned, Path(weights_path))
     return pruned
@@ -167,25 +181,19 @@ def _cut_shape(graph: PruningGraph, name: str, dims: Mapping[int, list[int]]) ->
     )
 
 
-def _shrink(tensor: Tensor, dim: int, indices: list[int]) -> None:
-    """Through `.data`, so that ties between parameters and their Python attributes live on."""
-    places = torch.tensor(indices, device=tensor.device)
-    tensor.data = tensor.data.index_select(dim, places)
-
-
-def _absorb(tensors: Mapping[str, Tensor], graph: PruningGraph, plan: Plan) -> None:
+def _absorb(cut: dict[str, Tensor], graph: PruningGraph, plan: Plan) -> None:
     """The columns that read a removed unit are added, scaled, to those of its absorber."""
     for group in graph.groups:
         merges = plan.absorbed.get(group.name, {})
         for member in group.members if merges else ():
             if member.role == "consumer":
-                _absorb_columns(tensors[member.tensor], member, merges)
+                cut[member.tensor] = _absorb_columns(cut[member.tensor], member, merges)
 
 
 def _absorb_columns(
     tensor: Tensor, member: Member, merges: Mapping[int, tuple[int, float]]
-) -> None:
-    before = tensor.data.clone()
+) -> Tensor:
+    merged = tensor.clone()
     for unit, (absorber, scale) in merges.items():
         source = torch.tensor(member.indices[unit], device=tensor.device)
         target = torch.tensor(member.indices[absorber], device=tensor.device)
@@ -194,7 +202,8 @@ def _absorb_columns(
                 f"units that merge must have as many columns in {member.tensor!r}, but got "
                 f"{len(source)} and {len(target)}"
             )
-        tensor.data.index_add_(member.dim, target, before.index_select(member.dim, source) * scale)
+        merged.index_add_(member.dim, target, tensor.index_select(member.dim, source) * scale)
+    return merged
 
 
 def _module_edits(model: nn.Module, shapes: Shapes) -> dict[str, Attributes]:
@@ -255,7 +264,7 @@ def _is_attribute(value: Any) -> bool:
     return _is_shape(value) or (type(value) is int and value >= 1)
 
 
-def _resize(name: str, tensor: Tensor | None, shape: list[int]) -> None:
+def _resized(name: str, tensor: Tensor | None, shape: list[int]) -> Tensor:
     if tensor is None:
         raise PlanError(f"the plan shrinks {name!r}, but the model has no such tensor")
     fits = len(shape) == tensor.ndim and all(
@@ -265,7 +274,7 @@ def _resize(name: str, tensor: Tensor | None, shape: list[int]) -> None:
         raise PlanError(
             f"{name!r} must shrink to a shape within {tuple(tensor.shape)}, but got {shape}"
         )
-    tensor.data = tensor.data.new_zeros(shape)
+    return tensor.detach().new_zeros(shape)
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

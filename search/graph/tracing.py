@@ -13,8 +13,8 @@ from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import form_groups
 from search.graph.propagation import Propagation, propagate
 from search.graph.pruning_graph import PruningGraph
-from search.graph.redrawing import redrawn
-from search.graph.verification import Subject, frozen_by, verify
+from search.graph.redrawing import double_copy, stirred
+from search.graph.verification import frozen_by, verify
 from search.surgery import named_tensors
 
 SEED = 0
@@ -44,15 +44,12 @@ def trace(
         GraphError: the model cannot be copied or exported, or the inputs are not tensors.
     """
     end = clock() + time_limit_s
-    copy = redrawn(model, SEED)
-    inputs = tuple(
-        value.double() if value.is_floating_point() else value
-        for value in batch_of_two(example_inputs)
-    )
+    copy = double_copy(model)
+    inputs = stirred(batch_of_two(example_inputs), SEED)
     exported = export(copy, inputs)
     found = propagate(exported, _aliases(named_tensors(copy)))
     graph = _assemble(copy, inputs, exported, found)
-    reasons = verify(Subject(graph, exported, found), lambda: clock() >= end)
+    reasons = verify(graph, exported, found, lambda: clock() >= end)
     return replace(frozen_by(graph, reasons), model=model, example_inputs=example_inputs)
 
 

@@ -1,0 +1,159 @@
+"""Trials of a random plan: what a pruned copy computes, against the dense graph with units zeroed.
+
+| symbol | meaning |
+|---|---|
+| influence | the largest relative change of the output by zeroing one unit, to first order |
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from search.errors import PlanError
+from search.graph.exporting import Exported
+from search.graph.propagation import Propagation
+from search.graph.pruning_graph import PruningGraph
+from search.graph.redrawing import redraw
+from search.graph.reference import Reference
+from search.graph.types import Group
+from search.plan import Plan
+from search.surgery import copy_with, named_tensors, prune
+
+TOLERANCE = 1e-8
+TINY = 1e-300
+
+
+class ShapeTrial:
+    """Runs pruned copies on the meta device: shapes only, so it costs next to nothing.
+
+    Where even the dense copy does not run there (constants on another device, sizes that depend
+    on data), `possible` is false.
+    """
+
+    def __init__(self, graph: PruningGraph) -> None:
+        self._graph = graph
+        tensors = named_tensors(graph.model)
+        self._model = copy_with(graph.model, {name: t.to("meta") for name, t in tensors.items()})
+        self._inputs = [value.to("meta") for value in graph.example_inputs]
+        self.possible = self.problem([]) is None
+
+    def problem(self, names: Sequence[str]) -> str | None:
+        """What goes wrong when the groups `names` are cut; None if nothing does."""
+        plan = random_plan(self._graph.groups, names, 0)
+        try:
+            with torch.device("meta"):
+                _run(prune(self._model, self._graph, plan), self._inputs)
+        except Exception as error:  # whatever the forward of a user's module raises
+            return _told(error)
+        return None
+
+
+class NumberTrial:
+    """Compares numbers, on parameters drawn by `seed`; the copy in the graph is redrawn."""
+
+    def __init__(
+        self, graph: PruningGraph, exported: Exported, found: Propagation, seed: int
+    ) -> None:
+        redraw(graph.model, seed)
+        self._graph = graph
+        self._seed = seed
+        self._reference = Reference(exported, found)
+        self._tensors = named_tensors(graph.model)
+
+    def problem(self, names: Sequence[str]) -> str | None:
+        """What goes wrong when the groups `names` are cut; None if nothing does."""
+        plan = random_plan(self._graph.groups, names, self._seed)
+        try:
+            pruned = _run(prune(self._graph.model, self._graph, plan), self._graph.example_inputs)
+        except Exception as error:  # whatever the forward of a user's module raises
+            return _told(error)
+        off = relative_error(pruned, self._expected(plan, None))
+        return None if off <= TOLERANCE else f"the pruned model is off by {off:.1e}"
+
+    def influence(self, names: Sequence[str]) -> dict[str, float]:
+        """Group -> the influence of the units that the same trial keeps."""
+        graph = self._graph
+        device = graph.example_inputs[0].device
+        gains = torch.ones(len(graph.group_of), dtype=torch.float64, device=device)
+        gains.requires_grad_()
+        with torch.enable_grad():
+            outputs = self._expected(random_plan(graph.groups, names, self._seed), gains)
+            (change,) = torch.autograd.grad(_projection(outputs), gains)
+        return _largest_per_group(change, graph)
+
+    def _expected(self, plan: Plan, gains: Tensor | None) -> list[Tensor]:
+        inputs, kept = self._graph.example_inputs, self._graph.kept_atoms(plan)
+        with torch.set_grad_enabled(gains is not None), warnings.catch_warnings(action="ignore"):
+            outputs = self._reference.run_masked(self._tensors, inputs, kept, gains)
+        return _tensors(outputs)
+
+
+def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
+    """About half of the units of each group in `names`, at random; all of the others."""
+    kept = dict(Plan.dense(groups).kept)
+    for group in groups:
+        if group.name in names:
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {group.name}".encode()))
+            order = torch.randperm(group.width, generator=generator).tolist()
+            kept[group.name] = tuple(sorted(order[: (group.width + 1) // 2]))
+    return Plan(kept)
+
+
+def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest value of the same output."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return float("inf")
+    errors = [0.0]
+    for left, right in zip(found, expected, strict=True):
+        if right.numel():
+            scale = right.abs().max().double().clamp_min(TINY)
+            error = float((left.double() - right.double()).abs().max() / scale)
+            errors.append(error if error == error else float("inf"))
+    return max(errors)
+
+
+def _projection(outputs: Sequence[Tensor]) -> Tensor:
+    """A random projection of all outputs, each divided by its norm."""
+    total = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    for output in outputs:
+        if output.requires_grad:
+            direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+            unit = output / output.detach().norm().clamp_min(TINY)
+            total = total.to(output.device) + (unit * direction.to(output.device)).sum()
+    return total
+
+
+def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
+    """The largest |sum of `change` over the atoms of a unit| in every group."""
+    largest: dict[str, float] = {}
+    for number, group in enumerate(graph.groups):
+        own = torch.from_numpy((graph.group_of == number).nonzero()[0])
+        units = torch.from_numpy(graph.unit_of)[own]
+        sums = torch.zeros(group.width, dtype=torch.float64)
+        sums.index_add_(0, units, change.cpu()[own])
+        largest[group.name] = float(sums.abs().max())
+    return largest
+
+
+def _run(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        return _tensors(model(*(value.clone() for value in inputs)))
+
+
+def _tensors(outputs: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, PlanError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    first = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return f"the model's own forward fails on smaller tensors ({first})"
