@@ -88,7 +88,4 @@ def _version() -> str:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    services: Services = app.state.services
-    services.broker.close()
-    services.dispatch.close()
-    services.writing.kw["bind"].dispose()
+    app.state.services.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import AccessSettings, host_allowed, is_loopback
@@ -78,7 +77,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise HTTPException(413, _too_large(limit).document["detail"])
+                raise _too_large(limit)
             return message
 
         await self._app(scope, counted, send)
@@ -87,7 +86,7 @@ class BodyLimit:
 def _too_large(limit: int) -> Problem:
     detail = (
         f"The request body must be at most {limit // MIB} MiB: send less, or raise "
-        "SECATEUR_MAX_UPLOAD_MB for uploads"
+        "SECATEUR_MAX_UPLOAD_MB for uploads."
     )
     return Problem(413, "content-too-large", detail)
 

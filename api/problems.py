@@ -36,11 +36,12 @@ WHERE = ("body", "query", "path", "header", "cookie")
 log = logging.getLogger(__name__)
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """An answer that says what is wrong and what to change.
 
+    An HTTPException, because FastAPI lets only those pass while it reads a body.
+
     Attributes:
-        status: The HTTP status.
         document: The problem document: type, title, status, detail and further fields.
         headers: Extra response headers.
     """
@@ -54,9 +55,7 @@ class Problem(Exception):
         headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = dict(headers or {})
+        super().__init__(status, detail, dict(headers or {}))
         self.document: dict[str, Any] = {
             "type": KIND_PREFIX + kind,
             "title": kind.replace("-", " ").capitalize(),
@@ -68,7 +67,7 @@ class Problem(Exception):
     def response(self) -> JSONResponse:
         """This problem as an HTTP response."""
         return JSONResponse(
-            self.document, self.status, headers=self.headers, media_type=MEDIA_TYPE
+            self.document, self.status_code, headers=self.headers, media_type=MEDIA_TYPE
         )
 
 

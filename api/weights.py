@@ -100,7 +100,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict):
         raise _wrong(f"must describe every tensor, but {shown(name)} has no description")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if dtype not in ITEM_BITS:
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         raise _wrong(f"must hold known dtypes, but {shown(name)} is {shown(dtype)}")
     if not _naturals(shape) or len(shape) > MAX_DIMS:
         raise _wrong(f"must give every tensor a shape, but {shown(name)} has {shown(shape)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from api.dispatch import CHECK_DATASET
 from api.problems import Problem, invalid_field, not_found
@@ -48,24 +49,30 @@ class Submitted:
     archive: UploadFile | None
 
 
-async def submitted(request: Request) -> Submitted:
+async def submitted(request: Request) -> AsyncIterator[Submitted]:
     """Read either kind of body: JSON alone, or a form with ``spec`` and ``archive``."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
-    if kind == "multipart/form-data":
-        form = await request.form()
-        spec, archive = form.get("spec"), form.get("archive")
-        if not isinstance(spec, str):
-            raise invalid_field("spec", "must be given as a form field with a DatasetSpec as JSON")
-        return Submitted(spec, archive if isinstance(archive, UploadFile) else None)
-    if kind != "application/json":
-        detail = f"Content-Type must be application/json or multipart/form-data, but got {kind!r}."
+    if kind == "application/json":
+        yield Submitted((await request.body()).decode(errors="replace"), None)
+    elif kind == "multipart/form-data":
+        async with request.form() as form:
+            yield _of_form(form)
+    else:
+        allowed = "application/json or multipart/form-data"
+        detail = f"Content-Type must be {allowed}, but got {kind!r}."
         raise Problem(415, "unsupported-media-type", detail)
-    return Submitted((await request.body()).decode(errors="replace"), None)
+
+
+def _of_form(form: FormData) -> Submitted:
+    spec, archive = form.get("spec"), form.get("archive")
+    if not isinstance(spec, str):
+        raise invalid_field("spec", "must be given as a form field with a DatasetSpec as JSON")
+    return Submitted(spec, archive if isinstance(archive, UploadFile) else None)
 
 
 @router.post("", status_code=202, response_model=DatasetView, openapi_extra=BODY)
 def submit_dataset(
-    body: Annotated[Submitted, Depends(submitted)],
+    body: Annotated[Submitted, Depends(submitted, scope="function")],
     services: Composed,
     edge: Writing,
     caller: Submitter,

@@ -31,6 +31,12 @@ class Services:
     broker: Broker
     store: ArtifactStore
 
+    def close(self) -> None:
+        """Give all connections back."""
+        self.broker.close()
+        self.dispatch.close()
+        self.writing.kw["bind"].dispose()
+
 
 @dataclass
 class Edge:

@@ -1,0 +1,285 @@
+"""Submitting, polling, stopping and cancelling jobs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from api.dispatch import ADVANCE
+from jobs.repository import candidates, datasets, events, jobs, measurements, models, requests
+from jobs.repository.measurements import Finding
+from jobs.states import JobState
+from jobs.status import transition
+from tests.api_tests.rest_tests.rows import new_job
+from tests.api_tests.rest_tests.service import Service
+from tests.api_tests.rest_tests.test_problems import problem
+from tests.jobs_tests.builders import (
+    at,
+    make_dataset,
+    make_device,
+    make_job,
+    make_model,
+    make_request,
+)
+
+SPEC: dict[str, Any] = {"model": "net", "dataset": "photos", "budget": {"ratio": 0.6}}
+
+
+@pytest.fixture(autouse=True)
+def inputs(service: Service) -> None:
+    """A model and a data set that are still being checked."""
+    with service.rows() as session:
+        make_model(session)
+        make_dataset(session)
+
+
+def submit(service: Service, key: str | None = None, **changes: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    return service.client.post("/v1/jobs", json={**SPEC, **changes}, headers=headers)
+
+
+def count(service: Service) -> int:
+    return len(service.client.get("/v1/jobs").json()["items"])
+
+
+def end(service: Service, job_id: str, state: JobState = JobState.CANCELLED) -> None:
+    with service.rows() as session:
+        transition(session, job_id, JobState.QUEUED, state, 1)
+
+
+def test_a_job_is_accepted_with_its_location_and_sent_on(service: Service) -> None:
+    response = submit(service, name="mine")
+
+    job = response.json()
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["name"], job["state"], job["spec"]["budget"]["ratio"]) == ("mine", "queued", 0.6)
+    assert service.client.get(response.headers["location"]).json() == job
+    assert service.dispatch.sent == [(ADVANCE, job["id"])]
+
+
+def test_the_first_event_is_there_at_once(service: Service) -> None:
+    job_id = submit(service).json()["id"]
+
+    items = service.client.get(f"/v1/jobs/{job_id}/events").json()["items"]
+
+    assert [(item["number"], item["data"]["to"]) for item in items] == [(1, "queued")]
+
+
+@pytest.mark.parametrize("budget", [{"ratio": 0}, {"ratio": -0.5}, {"latency_ms": 0}])
+def test_a_budget_that_is_not_positive_is_refused(
+    service: Service, budget: dict[str, float]
+) -> None:
+    document = problem(submit(service, budget=budget), 422, "invalid-request")
+
+    assert "must be > 0" in str(document["detail"])
+    assert count(service) == 0
+
+
+def test_a_budget_above_the_dense_latency_is_accepted(service: Service) -> None:
+    assert submit(service, budget={"ratio": 2.0}).status_code == 202
+
+
+@pytest.mark.parametrize("field", ["model", "dataset"])
+def test_an_unknown_model_or_data_set_is_a_wrong_field(service: Service, field: str) -> None:
+    document = problem(submit(service, **{field: "other"}), 422, "invalid-request")
+
+    assert document["errors"][0]["field"] == field  # type: ignore[index]
+    assert service.dispatch.sent == []
+
+
+def test_a_job_on_a_rejected_model_is_refused_with_its_problem(service: Service) -> None:
+    found = {"type": "urn:x", "title": "No fit", "status": 422, "detail": "fc.bias is missing"}
+    with service.rows() as session:
+        model = models.find(session, "net")
+        assert model is not None
+        models.reject(session, model.id, found)
+
+    response = submit(service)
+
+    document = response.json()
+    assert (response.status_code, document["status"], document["type"]) == (409, 409, "urn:x")
+    assert "'net' was rejected: fc.bias is missing" in document["detail"]
+    assert document["cause"] == found
+    assert count(service) == 0
+
+
+def test_a_job_on_a_rejected_data_set_is_refused(service: Service) -> None:
+    with service.rows() as session:
+        dataset = datasets.find(session, "photos")
+        assert dataset is not None
+        datasets.reject(session, dataset.id, {"detail": "no images"})
+
+    assert "no images" in problem(submit(service), 409, "dataset-rejected")["detail"]  # type: ignore[operator]
+
+
+def test_the_same_key_and_body_give_the_first_answer_again(service: Service) -> None:
+    first, again = submit(service, "k1"), submit(service, "k1")
+
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert count(service) == 1
+    assert len(service.dispatch.sent) == 1
+
+
+def test_the_same_key_with_another_body_is_refused(service: Service) -> None:
+    submit(service, "k1")
+
+    problem(submit(service, "k1", budget={"ratio": 0.7}), 422, "idempotency-key-reused")
+    assert count(service) == 1
+
+
+def test_a_refused_request_leaves_its_key_free(service: Service) -> None:
+    submit(service, "k1", model="other")
+
+    assert submit(service, "k1").status_code == 202
+
+
+def test_simultaneous_repeats_make_one_job(service: Service) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: submit(service, "k1").json()["id"], range(8)))
+
+    assert len(set(answers)) == 1
+    assert count(service) == 1
+
+
+def test_a_poller_that_knows_the_job_gets_304_until_it_changes(service: Service) -> None:
+    job_id = new_job(service)
+    path = f"/v1/jobs/{job_id}"
+    known = {"If-None-Match": service.client.get(path).headers["etag"]}
+    unchanged = service.client.get(path, headers=known)
+    with service.rows() as session:
+        jobs.save_progress(session, job_id, {"level": 1})
+    changed = service.client.get(path, headers=known)
+
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert (changed.status_code, changed.json()["progress"]) == (200, {"level": 1})
+
+
+def test_lists_have_an_etag_too(service: Service) -> None:
+    etag = service.client.get("/v1/jobs").headers["etag"]
+
+    for value in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        response = service.client.get("/v1/jobs", headers={"If-None-Match": value})
+        assert response.status_code == 304
+
+
+def test_jobs_are_listed_by_page_and_by_state(service: Service) -> None:
+    ids = [new_job(service) for _ in range(3)]
+    end(service, ids[0])
+
+    cancelled = service.client.get("/v1/jobs?state=cancelled").json()["items"]
+    first = service.client.get("/v1/jobs?limit=2").json()
+    rest = service.client.get(f"/v1/jobs?limit=2&after={first['next']}").json()
+
+    assert [job["id"] for job in cancelled] == [ids[0]]
+    assert {job["id"] for job in first["items"] + rest["items"]} == set(ids)
+    assert rest["next"] is None
+
+
+def test_an_unknown_job_is_404_everywhere(service: Service) -> None:
+    for path in ("", "/tree", "/events", "/artifacts"):
+        problem(service.client.get(f"/v1/jobs/job_none{path}"), 404, "not-found")
+    for verb in ("stop", "cancel"):
+        problem(service.client.post(f"/v1/jobs/job_none/{verb}"), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag"), [("stop", "stop_requested"), ("cancel", "cancel_requested")]
+)
+def test_a_wish_is_noted_once_and_sent_on(service: Service, verb: str, flag: str) -> None:
+    job_id = new_job(service)
+
+    first = service.client.post(f"/v1/jobs/{job_id}/{verb}")
+    again = service.client.post(f"/v1/jobs/{job_id}/{verb}")
+
+    assert (first.status_code, first.json()[flag]) == (202, True)
+    assert again.json() == first.json()
+    assert service.dispatch.sent == [(ADVANCE, job_id)]
+
+
+@pytest.mark.parametrize("verb", ["stop", "cancel"])
+def test_a_job_that_has_ended_takes_no_wish(service: Service, verb: str) -> None:
+    job_id = new_job(service)
+    end(service, job_id)
+
+    document = problem(service.client.post(f"/v1/jobs/{job_id}/{verb}"), 409, "job-over")
+
+    assert document["state"] == "cancelled"
+
+
+def test_what_a_job_waits_for_is_told(service: Service) -> None:
+    job_id = new_job(service)
+    with service.rows() as session:
+        jobs.set_waiting(session, job_id, "a device with label board=rpi4")
+
+    job = service.client.get(f"/v1/jobs/{job_id}").json()
+
+    assert job["waiting_for"] == "a device with label board=rpi4"
+
+
+def test_a_rolled_back_request_sends_nothing(service: Service) -> None:
+    with service.rows() as session:
+        job_id = make_job(session).id
+        events.append(session, job_id, "x", {})
+        session.connection().exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+
+    assert submit(service).status_code == 500
+    assert service.dispatch.sent == []
+    assert count(service) == 1
+
+
+def test_the_tree_holds_the_candidates_with_budget_and_dense_latency(service: Service) -> None:
+    node = {"digest": "d1", "parent": None, "level": 1, "origin": "cut", "kept": True}
+    with service.rows() as session:
+        job = make_job(session)
+        candidates.save(session, job.id, [{**node, "ratio": 0.8, "loss": 0.2}])
+        measure_dense(session, job)
+
+    tree = service.client.get(f"/v1/jobs/{job.id}/tree").json()
+
+    assert (tree["budget_ratio"], tree["dense_latency_ms"], tree["next"]) == (0.5, 2.0, None)
+    assert [(item["digest"], item["ratio"], item["kept"]) for item in tree["items"]] == [
+        ("d1", 0.8, True)
+    ]
+
+
+def test_a_budget_in_milliseconds_becomes_a_ratio_once_the_dense_model_is_measured(
+    service: Service,
+) -> None:
+    job_id = submit(service, budget={"latency_ms": 1.0}).json()["id"]
+    before = service.client.get(f"/v1/jobs/{job_id}/tree").json()
+    with service.rows() as session:
+        measure_dense(session, jobs.find(session, job_id))
+    measured = service.client.get(f"/v1/jobs/{job_id}/tree").json()
+    with service.rows() as session:
+        told = {"budget_ratio": 0.4, "dense_latency_ms": 2.5}
+        jobs.save_progress(session, job_id, told)
+    after = service.client.get(f"/v1/jobs/{job_id}/tree").json()
+
+    assert [view["budget_ratio"] for view in (before, measured, after)] == [None, 0.5, 0.4]
+    assert after["dense_latency_ms"] == 2.5
+
+
+def measure_dense(session: Any, job: Any) -> None:
+    """One counted measurement whose reference took 2 ms."""
+    device = make_device(session)
+    request = make_request(session, job)
+    given = requests.assign(session, request.id, device.id, at(0), 60)
+    assert given is not None
+    assert given.lease_token is not None
+    requests.complete(
+        session,
+        given.id,
+        attempt=given.attempt,
+        lease_token=given.lease_token,
+        device_id=device.id,
+        finding=Finding(ratio=1.0, latency_ms=2.0, reference_ms=2.0, verdict="ok"),
+    )
+    assert measurements.count(session, job.id) == 1
