@@ -92,6 +92,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     before = sentinel_ns()
+    preempted = _preemptions()
     pair = timing.time_pair(
         calls["candidate"],
         calls["reference"],
@@ -100,13 +101,17 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         faults=_page_faults,
         order=order,
     )
-    replicate = _replicate(pair, setup_ns, (before, sentinel_ns()))
+    preempted = _preemptions() - preempted
+    replicate = _samples(pair) | {
+        "sentinel_ns": (before, sentinel_ns()),
+        "preemptions": preempted,
+        "setup_ms": setup_ns / 1e6,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
     return {"replicate": replicate, "runtime_version": runtime.describe().version}
 
 
-def _replicate(
-    pair: timing.PairTiming, setup_ns: int, sentinel: tuple[int, int]
-) -> dict[str, Any]:
+def _samples(pair: timing.PairTiming) -> dict[str, Any]:
     return {
         "candidate_ns": pair.candidate_ns,
         "reference_ns": pair.reference_ns,
@@ -114,11 +119,8 @@ def _replicate(
         "reference_cold_ns": pair.reference.cold_ns,
         "candidate_faults": pair.candidate_faults,
         "reference_faults": pair.reference_faults,
-        "sentinel_ns": sentinel,
         "warmup_calls": pair.candidate.calls + pair.reference.calls,
         "warm": pair.candidate.settled and pair.reference.settled,
-        "setup_ms": setup_ns / 1e6,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -156,6 +158,10 @@ def _die_with(parent: int) -> None:
 def _page_faults() -> int:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_minflt + usage.ru_majflt
+
+
+def _preemptions() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

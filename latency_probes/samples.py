@@ -48,6 +48,7 @@ class Replicate(_Part):
     sentinel_ns: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
     warmup_calls: NonNegativeInt = 0
     warm: bool = True
+    preemptions: NonNegativeInt = 0
     setup_ms: NonNegativeFloat = 0.0
     peak_rss_mb: NonNegativeFloat = 0.0
 

@@ -209,3 +209,11 @@ def test_a_local_probe_leaves_no_files(tmp_path: Path) -> None:
     probe = LocalProbe(onnx_models.convnet(), settings=_QUICK)
     del probe
     assert set(Path(os.environ.get("TMPDIR", "/tmp")).glob("secateur-probe-*")) <= before
+
+
+def test_the_package_offers_the_local_probe_by_name() -> None:
+    import latency_probes
+
+    assert latency_probes.LocalProbe is LocalProbe
+    with pytest.raises(AttributeError, match="no attribute 'Absent'"):
+        _ = latency_probes.Absent

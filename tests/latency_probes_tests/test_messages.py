@@ -141,3 +141,14 @@ def test_settings_refuse_fewer_replicates_at_most_than_at_least() -> None:
 
 def test_equal_targets_have_equal_keys() -> None:
     assert Target().key == "onnxruntime/CPUExecutionProvider/b1/t1"
+
+
+def test_a_workload_without_its_data_cannot_be_unpacked() -> None:
+    with pytest.raises(MessageError, match="must carry its data inline"):
+        Workload.of(b"x", inline=False).unpack()
+
+
+def test_a_message_too_long_for_the_other_side_is_not_sent() -> None:
+    blob = Workload.of(b"x").model_copy(update={"data": "A" * MAX_MESSAGE_BYTES})
+    with pytest.raises(MessageError, match="at most"):
+        encode(request().model_copy(update={"candidate": blob}))

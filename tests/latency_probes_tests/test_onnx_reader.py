@@ -113,3 +113,18 @@ def test_a_damaged_model_is_read_or_refused_but_never_crashes(data: st.DataObjec
         onnx_reader.read(damaged)
     except OnnxFormatError:
         return
+
+
+def test_attributes_packed_by_another_writer_are_read() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"]).SerializeToString()
+    packed = b"\x0a\x04pads\x42\x03\x01\xac\x02"  # name "pads", packed integers 1 and 300
+    node += b"\x2a" + bytes([len(packed)]) + packed
+    graph = b"\x0a" + bytes([len(node)]) + node
+    found = onnx_reader.read(b"\x3a" + bytes([len(graph)]) + graph)
+    assert found.nodes[0].attributes == {"pads": (1, 300)}
+
+
+def test_sparse_weights_are_refused() -> None:
+    graph = b"\x7a\x00"
+    with pytest.raises(OnnxFormatError, match="sparse"):
+        onnx_reader.read(b"\x3a" + bytes([len(graph)]) + graph)

@@ -93,6 +93,16 @@ def test_slow_models_are_still_timed_in_three_rounds(fake: FakeTime) -> None:
     assert [len(block) for block in found.candidate_ns] == [2, 2, 2]
 
 
+def test_a_busy_core_gets_overtime_for_its_rounds(fake: FakeTime) -> None:
+    def disturbed(n: int) -> int:
+        return 9 * MS if n > 30 and n % 5 == 0 else MS
+
+    found = fake.time(fake.model("c", disturbed), fake.model("r", disturbed))
+    assert len(found.candidate_ns) >= 12
+    assert timing._goes_on(11, 479 * MS, 120 * MS)
+    assert not timing._goes_on(11, 480 * MS, 120 * MS)
+
+
 def test_fast_models_do_not_fill_the_disk_with_samples(fake: FakeTime) -> None:
     found = fake.time(fake.model("c", lambda n: 100), fake.model("r", lambda n: 100))
     assert len(found.candidate_ns) == 64

@@ -175,3 +175,30 @@ def test_a_server_that_lost_its_users_is_a_passing_trouble(own_valkey: ValkeyPro
 def test_an_id_that_could_be_a_pattern_gets_no_user(device_id: str) -> None:
     with pytest.raises(ValueError, match="device_id must be"):
         acl.set_user(device_id, "0" * 64)
+
+
+def test_a_group_that_vanished_is_made_again(account: Account) -> None:
+    transport = account.transport()
+    assert transport.reclaim() == []
+    with account.valkey.admin() as admin:
+        admin.delete(keys.requests_stream(account.device_id))
+    account.send("a")
+    delivery = transport.receive(1.0)
+    assert delivery is not None
+    assert delivery.text == "a"
+
+
+def test_an_entry_without_our_field_arrives_as_nothing(account: Account) -> None:
+    with account.valkey.admin() as admin:
+        admin.xadd(keys.requests_stream(account.device_id), {"other": "x"})
+    delivery = account.transport().receive(1.0)
+    assert delivery is not None
+    assert delivery.text == ""
+
+
+def test_more_pending_requests_than_one_claim_returns_are_all_found(account: Account) -> None:
+    transport = account.transport()
+    for number in range(40):
+        account.send(str(number))
+        transport.receive(1.0)
+    assert [d.text for d in transport.reclaim()] == [str(n) for n in range(40)]
