@@ -4,9 +4,11 @@ The health check of containers that serve no HTTP; exits with 1 and one line of 
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import redis
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import make_engine
@@ -21,15 +23,22 @@ def troubles(settings: Settings) -> list[str]:
             broker.ping()
     except redis.RedisError as error:
         found.append(f"the broker does not answer: {error}")
-    engine = make_engine(settings.database_url)
     try:
-        with engine.connect() as connection:
+        with closing_engine(settings.database_url) as engine, engine.connect() as connection:
             connection.execute(text("SELECT 1"))
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         found.append(f"the database does not answer: {error}")
+    return found
+
+
+@contextmanager
+def closing_engine(database_url: str) -> Iterator[Engine]:
+    """An engine that gives its connections back at the end."""
+    engine = make_engine(database_url)
+    try:
+        yield engine
     finally:
         engine.dispose()
-    return found
 
 
 def main() -> None:
