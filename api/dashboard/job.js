@@ -52,10 +52,10 @@ async function follow(base, events) {
 
 function show(parts, base, job, tree, artifacts, events, refresh) {
   const levels = Math.max(1, job.spec.search?.levels ?? 1, ...tree.items.map((c) => c.level));
-  const best = job.result?.candidate ?? job.progress?.best?.digest ?? null;
+  const best = job.result?.plan_digest ?? job.progress?.best?.digest ?? null;
   parts.head.show([job.name, job.state, job.stop_requested, job.cancel_requested, artifacts.length],
     () => heading(base, job, artifacts, refresh));
-  parts.notice.show([job.waiting_for, job.problem, job.state], () => notices(job));
+  parts.notice.show([job.waiting_for, job.problem, job.state, job.result], () => notices(job));
   parts.steps.show([job.state, events.length], () => steps(job, events));
   parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense_latency_ms], () => tiles(job, tree));
   parts.result.show([job.result, artifacts], () => resultPanel(base, job, artifacts, saver));
@@ -109,7 +109,10 @@ function notices(job) {
     job.problem ? h("div", { class: "notice bad", role: "alert" },
       h("strong", {}, job.problem.title ?? "Problem"), h("p", {}, job.problem.detail ?? ""),
       h("ul", {}, (job.problem.errors ?? []).map((error) => h("li", {}, h("code", {}, error.field), " ", error.message)))) : null,
-    job.result?.message ? h("p", { class: "notice good", role: "status" }, job.result.message) : null,
+    job.result?.unpruned ? h("p", { class: "notice good", role: "status" },
+      "The budget is above the dense latency: the model is returned unpruned.") : null,
+    job.result?.within_budget === false ? h("p", { class: "notice", role: "status" },
+      "The interval of the measured latency is not wholly within the budget.") : null,
   ].filter(Boolean);
 }
 

@@ -27,7 +27,8 @@ function emphasised([name, before, after, note]) {
 }
 
 function where(result) {
-  return [result.device, result.runtime].filter((part) => typeof part === "string").join(", ");
+  const runtime = [result.runtime, result.runtime_version].filter(Boolean).join(" ");
+  return [result.device, runtime].filter(Boolean).join(", ");
 }
 
 function files(base, artifacts, saver) {

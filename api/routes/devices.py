@@ -23,7 +23,7 @@ from latency_probes.messages import Enrolment, EnrolmentReply
 
 TOKEN_LIFE_MIN = 60
 HEARTBEAT_S = 5.0
-LEASE_S = 60.0
+LEASE_S = 30.0
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
