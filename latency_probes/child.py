@@ -108,7 +108,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         "setup_ms": setup_ns / 1e6,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    return {"replicate": replicate, "runtime_version": runtime.describe().version}
+    return {"replicate": replicate, "runtime_version": runtime.describe().version[:200]}
 
 
 def _samples(pair: timing.PairTiming) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Settings(_Part):
     kind: Literal["screening", "strict"] = "screening"
     replicates: int = Field(default=3, ge=2, le=32)
     max_replicates: int = Field(default=5, ge=2, le=32)
-    half_width: float = Field(default=0.02, gt=0, le=1)
+    half_width: float = Field(default=0.03, gt=0, le=1)
     timing_s: float = Field(default=0.12, gt=0, le=60)
     time_limit_s: float = Field(default=60.0, gt=0, le=3600)
     memory_limit_mb: int = Field(default=4096, ge=64, le=2**20)

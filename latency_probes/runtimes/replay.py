@@ -30,6 +30,7 @@ from latency_probes.runtimes.base import Description, Recorded
 
 FILE_VARIABLE = "SECATEUR_REPLAY"
 VERSION = "1"
+_CPU = "CPUExecutionProvider"
 _ERRORS = frozenset({"timeout", "crashed", "unsupported_op", "out_of_memory", "invalid"})
 _BASE_NS = 20_000
 _HEAVY_NS = 500
@@ -42,7 +43,7 @@ class Recording:
     """A parsed recording."""
 
     name: str = "replay"
-    provider: str = "CPUExecutionProvider"
+    provider: str = _CPU
     delay_s: float = 0.0
     latencies: dict[str, Recorded] = field(default_factory=dict)
 
@@ -57,15 +58,16 @@ class Recording:
         known = {"name", "provider", "delay_s", "latencies"}
         if not isinstance(document, dict) or set(document) - known:
             raise ValueError(f"recording must be an object with keys among {sorted(known)}")
-        delay_s = float(document.get("delay_s", 0.0))
-        if not 0 <= delay_s <= 60:
-            raise ValueError(f"delay_s must be between 0 and 60, but got {delay_s}")
-        return cls(
-            name=str(document.get("name", "replay")),
-            provider=str(document.get("provider", "CPUExecutionProvider")),
-            delay_s=delay_s,
-            latencies={k: _recorded(v) for k, v in document.get("latencies", {}).items()},
-        )
+        name, provider = document.get("name", "replay"), document.get("provider", _CPU)
+        if not all(isinstance(word, str) and 0 < len(word) <= 64 for word in (name, provider)):
+            raise ValueError(f"name and provider must be short words, but got {name!r:.80}")
+        delay_s = document.get("delay_s", 0.0)
+        if not isinstance(delay_s, int | float) or not 0 <= delay_s <= 60:
+            raise ValueError(f"delay_s must be between 0 and 60, but got {delay_s!r:.80}")
+        latencies = document.get("latencies", {})
+        if not isinstance(latencies, dict):
+            raise ValueError(f"latencies must be an object, but got {latencies!r:.80}")
+        return cls(name, provider, delay_s, {k: _recorded(v) for k, v in latencies.items()})
 
 
 class Replay:

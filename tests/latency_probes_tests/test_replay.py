@@ -113,6 +113,10 @@ def test_a_delayed_recording_can_be_withdrawn(
         {"latency": {}},
         {"delay_s": -1},
         {"delay_s": "soon"},
+        {"delay_s": []},
+        {"name": "n" * 65},
+        {"provider": 5},
+        {"latencies": []},
         {"latencies": {"x": 5}},
         {"latencies": {"x": {"latency_ns": -5}}},
         {"latencies": {"x": {"latency_ns": 1.5}}},
@@ -120,7 +124,7 @@ def test_a_delayed_recording_can_be_withdrawn(
     ],
 )
 def test_a_malformed_recording_is_refused(document: Any) -> None:
-    with pytest.raises(ValueError, match=r"must be|could not convert"):
+    with pytest.raises(ValueError, match="must be"):
         Recording.parse(json.dumps(document))
 
 
