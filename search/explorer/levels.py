@@ -62,7 +62,11 @@ class Level:
         self.low = target * config.window[0] if self.last else 0.0
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
-        samples = [(node.widths, node.ratio or 1.0) for node in tree.measured()]
+        samples = [
+            (node.widths, node.ratio or 1.0)
+            for node in tree.measured()
+            if node.origin not in ("dense", "stair")  # these are what the prior is made of
+        ]
         prior = space.prior.fitted(samples, target) if config.learn else space.prior
         self.space = space.learned(prior)
 
@@ -82,7 +86,11 @@ class Level:
         return self._keep(frontier, fallbacks)
 
     def _children(self, frontier: Iterable[Node]) -> dict[str, Node]:
-        seen = {widths_key(node.widths) for node in self.tree.nodes.values()}
+        seen = {
+            widths_key(node.widths)
+            for node in self.tree.nodes.values()
+            if "loss" in node.requested or not node.meets(self.high)
+        }
         children: dict[str, Node] = {}
         for parent in sorted(frontier, key=lambda node: node.digest):
             for origin, widths in propose(self.space, parent, self.goal, self.tree.config, seen):

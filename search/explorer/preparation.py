@@ -115,11 +115,11 @@ def fit_floors(
 ) -> Steps[Space]:
     """Doubles the tolerance until the fastest plan above the floors is well within the budget."""
     least = _minimum_widths(tree)
-    doubled = 0
+    doubled, fastest = 0, _space(tree, report.stairs, least).fastest()
     current = _clamp(floors, least, tree.importance.widths)
     while True:
         space = _space(tree, report.stairs, current)
-        if current == least or doubled == _MOST_DOUBLINGS:
+        if space.fastest() == fastest or doubled == _MOST_DOUBLINGS:
             break
         if (yield from _leaves_room(tree, space)):
             break

@@ -44,11 +44,12 @@ def propose(
         "cut": _cuts(space, parent, target, predict),
         "exchange": _exchanges(space, best, target, predict),
     }
-    wanted = [kind for kind in config.proposals for _ in range(config.children)]
-    order = _alternate(config.proposals, config.children) + wanted
-    if "knapsack" not in config.proposals:
-        order += ["knapsack"] * config.children
-    return _take(order, makers, config.children, seen)
+    spare = [kind for kind in config.proposals for _ in range(config.children)]
+    order = _alternate(config.proposals, config.children) + spare
+    taken = _take(order, makers, config.children, seen)
+    if taken or parent.meets(target):
+        return taken
+    return _take(["knapsack"], makers, 1, seen)  # no cut of one group gets there
 
 
 def _alternate(kinds: Sequence[str], count: int) -> list[str]:

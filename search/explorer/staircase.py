@@ -17,7 +17,7 @@ def coarse_widths(width: int, points: int) -> list[int]:
         return [width // 2] if width > 1 else []
     count = min(len(multiples), max(1, points - points // 3))
     step = len(multiples) / count
-    return sorted({multiples[int(index * step)] for index in range(count)})
+    return sorted({multiples[int((index + 0.5) * step)] for index in range(count)})
 
 
 def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) -> int | None:

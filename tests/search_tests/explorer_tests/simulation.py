@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.explorer import Candidate, Explorer, Failed, Measured, Scored
+from search.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,32 @@ def drive(explorer: Explorer, device: Device) -> Explorer:
         for candidate in candidates:
             explorer.tell(candidate, device.answer(candidate))
     return explorer
+
+
+def best_units(values: Tensor, width: int) -> list[int]:
+    order = torch.argsort(values, descending=True, stable=True)
+    return [int(unit) for unit in order[:width]]
+
+
+def best_uniform_loss(device: Device, budget: float) -> float:
+    """The least loss of uniform pruning that truly meets the budget."""
+    losses = []
+    for percent in range(1, 100):
+        widths = {group.name: max(1, group.width * percent // 100) for group in GROUPS}
+        if device.latency(widths) <= budget:
+            kept = {name: best_units(device.importance[name], widths[name]) for name in widths}
+            losses.append(device.loss(kept))
+    return min(losses, default=math.inf)
+
+
+def sensitivity(device: Device) -> Sensitivity:
+    """The loss rises of single groups, as `layer_sensitivity` would measure them."""
+    dense = {group.name: list(range(group.width)) for group in GROUPS}
+    ratios = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+    rises = {}
+    for group in GROUPS:
+        widths = [round(group.width * (1 - ratio)) for ratio in ratios]
+        cuts = [best_units(device.importance[group.name], width) for width in widths]
+        losses = [device.loss({**dense, group.name: cut}) for cut in cuts]
+        rises[group.name] = tuple(loss - device.loss(dense) for loss in losses)
+    return Sensitivity(ratios, rises)

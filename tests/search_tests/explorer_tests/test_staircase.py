@@ -1,0 +1,39 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.explorer.staircase import allowed_widths, bisection_width, coarse_widths
+
+
+def test_multiples_of_eight_come_first() -> None:
+    assert coarse_widths(64, points=10) == [8, 16, 24, 32, 40, 48, 56]
+    assert coarse_widths(64, points=4) == [16, 32, 48]
+    assert coarse_widths(16, points=4) == [8]
+
+
+def test_a_narrow_group_is_halved() -> None:
+    assert coarse_widths(6, points=4) == [3]
+    assert coarse_widths(1, points=4) == []
+
+
+def test_bisection_goes_where_the_latency_jumps() -> None:
+    stairs = {16: 0.80, 32: 0.82, 48: 0.98}
+    assert bisection_width(64, stairs, {16, 32, 48}) == 40
+
+
+def test_bisection_ends_when_every_width_was_tried() -> None:
+    assert bisection_width(4, {1: 0.9, 2: 0.92, 3: 0.97}, {1, 2, 3}) is None
+
+
+def test_bisection_goes_on_beside_a_width_that_failed() -> None:
+    assert bisection_width(16, {}, {8}) in set(range(1, 16)) - {8}
+
+
+def test_a_width_slower_than_a_larger_one_is_not_allowed() -> None:
+    stairs = {31: 1.26, 24: 1.01, 16: 0.89, 8: 0.885, 4: 0.7}
+    assert allowed_widths(32, stairs, gain=0.01) == {32: 1.0, 16: 0.89, 4: 0.7}
+
+
+@given(st.dictionaries(st.integers(1, 40), st.floats(0.1, 1.5), max_size=12))
+def test_each_allowed_width_is_faster_than_all_wider_ones(stairs: dict[int, float]) -> None:
+    ratios = list(allowed_widths(40, stairs, gain=0.002).values())
+    assert all(wide > narrow for wide, narrow in zip(ratios, ratios[1:], strict=False))
