@@ -75,12 +75,10 @@ class Sensitivity:
                 for name, values in document["rises"].items()
             }
             return cls(tuple(float(ratio) for ratio in document["ratios"]), rises)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"sensitivities must be JSON of their kind, but got {error!r}"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"sensitivities must be JSON, but got: {error}") from None
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"sensitivities must be their JSON, but got {error!r}") from None
 
 
 def check_ratios(ratios: Sequence[float]) -> None:

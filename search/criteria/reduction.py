@@ -23,7 +23,10 @@ def member_values(contributions: Tensor, member: Member) -> Tensor:
     """The sum of the contributions over each unit's slice, (W_g,)."""
     others = [dim for dim in range(contributions.ndim) if dim != member.dim]
     per_index = contributions.sum(others) if others else contributions
-    return torch.stack([per_index[list(indices)].sum() for indices in member.indices])
+    index = torch.tensor([index for unit in member.indices for index in unit])
+    sizes = torch.tensor([len(unit) for unit in member.indices])
+    unit = torch.arange(len(sizes)).repeat_interleave(sizes)
+    return per_index.new_zeros(len(sizes)).index_add(0, unit, per_index[index])
 
 
 def scoring_members(group: Group) -> list[Member]:

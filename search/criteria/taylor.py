@@ -6,13 +6,16 @@ whatever batch norm or depthwise layer lies before. Knows nothing of plans.
 
 | symbol | meaning | shape |
 |---|---|---|
-| w, ∂L/∂w | a consumer's weight and its gradient, in eval mode, on one batch | the tensor's |
-| score | mean over batches of the absolute sum of w · ∂L/∂w over all columns of a unit | (W_g,) |
+| w, ∂L/∂w | a consumer's weight and its gradient, in eval mode, on one part | the tensor's |
+| score | mean over parts of the absolute sum of w · ∂L/∂w over all columns of a unit | (W_g,) |
+
+A part is `PART` images: in a trained model the gradients of many images cancel, and what is left
+ranks units no better than chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +27,8 @@ from search.errors import CriterionError
 
 if TYPE_CHECKING:
     from search.graph import Group, Member, PruningGraph
+
+PART = 8
 
 
 def taylor_scores(
@@ -45,7 +50,7 @@ def taylor_scores(
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for images, labels in batches:
+        for images, labels in _parts(batches):
             products = _products(model, parameters, images, labels)
             for group in graph.prunable:
                 effect = _effect(group, products).abs()
@@ -57,6 +62,11 @@ def taylor_scores(
     if count == 0:
         raise CriterionError("taylor must be given at least one batch, but got none")
     return {name: total / count for name, total in totals.items()}
+
+
+def _parts(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in batches:
+        yield from zip(torch.split(images, PART), torch.split(labels, PART), strict=True)
 
 
 def _products(

@@ -8,17 +8,17 @@ that fails, each skeleton is a true export. Knows nothing of latency.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from onnx import ModelProto
 
 from search.errors import SkeletonError
 from search.plan import Plan
-from search.skeleton.affine import Affine, is_regular, sizes, solve
+from search.skeleton.affine import is_regular, sizes, solve
+from search.skeleton.derivation import Derivation
 from search.skeleton.export import export_proto
-from search.skeleton.numbers import numbers, structure, with_numbers
+from search.skeleton.numbers import numbers, structure
 from search.skeleton.weightless import Skeleton, canonical, serialised
 from search.surgery import check_plan, prune
 
@@ -34,12 +34,16 @@ class SkeletonFactory:
     """Skeletons of plans of one graph at one batch size.
 
     Nothing is exported before the first `derive`. Plans of equal widths share a skeleton.
+
+    Attributes:
+        problem: why every skeleton is a true export; None while nothing stands against deriving.
     """
 
     def __init__(self, graph: PruningGraph, *, batch_size: int = 1) -> None:
         self._graph, self._batch_size = graph, batch_size
         self._irregular = [group for group in graph.groups if not is_regular(group)]
-        self._derivation: _Derivation | None = None
+        self.problem: str | None = None
+        self._derivation: Derivation | None = None
         self._solved = False
         self._cache: dict[object, Skeleton] = {}
 
@@ -57,22 +61,39 @@ class SkeletonFactory:
             self._cache[key] = self._made(plan, regular)
         return self._cache[key]
 
+    def to_json(self) -> str:
+        """What solving found, so that another process can skip its exports: see `from_json`."""
+        derivation = self._solve()
+        return "null" if derivation is None else derivation.to_json()
+
+    @classmethod
+    def from_json(cls, graph: PruningGraph, text: str, *, batch_size: int = 1) -> SkeletonFactory:
+        """The factory that wrote `text`, for the same model and batch size.
+
+        Raises:
+            SkeletonError: `text` was not written by `to_json`.
+        """
+        factory = cls(graph, batch_size=batch_size)
+        factory._derivation = None if text == "null" else Derivation.from_json(text)
+        factory._solved = True
+        return factory
+
     def _made(self, plan: Plan, regular: bool) -> Skeleton:
         derivation = self._solve() if regular else None
         if derivation is None:
             return serialised(self._exported(plan))
         return derivation.skeleton(plan.widths)
 
-    def _solve(self) -> _Derivation | None:
+    def _solve(self) -> Derivation | None:
         if not self._solved:
             try:
                 self._derivation = self._derived()
-            except SkeletonError:
-                self._derivation = None
+            except SkeletonError as error:
+                self.problem = str(error)
             self._solved = True
         return self._derivation
 
-    def _derived(self) -> _Derivation:
+    def _derived(self) -> Derivation:
         dense = self._graph.dense_plan()
         template = self._exported(dense)
         frame = structure(template)
@@ -87,7 +108,7 @@ class SkeletonFactory:
                 break
         else:
             raise SkeletonError(f"sizes must be told apart by {MOST_PROBES} probes, but were not")
-        derivation = _Derivation(template, samples[0], solved)
+        derivation = Derivation(template, solved)
         for check in range(CHECKS):
             plan = self._random_plan(MOST_PROBES + check)
             if derivation.skeleton(plan.widths) != serialised(self._exported(plan)):
@@ -124,27 +145,11 @@ class SkeletonFactory:
         return Plan(kept)
 
 
-class _Derivation:
-    """A template and the numbers to be changed in it."""
-
-    def __init__(
-        self, template: ModelProto, values: list[int], solved: Mapping[int, Affine]
-    ) -> None:
-        self._template, self._values, self._solved = template, values, solved
-
-    def skeleton(self, widths: Mapping[str, int]) -> Skeleton:
-        values = list(self._values)
-        for position, function in self._solved.items():
-            values[position] = function(widths)
-        return serialised(with_numbers(self._template, values))
-
-
-_factories: WeakKeyDictionary[PruningGraph, dict[int, SkeletonFactory]] = WeakKeyDictionary()
+@lru_cache(maxsize=4)
+def _factory(graph: PruningGraph, batch_size: int) -> SkeletonFactory:
+    return SkeletonFactory(graph, batch_size=batch_size)
 
 
 def skeleton(graph: PruningGraph, plan: Plan, *, batch_size: int = 1) -> Skeleton:
-    """The skeleton of a plan, from a factory that is kept as long as the graph is."""
-    factories = _factories.setdefault(graph, {})
-    if batch_size not in factories:
-        factories[batch_size] = SkeletonFactory(graph, batch_size=batch_size)
-    return factories[batch_size].derive(plan)
+    """The skeleton of a plan, from a factory that is remembered for the next call."""
+    return _factory(graph, batch_size).derive(plan)

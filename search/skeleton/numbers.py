@@ -32,7 +32,8 @@ def structure(proto: ModelProto) -> bytes:
     """What is left when every number is zero: equal for models that differ in numbers only."""
     blank = _copy(proto)
     _map_numbers(blank, lambda value: 0)
-    return blank.SerializeToString(deterministic=True)
+    left: bytes = blank.SerializeToString(deterministic=True)
+    return left
 
 
 def with_numbers(proto: ModelProto, values: Sequence[int]) -> ModelProto:

@@ -68,7 +68,7 @@ def _rename(graph: GraphProto) -> None:
     names = {"": ""}
     for number, value in enumerate(graph.input):
         names[value.name] = value.name = f"x{number}"
-    used = []
+    used: list[str] = []
     for node in graph.node:
         for name in node.input:
             if name not in names:

@@ -49,7 +49,7 @@ def redrawn(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def run(onnx_bytes: bytes, x: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def run(onnx_bytes: bytes, x: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     return np.asarray(result)

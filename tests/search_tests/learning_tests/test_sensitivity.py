@@ -1,0 +1,121 @@
+"""Rules of the sensitivities: one group at a time, lowest scores first, against the dense loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from search.criteria import score_channels
+from search.errors import ConfigError
+from search.graph import PruningGraph, trace
+from search.sensitivity import Sensitivity, layer_sensitivity, pruned_loss, sensitivity_plan
+from search.training import Finetune, FinetuneConfig, cross_entropy_loss
+from tests.search_tests.learning_tests.networks import small_net, striped_images
+
+
+@pytest.fixture(scope="module")
+def graph() -> PruningGraph:
+    """A trained network, so that pruning hurts."""
+    images, labels = striped_images(240)
+    model = small_net(0, width=8)
+    config = FinetuneConfig(steps=60, batch_size=32, distillation_weight=0.0, shift=0)
+    Finetune(model, copy.deepcopy(model), images, labels, config).run()
+    return trace(model, (images[:2],))
+
+
+@pytest.fixture(scope="module")
+def scores(graph: PruningGraph) -> dict[str, Tensor]:
+    return score_channels(graph.model, graph, "l1")
+
+
+def test_a_sensitivity_plan_cuts_one_group_by_lowest_score(
+    graph: PruningGraph, scores: dict[str, Tensor]
+) -> None:
+    plan = sensitivity_plan(graph, scores, "conv", 1 / 4)
+    dense = graph.dense_plan()
+    assert {name for name in dense.kept if plan.kept[name] != dense.kept[name]} == {"conv"}
+    lowest = set(scores["conv"].argsort()[:2].tolist())
+    assert set(range(8)) - set(plan.kept["conv"]) == lowest
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.01, 8), (1 / 8, 7), (0.99, 1)])
+def test_the_number_removed_is_rounded_and_one_unit_stays(
+    graph: PruningGraph, scores: dict[str, Tensor], ratio: float, kept: int
+) -> None:
+    assert sensitivity_plan(graph, scores, "conv", ratio).widths["conv"] == kept
+
+
+def test_sensitivities_are_rises_over_the_recalibrated_dense_loss(
+    graph: PruningGraph, scores: dict[str, Tensor]
+) -> None:
+    images, labels = striped_images(96, seed=1)
+    before = copy.deepcopy(graph.model.state_dict())
+
+    def evaluate(model: nn.Module) -> float:
+        return cross_entropy_loss(model, [(images, labels)])
+
+    seen: list[tuple[int, int]] = []
+    sensitivity = layer_sensitivity(
+        graph.model,
+        graph,
+        evaluate,
+        scores=scores,
+        ratios=(0.01, 0.5, 7 / 8),
+        recalibration_batches=[images],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert sensitivity.rises.keys() == {"conv"}
+    nothing, half, most = sensitivity.rises["conv"]
+    assert nothing == 0
+    assert most > max(half, 0.05)
+    half_loss = pruned_loss(
+        graph.model, graph, sensitivity_plan(graph, scores, "conv", 0.5), evaluate, [images]
+    )
+    dense_loss = pruned_loss(graph.model, graph, graph.dense_plan(), evaluate, [images])
+    assert half == half_loss - dense_loss
+    assert seen == [(1, 1)]
+    for name, value in graph.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=5), st.tuples(*[st.floats(-9, 9) | st.just(math.inf)] * 2), max_size=4
+    )
+)
+def test_json_gives_the_same_sensitivities_back(rises: dict[str, tuple[float, float]]) -> None:
+    sensitivity = Sensitivity((0.25, 0.5), rises)
+    assert Sensitivity.from_json(sensitivity.to_json()) == sensitivity
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"version":2,"ratios":[0.5],"rises":{}}',
+        '{"version":1,"ratios":[0.5],"rises":{"a":[1,2]}}',
+        '{"version":1,"ratios":[0.5],"rises":{"a":["x"]}}',
+    ],
+)
+def test_malformed_json_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        Sensitivity.from_json(text)
+
+
+@pytest.mark.parametrize("ratios", [(), (0.5, 0.25), (0.0, 0.5), (0.5, 1.0)])
+def test_ratios_that_are_not_ascending_shares_are_refused(ratios: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"ratios must be ascending in \(0, 1\)"):
+        Sensitivity(ratios, {})
+
+
+def test_a_group_without_scores_is_refused(graph: PruningGraph, scores: dict[str, Tensor]) -> None:
+    with pytest.raises(ConfigError, match="scored group of the graph, but got 'fc'"):
+        sensitivity_plan(graph, scores, "fc", 0.5)
