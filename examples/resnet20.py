@@ -47,7 +47,8 @@ class ResNet20(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.bn1(self.conv1(x)))
         out = self.blocks(out)
-        return self.fc(out.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(out.mean(dim=(2, 3)))
+        return logits
 
 
 def resnet20(num_classes: int = 10) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from celery import Celery
 
@@ -13,7 +12,8 @@ from workers.context import Context
 from workers.library import Library
 from workers.running import run_task
 
-STEPS: dict[str, Callable[[Context, Library, str], None]] = {
+Step = Callable[[Context, Library, str], None]
+STEPS: dict[str, Step] = {
     "advance": advance,
     "check_dataset": check_dataset,
     "check_model": check_model,
@@ -25,4 +25,11 @@ def register(app: Celery, context: Context) -> None:
     """Makes every step known to `app` as `secateur.<name>`; its one argument is an id."""
     library = Library(context)
     for name, function in STEPS.items():
-        app.task(name=f"secateur.{name}")(partial(function, context, library))
+        app.task(name=f"secateur.{name}")(_bound(function, context, library))
+
+
+def _bound(function: Step, context: Context, library: Library) -> Callable[[str], None]:
+    def step(identifier: str) -> None:
+        function(context, library, identifier)
+
+    return step

@@ -5,17 +5,10 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from jobs.findings import finding_of
 from jobs.repository import devices, requests
-from jobs.repository.measurements import Finding
 from jobs.states import DeviceState
-from latency_probes.messages import (
-    Heartbeat,
-    MeasureError,
-    MeasureResult,
-    MessageError,
-    parse_report,
-)
-from latency_probes.samples import PROTOCOL, Measurement
+from latency_probes.messages import Heartbeat, MeasureResult, MessageError, parse_report
 from workers.collector.streams import Entry
 from workers.context import Unit
 
@@ -48,28 +41,8 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
         attempt=result.attempt,
         lease_token=result.lease_token,
         device_id=device_id,
-        finding=finding(result.outcome),
+        finding=finding_of(result.outcome),
         now=now,
     )
     if counted:
         unit.send("advance", request.job_id)
-
-
-def finding(outcome: Measurement | MeasureError) -> Finding:
-    """What a device found, as the database keeps it, raw samples included."""
-    if isinstance(outcome, MeasureError):
-        return Finding(error_kind=outcome.kind, error_message=outcome.message, protocol=PROTOCOL)
-    document = outcome.model_dump(mode="json")
-    conditions = document.pop("conditions") | {"reasons": document["reasons"]}
-    return Finding(
-        runtime_version=outcome.runtime_version,
-        protocol=outcome.protocol,
-        ratio=outcome.ratio,
-        ratio_low=outcome.ratio_low,
-        ratio_high=outcome.ratio_high,
-        latency_ms=outcome.latency_ms,
-        reference_ms=outcome.reference_ms,
-        verdict=outcome.verdict,
-        raw=document,
-        conditions=conditions,
-    )

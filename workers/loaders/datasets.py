@@ -124,7 +124,7 @@ class Source:
                 raise DatasetError(
                     f"{self.path}: the {split} split has pixels that are not finite"
                 )
-        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        pixels = torch.tensor(np.ascontiguousarray(images))
         return Images(pixels, torch.from_numpy(labels.astype(np.int64)), self.mean, self.std)
 
 

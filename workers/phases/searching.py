@@ -101,7 +101,7 @@ def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
 def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> Decision:
     """Confirms the finalists by strict measurements, the best first, and moves on with them."""
     if explorer.infeasible is not None:
-        return Decision(to_state=JobState.INFEASIBLE, problem=infeasible(snapshot, explorer))
+        return infeasible(snapshot, explorer, explorer.infeasible)
     wanted = snapshot.spec.search.finalists
     ranked = explorer.finalists(wanted * SHORTLIST_FACTOR)
     if not ranked:
@@ -162,21 +162,23 @@ def nothing_found(snapshot: Snapshot) -> Decision:
     )
 
 
-def infeasible(snapshot: Snapshot, explorer: Explorer) -> dict[str, Any]:
-    """The problem document of a budget below what this network can reach."""
-    found: Mapping[str, Any] = explorer.infeasible or {}
-    dense = dense_ms(snapshot)
-    ratios = [found.get("minimum_ratio"), found.get("fastest_stairs_ratio")]
-    reached = min((ratio for ratio in ratios if ratio is not None), default=None)
-    budget = explorer.config.budget
-    detail = f"the budget is {budget:.3f} of the dense latency ({budget * dense:.3f} ms), but "
-    detail += (
-        f"the most pruned model still takes {reached:.3f} ({reached * dense:.3f} ms); "
-        "raise the budget to at least that"
-        if reached is not None
-        else "the most pruned model could not be measured"
+def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any]) -> Decision:
+    """Ends a job whose budget is below what this network can reach, with both numbers."""
+    reached = found["minimum_ratio"]
+    if reached is None:
+        return Decision.fail(
+            "The most pruned model could not be measured",
+            f"the device answered: {'; '.join(found['errors'].values())}",
+        )
+    budget, dense = explorer.config.budget, dense_ms(snapshot)
+    detail = (
+        f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the most "
+        f"pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); raise the budget"
     )
-    return problem("The budget cannot be met", detail, search=dict(found))
+    return Decision(
+        to_state=JobState.INFEASIBLE,
+        problem=problem("The budget cannot be met", detail, search=dict(found)),
+    )
 
 
 def with_explorer(

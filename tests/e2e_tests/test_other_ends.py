@@ -1,0 +1,59 @@
+"""Jobs that end in another way than with a pruned model, or that wait."""
+
+from __future__ import annotations
+
+import time
+
+from tests.e2e_tests.service import Service, job_spec
+
+
+def test_budget_above_the_dense_latency_succeeds_unpruned(running: Service) -> None:
+    job = running.client.jobs.submit(job_spec(budget={"ratio": 1.2}))
+    ended = running.wait(job.id)
+    assert ended.state == "succeeded", ended.problem
+    assert ended.result is not None
+    assert ended.result["unpruned"]
+    assert ended.result["accuracy"] == ended.result["dense_accuracy"]
+    names = {artifact.name for artifact in running.client.jobs.artifacts(job.id)}
+    assert {"model.onnx", "plan.json", "model.safetensors", "report.html"} <= names
+
+
+def test_budget_that_nothing_meets_is_infeasible_with_both_numbers(running: Service) -> None:
+    job = running.client.jobs.submit(job_spec(budget={"ratio": 0.001}))
+    ended = running.wait(job.id)
+    assert ended.state == "infeasible"
+    assert ended.problem is not None
+    assert "0.001" in ended.problem["detail"]
+    assert ended.problem["search"]["minimum_ratio"] > 0.001
+
+
+def test_target_that_no_device_offers_makes_the_job_wait_and_say_for_what(
+    running: Service,
+) -> None:
+    job = running.client.jobs.submit(job_spec(target={"runtime": "onnxruntime"}))
+    waiting = running.wait(job.id, lambda job: job.waiting_for is not None)
+    assert waiting.waiting_for is not None
+    assert "onnxruntime" in waiting.waiting_for
+    running.client.jobs.cancel(job.id)
+    assert running.wait(job.id).state == "cancelled"
+
+
+def test_cancelled_job_ends_without_a_result(running: Service) -> None:
+    job = running.client.jobs.submit(job_spec(budget={"ratio": 0.55}))
+    running.wait(job.id, lambda job: job.state == "searching")
+    running.client.jobs.cancel(job.id)
+    ended = running.wait(job.id)
+    assert ended.state == "cancelled"
+    assert ended.result is None
+
+
+def test_stopped_job_finishes_with_the_best_so_far(running: Service) -> None:
+    spec = job_spec(budget={"ratio": 0.5}, finetune={"steps": 100_000, "batch_size": 64})
+    job = running.client.jobs.submit(spec)
+    running.wait(job.id, lambda job: job.state == "finetuning")
+    time.sleep(1.0)
+    running.client.jobs.stop(job.id)
+    ended = running.wait(job.id)
+    assert ended.state == "succeeded", ended.problem
+    assert ended.result is not None
+    assert ended.result["ratio"] <= 0.5
