@@ -39,15 +39,14 @@ function missing(error, parts, id) {
   return null;
 }
 
+// Two refreshes may overlap (a poll and a button): an event that the other one added is skipped.
 async function follow(base, events) {
-  const from = events.length ? events[events.length - 1].number : 0;
+  const last = () => (events.length ? events[events.length - 1].number : 0);
   let page;
-  let after = from;
   do {
-    page = await get(`${base}/events?after=${after}&limit=500`);
-    events.push(...page.items);
-    after = events.length ? events[events.length - 1].number : 0;
-  } while (page.items.length === 500);
+    page = await get(`${base}/events?after=${last()}&limit=500`);
+    events.push(...page.items.filter((event) => event.number > last()));
+  } while (page.next !== null);
 }
 
 function show(parts, base, job, tree, artifacts, events, refresh) {

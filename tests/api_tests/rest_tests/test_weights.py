@@ -116,6 +116,6 @@ def test_a_malformed_file_is_refused_with_what_is_wrong(data: bytes, message: st
 
 
 def test_the_demo_checkpoint_is_accepted() -> None:
-    for path in Path("examples").glob("*.safetensors"):
-        with path.open("rb") as file:
-            check_weights(file, path.stat().st_size)
+    (path,) = (Path(__file__).parents[3] / "examples").rglob("*.safetensors")
+    with path.open("rb") as file:
+        check_weights(file, path.stat().st_size)
