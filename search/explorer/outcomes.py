@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from search.errors import ExplorerError
+
 Needs = Literal["latency", "loss"]
 
 
@@ -76,4 +78,4 @@ def outcome_from_json(document: dict[str, Any]) -> Outcome:
     for kind in (Measured, Scored, Failed):
         if set(document) == set(kind.__dataclass_fields__):
             return kind(**document)
-    raise ValueError(f"outcome must be measured, scored or failed, but got {sorted(document)}")
+    raise ExplorerError(f"outcome must be measured, scored or failed, but got {sorted(document)}")

@@ -36,10 +36,6 @@ class Space:
         """The same widths with another prior."""
         return replace(self, prior=prior)
 
-    def dense(self) -> dict[str, int]:
-        """The widest choice of every group."""
-        return {name: widths[0] for name, widths in self.menu.items()}
-
     def fastest(self) -> dict[str, int]:
         """The narrowest stair of every group; each stair is faster than all wider ones."""
         return {name: widths[-1] for name, widths in self.menu.items()}

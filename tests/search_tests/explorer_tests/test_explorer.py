@@ -1,11 +1,14 @@
 import json
-import random
 from dataclasses import replace
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from search.errors import ExplorerError
 from search.explorer import Explorer, Failed, Measured, Scored, SearchConfig
+from search.sensitivity import Sensitivity
 from tests.search_tests.explorer_tests.simulation import (
     FLOORS,
     GROUPS,
@@ -13,6 +16,7 @@ from tests.search_tests.explorer_tests.simulation import (
     drive,
     relax,
     scores,
+    sensitivity,
 )
 
 SMALL = SearchConfig(0.6, beam_width=2, children=3, levels=3)
@@ -22,41 +26,142 @@ def make(config: SearchConfig = SMALL) -> Explorer:
     return Explorer(config, GROUPS, scores(), FLOORS, relax=relax)
 
 
+def restored(explorer: Explorer) -> Explorer:
+    state = json.loads(json.dumps(explorer.state()))
+    return Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
+
+
 def outcome_of_search(explorer: Explorer) -> tuple[object, ...]:
     finalists = [(node.digest, node.ratio, node.loss) for node in explorer.finalists(4)]
     return finalists, explorer.tree(), explorer.staircases(), explorer.floors
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_tree_does_not_depend_on_the_order_of_tells(seed: int) -> None:
-    expected = outcome_of_search(drive(make(), Device()))
-    explorer, device, order = make(), Device(), random.Random(seed)
-    waiting = []
-    while not explorer.done:
-        waiting += explorer.ask(order.randint(0, 5))
-        if waiting and order.random() < 0.8:
-            candidate = waiting.pop(order.randrange(len(waiting)))
-            explorer.tell(candidate, device.answer(candidate))
-    assert outcome_of_search(explorer) == expected
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_restored_explorer_goes_on_as_the_saved_one(seed: int) -> None:
-    expected = outcome_of_search(drive(make(), Device()))
-    explorer, device, order = make(), Device(), random.Random(seed)
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.15]))
+def test_the_tree_depends_on_neither_order_nor_restarts(seed: int, failing: float) -> None:
+    order, device = Random(seed), Device(failing=failing)
+    expected = outcome_of_search(drive(make(), device))
+    explorer = make()
     while not explorer.done:
         explorer.ask(order.randint(0, 8))
         waiting = explorer.outstanding()
         for candidate in order.sample(waiting, order.randint(0, len(waiting))):
             explorer.tell(candidate, device.answer(candidate))
-        if order.random() < 0.4:
-            state = json.loads(json.dumps(explorer.state()))
-            restored = Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
-            assert restored.state() == state
-            assert restored.outstanding() == explorer.outstanding()
-            assert restored.progress() == explorer.progress()
-            explorer = restored
+        if order.random() < 0.1:
+            explorer = restored(explorer)
     assert outcome_of_search(explorer) == expected
+
+
+def test_a_restored_explorer_looks_like_the_saved_one_at_every_moment() -> None:
+    explorer, device = make(), Device()
+    while not explorer.done:
+        for candidate in explorer.ask(3):
+            explorer.tell(candidate, device.answer(candidate))
+        explorer.ask(1)
+        again = restored(explorer)
+        assert again.state() == explorer.state()
+        assert again.outstanding() == explorer.outstanding()
+        assert again.progress() == explorer.progress()
+        assert again.tree() == explorer.tree()
+        for candidate in explorer.outstanding():
+            explorer.tell(candidate, device.answer(candidate))
+
+
+def test_losses_do_not_hold_up_measurements() -> None:
+    explorer, device = make(), Device()
+    losses = []
+    while True:
+        asked = explorer.ask()
+        losses += [candidate for candidate in asked if candidate.needs == "loss"]
+        latencies = [candidate for candidate in asked if candidate.needs == "latency"]
+        if not latencies:
+            break
+        for candidate in latencies:
+            explorer.tell(candidate, device.answer(candidate))
+    assert explorer.progress()["level"] == 1
+    assert len(losses) > 2
+    assert explorer.outstanding() == sorted(losses, key=lambda candidate: candidate.key)
+
+
+def test_sensitivity_and_staircases_travel_in_the_state() -> None:
+    device = Device()
+    explorer = Explorer(
+        SMALL,
+        GROUPS,
+        scores(),
+        FLOORS,
+        relax=relax,
+        sensitivity=sensitivity(device),
+        staircases={GROUPS[0].name: {"8": 0.9}},
+    )
+    again = restored(explorer)
+    assert again.staircases() == explorer.staircases() == {GROUPS[0].name: {"8": 0.9}}
+    assert outcome_of_search(drive(again, device)) == outcome_of_search(drive(explorer, device))
+
+
+def test_an_infinite_rise_stays_json() -> None:
+    rises = Sensitivity((0.5,), {GROUPS[0].name: (float("inf"),)})
+    state = Explorer(SMALL, GROUPS, scores(), FLOORS, sensitivity=rises).state()
+    assert "Infinity" not in json.dumps(state)
+
+
+def test_other_scores_than_those_of_the_state_are_refused() -> None:
+    with pytest.raises(ExplorerError, match="must be those the state was made with"):
+        Explorer.restore(make().state(), GROUPS, scores(1), FLOORS, relax=relax)
+
+
+@pytest.mark.parametrize("damage", [{"version": 9}, {"config": {}}, {"given": None}])
+def test_a_state_that_is_none_is_refused(damage: dict[str, object]) -> None:
+    with pytest.raises(ExplorerError, match="state"):
+        Explorer.restore({**make().state(), **damage}, GROUPS, scores(), FLOORS)
+
+
+def test_a_state_with_unknown_candidates_is_refused() -> None:
+    outcomes = [{"digest": "abc", "needs": "loss", "loss": 1.0}]
+    state = {**make().state(), "outcomes": outcomes}
+    with pytest.raises(ExplorerError, match="must hold known candidates"):
+        Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
+
+
+def test_floors_of_unknown_groups_are_refused() -> None:
+    with pytest.raises(ExplorerError, match="floors must name groups of the graph"):
+        Explorer(SMALL, GROUPS, scores(), {"nowhere": 3})
+
+
+def test_stop_ends_with_the_best_so_far() -> None:
+    explorer, device = make(), Device()
+    while explorer.progress()["level"] < 2:
+        for candidate in explorer.ask():
+            explorer.tell(candidate, device.answer(candidate))
+    open_candidate = explorer.ask()[0]
+    explorer.stop()
+    assert explorer.done
+    assert explorer.ask() == explorer.outstanding() == []
+    assert explorer.progress()["stopped"]
+    assert explorer.progress()["best"] is not None
+    assert explorer.finalists(1)[0].meets(0.6)
+    explorer.tell(open_candidate, device.answer(open_candidate))
+    assert restored(explorer).tree() == explorer.tree()
+    assert restored(explorer).done
+
+
+def test_stop_after_the_end_changes_nothing() -> None:
+    explorer = drive(make(), Device())
+    state = explorer.state()
+    explorer.stop()
+    assert explorer.state() == state
+
+
+def test_progress_counts_down_to_nothing() -> None:
+    explorer, device = make(), Device()
+    remaining = []
+    while not explorer.done:
+        for candidate in explorer.ask():
+            explorer.tell(candidate, device.answer(candidate))
+        remaining.append(explorer.progress()["remaining"])
+    assert remaining[0] > 50
+    assert remaining[-1] == 0
+    assert explorer.progress()["phase"] == "done"
 
 
 def test_ask_hands_out_each_candidate_once() -> None:
