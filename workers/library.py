@@ -127,7 +127,8 @@ def dataset_source(
     path = spec.path or spec.function
     if path is None:
         archive = context.store.local_path(archive_name(dataset_id))
-        path = str(unpack(archive, context.settings.home / "datasets" / dataset_id))
+        folder = context.settings.home / "datasets" / dataset_id
+        path = str(archive if spec.format == "npz" else unpack(archive, folder))
     return Source(
         format=spec.format,
         path=path,
