@@ -46,9 +46,9 @@ def read_outcome(needs: Needs, outcome: object) -> Outcome:
     Raises:
         TypeError: The object has none of the attributes that the candidate needs.
     """
-    failure = getattr(outcome, "error", None) or outcome
-    if hasattr(failure, "kind") and hasattr(failure, "message"):
-        return Failed(str(failure.kind), str(failure.message))
+    for failure in (outcome, getattr(outcome, "error", None)):
+        if hasattr(failure, "kind") and hasattr(failure, "message"):
+            return Failed(str(failure.kind), str(failure.message))
     if needs == "latency" and hasattr(outcome, "ratio"):
         return _measured(outcome)
     if needs == "loss" and hasattr(outcome, "loss"):

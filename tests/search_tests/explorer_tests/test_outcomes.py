@@ -30,6 +30,21 @@ def test_an_error_attribute_is_a_failure() -> None:
     assert read_outcome("latency", answer) == Failed("timeout", "60 s")
 
 
+@dataclass
+class ProbeFailure:
+    kind: str
+    message: str
+
+    @property
+    def error(self) -> str:
+        return self.kind
+
+
+def test_a_failure_is_read_by_its_own_attributes_first() -> None:
+    failure = ProbeFailure("crashed", "signal 11")
+    assert read_outcome("latency", failure) == Failed("crashed", "signal 11")
+
+
 @pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ratio_that_cannot_be_is_a_failure(ratio: float) -> None:
     outcome = read_outcome("latency", Measured(ratio, ratio, ratio))
