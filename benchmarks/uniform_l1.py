@@ -1,6 +1,6 @@
 """The control: every group pruned alike by L1 to the latency of a finished job, fine-tuned alike.
 
-    python -m benchmarks.uniform_l1 --report result/report.json --data DIR --json OUT --plot OUT.png
+    python -m benchmarks.uniform_l1 --report report.json --data DIR --json OUT --plot OUT.png
 
 Uses the library without the service. DIR holds Fashion-MNIST; the network is that of the demo.
 """
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from examples.resnet20 import resnet20
-from latency_probes.local import LocalProbe
+from latency_probes.local import Failed, LocalProbe
 from latency_probes.messages import Settings
 from search.criteria import best_units, score_channels
 from search.graph import PruningGraph, trace
@@ -60,15 +60,20 @@ def closest(graph: PruningGraph, scores: dict[str, Tensor], ratio: float, cores:
     trials = []
     for step in range(2, STEPS):
         plan = uniform_plan(graph, scores, step / STEPS)
-        (outcome,) = screen([skeleton(graph, plan)])
-        trials.append(Trial(step / STEPS, plan, outcome.ratio))
-        sys.stderr.write(f"share {step / STEPS:.3f}: ratio {outcome.ratio:.4f}\n")
+        trials.append(Trial(step / STEPS, plan, measured(screen, graph, plan)))
+        sys.stderr.write(f"share {step / STEPS:.3f}: ratio {trials[-1].ratio:.4f}\n")
     for trial in sorted(trials, key=lambda trial: -trial.share):
         if trial.ratio <= ratio * 1.02:
-            (outcome,) = strict([skeleton(graph, trial.plan)])
-            if outcome.ratio <= ratio * 1.005:
-                return Trial(trial.share, trial.plan, outcome.ratio)
+            confirmed = measured(strict, graph, trial.plan)
+            if confirmed <= ratio * 1.005:
+                return Trial(trial.share, trial.plan, confirmed)
     raise SystemExit(f"no uniform plan reaches the ratio {ratio:.4f}")
+
+
+def measured(probe: LocalProbe, graph: PruningGraph, plan: Plan) -> float:
+    """The plan's latency ratio; infinite where it could not be measured."""
+    (outcome,) = probe([skeleton(graph, plan)])
+    return float("inf") if isinstance(outcome, Failed) else outcome.ratio
 
 
 def finetuned(

@@ -1,9 +1,9 @@
-"""Fetches Fashion-MNIST (MIT licence, Xiao et al. 2017): the four gzipped IDX files, checked by digest.
+"""Fetches Fashion-MNIST (Xiao et al. 2017, MIT licence): four gzipped IDX files, checked.
 
     python -m examples.fetch_fashion_mnist --out DIR
 
-Uses the Debian package `dataset-fashion-mnist`, unpacked without root, where apt is there, and the data set's public
-address otherwise.
+Uses the Debian package `dataset-fashion-mnist`, unpacked without root, where apt is there, and
+the data set's public address otherwise.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ import httpx
 PACKAGE = "dataset-fashion-mnist"
 PUBLIC_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 SHA256 = {
-    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+    "train-images-idx3-ubyte.gz": (
+        "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"
+    ),
 }
 
 

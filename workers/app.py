@@ -1,7 +1,7 @@
 """The Celery app: JSON messages that carry only an id, late acknowledgement, no result backend.
 
-Steps are short and safe to run twice, because Celery on Redis runs an unacknowledged message again after the
-visibility timeout, even while it is still running.
+Steps are short and safe to run twice, because Celery on Redis runs an unacknowledged message
+again after the visibility timeout, even while it is still running.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judges an uploaded model or data set once: ready with what was found, or rejected with a problem."""
+"""Judges an upload once: ready with what was found in it, or rejected with a problem."""
 
 from __future__ import annotations
 

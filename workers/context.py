@@ -1,4 +1,4 @@
-"""What every step is given: settings, sessions, the artifact store and a sender. Made once per process."""
+"""What every step is given: settings, sessions, the artifact store and a sender."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a phase decided, and how it becomes rows: all in one transaction, or not at all.
 
-Tasks and requests are keyed, so a decision made twice adds them once. A transition and a saved search are
-compare-and-set: of two workers that decided at the same time, one finds its decision void.
+Tasks and requests are keyed, so a decision made twice adds them once. A transition and a saved
+search are compare-and-set: of two workers that decide at the same time, one finds its decision
+void.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from workers.context import Context, Unit
 from workers.results import Blob
 from workers.snapshot import Snapshot
 
-# The purpose of the request for the dense model. The device that answers it measures the whole job: ratios of
-# different devices do not compare.
+# The purpose of the request for the dense model. The device that answers it measures the whole job:
+# ratios of different devices do not compare.
 DENSE = "dense"
 
 

@@ -1,4 +1,4 @@
-"""Runs one task under its lease. A task that another worker holds, or whose job has ended, is left alone."""
+"""Runs one task under its lease; one that another worker holds is left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Celery steps. Each one is short, safe to run twice, and does its work in a plain function elsewhere."""
+"""The Celery steps: each is short, safe to run twice, and a plain function elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill -9` of every kind of process in the middle of a job changes nothing but the time it takes."""
+"""`kill -9` of any process in the middle of a job changes nothing but the time it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The collector: reads what devices report, hands out what jobs ask for, and sweeps. One leads at a time."""
+"""Reads what devices report, hands out what jobs ask for, and sweeps. One collector leads."""
 
 from __future__ import annotations
 

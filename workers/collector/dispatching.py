@@ -1,4 +1,4 @@
-"""Gives pending requests to devices: the least loaded one that is present and can run the target."""
+"""Gives pending requests to devices: the least loaded one that is present and able."""
 
 from __future__ import annotations
 

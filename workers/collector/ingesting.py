@@ -1,4 +1,4 @@
-"""Takes in what devices say: believes nothing that it has not checked, and counts nothing twice."""
+"""Takes in what devices say: believes nothing unchecked, and counts nothing twice."""
 
 from __future__ import annotations
 

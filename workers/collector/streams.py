@@ -1,7 +1,7 @@
 """The server's side of the device streams: ACL users, requests out, reports in. Knows no database.
 
-Reports are deleted only after what they said has been committed, so a collector that dies reads them
-again; a result stored twice is recognised by its lease.
+Reports are deleted only after what they said has been committed, so a collector that dies reads
+them again; a result stored twice is recognised by its lease.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every few seconds: finds what was lost on the way and sends it again. Everything sent is safe to run twice."""
+"""Finds what was lost on the way and sends it again; everything sent is safe to run twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds a network from its registered name: `python:`, `torchvision:`, `timm:` or `transformers:`.
+"""Builds a network from its name: `python:`, `torchvision:`, `timm:` or `transformers:`.
 
 Downloads nothing: weights always come from the user's own safetensors.
 """

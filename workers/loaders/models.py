@@ -20,7 +20,7 @@ def load_model(spec: ModelSpec, weights: Path, *, allow: Collection[str]) -> nn.
     """The trained network in eval mode, on the CPU.
 
     Raises:
-        LoadError: It cannot be built, the weights do not fit, or it does not run on its input shape.
+        LoadError: It cannot be built, its weights do not fit, or it does not run.
     """
     model = build(spec.architecture, spec.kwargs, allow=allow)
     load_weights(model, weights)
@@ -40,8 +40,8 @@ def _try_once(model: nn.Module, spec: ModelSpec) -> None:
             output = model(*example_inputs(spec))
     except Exception as error:
         raise ArchitectureError(
-            f"{spec.architecture} does not run on inputs of shape {list(spec.input_shape)}: {error}; "
-            "correct input_shape (without the batch)"
+            f"{spec.architecture} does not run on inputs of shape {list(spec.input_shape)}: "
+            f"{error}; correct input_shape (without the batch)"
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -139,7 +139,7 @@ def shortlist(
 
 
 def fastest(ranked: Sequence[Node], questions: Questions) -> Node:
-    """The node with the lowest strict ratio: what is left when no interval is within the budget."""
+    """The node with the lowest strict ratio, for when no interval is within the budget."""
 
     def strict_ratio(node: Node) -> float:
         strict = questions.latency(node.plan, STRICT)

@@ -1,4 +1,4 @@
-"""Verifying: finalists are measured strictly with their true weights, and the most accurate one wins."""
+"""Verifying: finalists are measured with their true weights, and the most accurate wins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a finalist in short slices; each slice leaves a checkpoint from which any worker goes on."""
+"""Fine-tunes a finalist in slices; any worker goes on from the checkpoint of the last one."""
 
 from __future__ import annotations
 
