@@ -80,7 +80,8 @@ def inspect(
             "architecture": model.spec.get("architecture"),
             "input shape": model.spec.get("input_shape"),
             "parameters": report.get("parameters"),
-            "prunable parameters": percent(report.get("prunable_parameters")),
+            "prunable parameters": percent(report.get("prunable_parameter_share")),
+            "prunable MACs": percent(report.get("prunable_mac_share")),
             "problem": (model.problem or {}).get("detail"),
         }
     )

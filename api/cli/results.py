@@ -7,46 +7,58 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from api.cli.output import milliseconds, percent, say, size
+from api.cli.output import DASH, milliseconds, percent, say, size
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """Rows of one result: before, after, and what was asked for."""
-    table = Table("", "before", "after", "", title="Result", title_justify="left")
+    """Rows of one result: before, after, what became of it, and what was asked for."""
+    table = Table("", "before", "after", "change", "budget", title="Result", title_justify="left")
     table.add_row(
         "latency",
         milliseconds(result.get("dense_latency_ms")),
         milliseconds(result.get("latency_ms")),
-        escape(latency_note(result)),
+        escape(interval(result)),
+        f"≤ {percent(result.get('budget_ratio'))}",
     )
     table.add_row(
         "accuracy",
         percent(result.get("dense_accuracy"), 2),
         percent(result.get("accuracy"), 2),
-        accuracy_note(result),
+        points(result.get("dense_accuracy"), result.get("accuracy")),
+        "",
     )
-    table.add_row("size", size(result.get("dense_bytes")), size(result.get("bytes")), "")
+    before, after = result.get("dense_bytes"), result.get("bytes")
+    share = percent(after / before) if before and after is not None else DASH
+    table.add_row("size", size(before), size(after), share, "")
     return table
 
 
-def latency_note(result: Mapping[str, Any]) -> str:
-    """The measured ratio with its interval, and the budget."""
-    ratio = percent(result.get("ratio"))
+def interval(result: Mapping[str, Any]) -> str:
+    """The measured ratio to the dense latency with its confidence interval."""
     low, high = percent(result.get("ratio_low")), percent(result.get("ratio_high"))
-    return f"{ratio} of dense [{low}, {high}], budget {percent(result.get('budget_ratio'))}"
+    return f"{percent(result.get('ratio'))} [{low}, {high}]"
 
 
-def accuracy_note(result: Mapping[str, Any]) -> str:
-    """On how many images the accuracy was counted."""
-    images = result.get("test_images")
-    return f"on {images} test images" if images else ""
+def points(before: object, after: object) -> str:
+    """How far an accuracy moved, in points."""
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return DASH
+    return f"{100 * (after - before):+.2f} points"
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What the table has no room for."""
+    told = []
+    if result.get("test_images"):
+        told.append(f"accuracy on {result['test_images']} test images")
+    if result.get("measured"):
+        told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
+    return told + [str(result[name]) for name in ("device", "runtime") if result.get(name)]
 
 
 def show_result(result: Mapping[str, Any]) -> None:
-    """Writes the table and what does not fit into it."""
+    """Writes the table and the notes below it."""
     Console().print(result_table(result))
     if result.get("unpruned"):
         say("The budget is above the dense latency: the model is returned unpruned.")
-    where = [str(result[name]) for name in ("device", "runtime") if result.get(name)]
-    counts = f"{result.get('measured')} candidates measured on {result.get('levels')} levels"
-    say(" · ".join([*where, counts] if result.get("measured") else where))
+    say(" · ".join(notes(result)))

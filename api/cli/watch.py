@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from api.routes.views import JobView
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "infeasible": 3, "cancelled": 4}
-LINE_PAUSE_S = 3.0
+LINE_PAUSE_S = 2.0
 
 
 def facts(job: "JobView") -> dict[str, str]:
@@ -27,9 +27,11 @@ def facts(job: "JobView") -> dict[str, str]:
     progress: dict[str, Any] = job.progress or {}
     best = progress.get("best") or {}
     told = {"state": job.state}
+    if job.state in EXIT_CODES:
+        return told
     if job.waiting_for:
         told["waiting for"] = job.waiting_for
-    if phase := progress.get("phase"):
+    if (phase := progress.get("phase")) not in (None, job.state):
         told["phase"] = str(phase)
     if progress.get("levels"):
         told["level"] = f"{progress.get('level', 0)} of {progress['levels']}"

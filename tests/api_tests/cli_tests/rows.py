@@ -57,7 +57,7 @@ def add_inputs(sessions: sessionmaker[Session]) -> None:
         if model is None or dataset is None:
             raise ValueError("the names must be free")
         groups = [{"name": "stem", "width": 16, "status": "frozen", "reason": "no rule for sort"}]
-        report = {"parameters": 270_000, "prunable_parameters": 0.98, "groups": groups}
+        report = {"parameters": 270_000, "prunable_parameter_share": 0.98, "groups": groups}
         models.accept(session, model.id, report)
         datasets.accept(session, dataset.id, {"images": 60_000})
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.cli.main import main
 from jobs.repository import artifacts, datasets, devices, models
+from jobs.repository import jobs as jobs_rows
 from jobs.states import JobState
 from jobs.status import transition
 from tests.api_tests.cli_tests.conftest import Secateur, Served
@@ -241,12 +242,51 @@ def test_jobs_watch_ends_with_the_code_of_the_job(
 def test_jobs_watch_ends_with_the_table(secateur: Secateur, api: Served, capsys: Captured) -> None:
     assert secateur("jobs", "watch", add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)) == 0
     shown = capsys.readouterr().out
-    for part in (
-        "59.2 % of dense [58.8 %, 59.6 %], budget 60.0 %",
-        "93.02 %",
-        "10000 test images",
-    ):
+    latency = "59.2 % [58.8 %, 59.6 %]"
+    for part in (latency, "≤ 60.0 %", "93.02 %", "-0.29 points", "10000 test images"):
         assert part in shown
+
+
+def test_a_terminal_sees_the_progress_drawn_in_place(
+    secateur: Secateur, api: Served, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    job = add_job(api.sessions, JobState.QUEUED, progress=PROGRESS)
+
+    def cancel() -> None:
+        threading.Event().wait(0.5)
+        with api.sessions.begin() as session:
+            transition(session, job, JobState.QUEUED, JobState.CANCELLED, 1)
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    assert secateur("jobs", "watch", job) == 4
+    cancelling.join()
+    shown = capsys.readouterr().out
+    assert "31 candidates" in shown
+    assert "cancelled" in shown
+
+
+def test_elsewhere_a_line_is_written_when_something_changed(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    progress = {"phase": "warming", "levels": 0}
+    job = add_job(api.sessions, JobState.QUEUED, progress=progress)
+    with api.sessions.begin() as session:
+        jobs_rows.set_waiting(session, job, "a device with the runtime openvino")
+
+    def cancel() -> None:
+        threading.Event().wait(0.5)
+        with api.sessions.begin() as session:
+            transition(session, job, JobState.QUEUED, JobState.CANCELLED, 1)
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    assert secateur("jobs", "watch", job) == 4
+    cancelling.join()
+    lines = capsys.readouterr().out.splitlines()
+    waiting = "queued · waiting for a device with the runtime openvino · phase warming"
+    assert lines == [waiting, "cancelled"]
 
 
 def test_jobs_show_tells_level_best_and_time_left(
