@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from api.problems import Problem, invalid_field, shown
 
@@ -113,7 +113,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 

@@ -291,7 +291,7 @@ class Finetune:
             weight=config.distillation_weight,
         )
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
 
     def _batch(self) -> tuple[Tensor, Tensor]:

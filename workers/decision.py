@@ -19,8 +19,8 @@ from workers.context import Context, Unit
 from workers.results import Blob
 from workers.snapshot import Snapshot
 
-# The purpose of the request for the dense model. The device that answers it measures the whole job:
-# ratios of different devices do not compare.
+# The purpose of the request for the dense model. The device that answers it measures the whole
+# job: ratios of different devices do not compare.
 DENSE = "dense"
 
 
