@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,12 +105,13 @@ def _described(program: ExportedProgram) -> Exported:
 
 
 def _is_dynamic(graph_module: torch.fx.GraphModule, inputs: Sequence[str]) -> bool:
-    values: list[Any] = [
-        node.meta.get("val") for node in graph_module.graph.nodes if node.name in inputs
-    ]
+    placeholders = graph_module.graph.find_nodes(op="placeholder")
+    values = [node.meta.get("val") for node in placeholders if node.name in inputs]
     return any(
-        isinstance(size, torch.SymInt)
-        for value in values
-        if isinstance(value, Tensor)
-        for size in value.shape
+        is_symbol(size) for value in values if isinstance(value, Tensor) for size in value.shape
     )
+
+
+def is_symbol(size: int | torch.SymInt) -> bool:
+    """A size that stayed free; a symbol that the model has pinned to one value is not."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from search.graph.call import Call, Outcome, Rule
-from search.graph.exporting import BATCH, Exported
+from search.graph.exporting import BATCH, Exported, is_symbol
 from search.graph.labels import Axis, Effect, Labels, fixed, freeze_all, total
 from search.graph.rules.table import POINTWISE, RULES
 
@@ -173,7 +173,7 @@ def _blank(value: Any, dynamic: bool) -> Labels:
     if not isinstance(value, Tensor):
         return fixed(())
     shape = [_hint(size) for size in value.shape]
-    batch = {dim for dim, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+    batch = {dim for dim, size in enumerate(value.shape) if is_symbol(size)}
     if not dynamic and shape and shape[0] == BATCH:
         batch = {0}
     return fixed(shape, frozenset(batch))

@@ -34,40 +34,36 @@ def redraw(model: nn.Module, seed: int) -> None:
 
     Weights have a variance of 2 / fan-in; gains, variances and layer scales are of order one.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            parameter.copy_(_parameter(name, parameter, generator))
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(_normal(buffer, 0.3, generator))
-        elif name.endswith("running_var"):
-            buffer.copy_(_around_one(buffer, generator))
+    generators: dict[torch.device, torch.Generator] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point():
+            if tensor.device not in generators:
+                generators[tensor.device] = torch.Generator(tensor.device).manual_seed(seed)
+            _draw(name, tensor, generators[tensor.device])
 
 
 def stirred(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     """The inputs in float64 plus noise: zeros as an example would hide whole branches."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(
-        value.double() + _normal(value, 1.0, generator).to(value.device)
+        value.double() + torch.randn(value.shape, generator=generator).to(value.device)
         if value.is_floating_point()
         else value
         for value in inputs
     )
 
 
-def _parameter(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
-    size = parameter.numel()
-    if parameter.ndim > 1 and parameter.shape[0] > 1 and size > max(parameter.shape):
-        return _normal(parameter, (2 * parameter.shape[0] / size) ** 0.5, generator)
-    if name.endswith("bias") or size > max(parameter.shape, default=1):
-        return _normal(parameter, 0.3, generator)
-    return _around_one(parameter, generator)
-
-
-def _normal(like: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64) * scale
-
-
-def _around_one(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
+def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    size, widest = tensor.numel(), max(tensor.shape, default=1)
+    if name.endswith("running_var"):
+        tensor.uniform_(0.5, 1.5, generator=generator)
+    elif name.endswith("running_mean"):
+        tensor.normal_(0, 0.3, generator=generator)
+    elif not isinstance(tensor, nn.Parameter):
+        return
+    elif tensor.ndim > 1 and tensor.shape[0] > 1 and size > widest:
+        tensor.normal_(0, (2 * tensor.shape[0] / size) ** 0.5, generator=generator)
+    elif name.endswith("bias") or size > widest:
+        tensor.normal_(0, 0.3, generator=generator)
+    else:
+        tensor.uniform_(0.5, 1.5, generator=generator)

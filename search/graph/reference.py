@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from search.graph.call import dims_of
 from search.graph.costs import Kept
@@ -50,13 +50,13 @@ class Reference(fx.Interpreter):
         """
         self._kept, self._gains = kept, gains
         user = dict(zip(self._exported.inputs, inputs, strict=True))
+        given = {**self._exported.constants, **user}
         arguments = []
         for node in self._exported.graph_module.graph.nodes:
             if node.op == "placeholder":
                 source = self._exported.sources.get(node.name)
-                known = {**self._exported.constants, **user}
-                value = tensors[source] if source else known[node.name]
-                arguments.append(value.clone() if isinstance(value, Tensor) else value)
+                known = tensors[source] if source else given[node.name]
+                arguments.append(known if isinstance(known, nn.Parameter) else known.clone())
         return list(self.run(*arguments))
 
     def run_node(self, n: fx.Node) -> Any:

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from search.graph.call import Rule
 from search.graph.costs import mac_products, parameter_products
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import form_groups
 from search.graph.propagation import Propagation, propagate
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import double_copy, stirred
+from search.graph.rules.table import RULES
 from search.graph.verification import frozen_by, verify
 from search.surgery import named_tensors
 
@@ -25,6 +27,7 @@ def trace(
     example_inputs: tuple[Tensor, ...],
     *,
     time_limit_s: float = 60.0,
+    rules: Mapping[str, Rule] = RULES,
     clock: Callable[[], float] = time.monotonic,
 ) -> PruningGraph:
     """Find what can be pruned in `model`, and verify it.
@@ -38,6 +41,8 @@ def trace(
         model: any traceable module, in any mode and dtype; it is not touched.
         example_inputs: tensors with a leading batch dimension.
         time_limit_s: checked between steps; the export alone is one step.
+        rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
+            freezes groups, it cannot break a pruned model.
         clock: seconds that only ever grow.
 
     Raises:
@@ -47,7 +52,7 @@ def trace(
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     exported = export(copy, inputs)
-    found = propagate(exported, _aliases(named_tensors(copy)))
+    found = propagate(exported, _aliases(named_tensors(copy)), rules)
     graph = _assemble(copy, inputs, exported, found)
     reasons = verify(graph, exported, found, lambda: clock() >= end)
     return replace(frozen_by(graph, reasons), model=model, example_inputs=example_inputs)

@@ -55,12 +55,17 @@ class ShapeTrial:
 
 
 class NumberTrial:
-    """Compares numbers, on parameters drawn by `seed`; the copy in the graph is redrawn."""
+    """Compares numbers, on parameters drawn by `seed`; the copy in the graph is redrawn.
+
+    Attributes:
+        influence: group -> the influence of the units kept in a trial that went well.
+    """
 
     def __init__(
         self, graph: PruningGraph, exported: Exported, found: Propagation, seed: int
     ) -> None:
         redraw(graph.model, seed)
+        self.influence: dict[str, float] = {}
         self._graph = graph
         self._seed = seed
         self._reference = Reference(exported, found)
@@ -73,25 +78,24 @@ class NumberTrial:
             pruned = _run(prune(self._graph.model, self._graph, plan), self._graph.example_inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
-        off = relative_error(pruned, self._expected(plan, None))
-        return None if off <= TOLERANCE else f"the pruned model is off by {off:.1e}"
+        return self._compare(names, plan, pruned)
 
-    def influence(self, names: Sequence[str]) -> dict[str, float]:
-        """Group -> the influence of the units that the same trial keeps."""
-        graph = self._graph
-        device = graph.example_inputs[0].device
-        gains = torch.ones(len(graph.group_of), dtype=torch.float64, device=device)
-        gains.requires_grad_()
-        with torch.enable_grad():
-            outputs = self._expected(random_plan(graph.groups, names, self._seed), gains)
-            (change,) = torch.autograd.grad(_projection(outputs), gains)
-        return _largest_per_group(change, graph)
-
-    def _expected(self, plan: Plan, gains: Tensor | None) -> list[Tensor]:
+    def _compare(self, names: Sequence[str], plan: Plan, pruned: list[Tensor]) -> str | None:
+        watched = not self.influence.keys() >= set(names)
+        gains = torch.ones(len(self._graph.group_of), dtype=torch.float64, requires_grad=watched)
+        gains = gains.to(self._graph.example_inputs[0].device)
         inputs, kept = self._graph.example_inputs, self._graph.kept_atoms(plan)
-        with torch.set_grad_enabled(gains is not None), warnings.catch_warnings(action="ignore"):
-            outputs = self._reference.run_masked(self._tensors, inputs, kept, gains)
-        return _tensors(outputs)
+        with torch.set_grad_enabled(watched), warnings.catch_warnings(action="ignore"):
+            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept, gains))
+        off = relative_error(pruned, expected)
+        if off > TOLERANCE:
+            return f"the pruned model is off by {off:.1e}"
+        if watched:
+            change = torch.autograd.grad(_projection(expected, gains), gains)[0].cpu()
+            change[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
+            largest = _largest_per_group(change, self._graph)
+            self.influence |= {name: largest[name] for name in names}
+        return None
 
 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
@@ -112,21 +116,21 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
     errors = [0.0]
     for left, right in zip(found, expected, strict=True):
         if right.numel():
-            scale = right.abs().max().double().clamp_min(TINY)
-            error = float((left.double() - right.double()).abs().max() / scale)
+            scale = right.detach().abs().max().double().clamp_min(TINY)
+            error = float((left.double() - right.detach().double()).abs().max() / scale)
             errors.append(error if error == error else float("inf"))
     return max(errors)
 
 
-def _projection(outputs: Sequence[Tensor]) -> Tensor:
+def _projection(outputs: Sequence[Tensor], gains: Tensor) -> Tensor:
     """A random projection of all outputs, each divided by its norm."""
-    total = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    total = 0.0 * gains.sum()
     generator = torch.Generator().manual_seed(0)
     for output in outputs:
         if output.requires_grad:
             direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
             unit = output / output.detach().norm().clamp_min(TINY)
-            total = total.to(output.device) + (unit * direction.to(output.device)).sum()
+            total = total + (unit * direction.to(output.device)).sum()
     return total
 
 
@@ -137,7 +141,7 @@ def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
         own = torch.from_numpy((graph.group_of == number).nonzero()[0])
         units = torch.from_numpy(graph.unit_of)[own]
         sums = torch.zeros(group.width, dtype=torch.float64)
-        sums.index_add_(0, units, change.cpu()[own])
+        sums.index_add_(0, units, change[own])
         largest[group.name] = float(sums.abs().max())
     return largest
 

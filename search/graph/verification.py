@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -55,10 +56,10 @@ def verify(
         if not names or expired():
             break
         trial = NumberTrial(graph, exported, found, seed)
+        trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
-        if not expired():
-            influence = trial.influence(names)
-            proven |= {name for name in names if influence[name] >= CONTROL * TOLERANCE}
+        strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
+        proven |= strong.intersection(names)
     idle = [group.name for group in graph.prunable if group.name not in proven]
     reason = LATE if expired() else IDLE
     return dict.fromkeys(idle, reason) | halving.reasons

@@ -109,6 +109,16 @@ def expand(call: Call) -> Outcome:
     return call.give((*(None,) * lead, *x.axes))
 
 
+def expand_as(call: Call) -> Outcome:
+    """Dimensions of size 1 grow to those of the other operand, and shrink with them."""
+    x, other = call["self"], call["other"]
+    axes = list(other.axes)
+    for dim in range(-len(x.shape), 0):
+        if x.shape[dim] > 1:
+            axes[dim] = x.axes[dim]
+    return call.give(axes)
+
+
 def repeat(call: Call) -> Outcome:
     """Tiles: copies of a unit leave together."""
     x, times = call.first, call["repeats"]
@@ -144,6 +154,18 @@ def flip(call: Call) -> Outcome:
     for dim in dims_of(call["dims"], len(axes)):
         axis = axes[dim]
         axes[dim] = None if axis is None else axis[::-1].copy()
+    return call.give(axes)
+
+
+def roll(call: Call) -> Outcome:
+    """Indices moved around, in a circle; without `dims` the whole tensor is one line."""
+    x, dims = call.first, call["dims"]
+    axes = list(x.axes)
+    if not dims:
+        return call.give_frozen("its units move between dimensions")
+    for dim, shift in zip(dims, call["shifts"], strict=True):
+        axis = axes[dim]
+        axes[dim] = None if axis is None else np.roll(axis, shift)
     return call.give(axes)
 
 

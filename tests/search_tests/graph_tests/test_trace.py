@@ -1,0 +1,183 @@
+"""trace: any model, any mode, never touched; its report and its refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples.resnet20 import resnet20
+from search.errors import GraphError
+from search.graph import PruningGraph, trace
+from search.plan import Plan
+from tests.search_tests.models import Grouped, Plain, Tied, image
+
+
+@pytest.fixture(scope="module")
+def resnet() -> PruningGraph:
+    torch.manual_seed(0)
+    return trace(resnet20(), (torch.randn(1, 1, 28, 28),))
+
+
+def test_resnet20_has_a_group_per_stage_and_one_per_block(resnet: PruningGraph) -> None:
+    widths = {group.name: group.width for group in resnet.prunable}
+    assert widths == {
+        **{f"blocks.{block}.conv1": (16, 32, 64)[block // 3] for block in range(9)},
+        "conv1": 16,
+        "blocks.3.conv2": 32,
+        "blocks.6.conv2": 64,
+    }
+    stage = next(group for group in resnet.groups if group.name == "blocks.3.conv2")
+    producers = [member.tensor for member in stage.members if member.role == "producer"]
+    assert sorted(producers) == [
+        "blocks.3.conv2.weight",
+        "blocks.3.shortcut.0.weight",
+        "blocks.4.conv2.weight",
+        "blocks.5.conv2.weight",
+    ]
+
+
+def test_the_report_is_json_and_tells_shares(resnet: PruningGraph) -> None:
+    report = json.loads(json.dumps(resnet.report()))
+    assert report["parameters"] == sum(p.numel() for p in resnet.model.parameters())
+    assert report["macs"] == 31_021_952
+    assert report["prunable_groups"] == 12
+    assert report["prunable_mac_share"] > 0.99
+    assert report["batch"] == "dynamic"
+    assert report["unused"] == []
+    last = report["groups"][-1]
+    assert (last["name"], last["width"], last["status"]) == ("fc", 10, "frozen")
+    assert last["reason"] == "its units are an output of the model"
+
+
+def test_costs_follow_the_plan(resnet: PruningGraph) -> None:
+    kept = dict(resnet.dense_plan().kept)
+    plan = Plan(kept | {"blocks.0.conv1": tuple(range(8))})
+    dense = resnet.dense_plan()
+    assert resnet.macs(dense) - resnet.macs(plan) == 2 * 28 * 28 * 9 * 16 * 8
+    assert resnet.parameters(dense) - resnet.parameters(plan) == 2 * 9 * 16 * 8 + 2 * 8
+
+
+def test_costs_of_grouped_and_transposed_convolutions() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 6, 2, stride=2), nn.Conv2d(6, 4, 1)
+    )
+    graph = trace(model, (torch.randn(1, 3, 5, 5),))
+    assert graph.macs(graph.dense_plan()) == 25 * 3 * 8 + 25 * 8 * 6 * 4 + 100 * 6 * 4
+    grouped = trace(Grouped(4), image())
+    assert grouped.macs(grouped.dense_plan()) == 64 * (3 * 8 + 9 * 2 * 16 + 16 * 5)
+
+
+def test_the_model_is_not_touched() -> None:
+    model = Plain().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = trace(model, image())
+    assert graph.model is model
+    assert model.training
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_two_traces_agree() -> None:
+    model = Plain()
+    assert trace(model, image()).groups == trace(model, image()).groups
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_any_batch_size_will_do(batch: int) -> None:
+    graph = trace(Plain(), (torch.randn(batch, 3, 8, 8),))
+    assert graph.dynamic_batch
+    assert len(graph.prunable) == 2
+
+
+def test_a_fixed_batch_size_is_stated() -> None:
+    class FixedBatch(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0] == 2:
+                return super().forward(x.reshape(2, 3, 8, 8))
+            raise ValueError("only pairs")
+
+    graph = trace(FixedBatch(), image())
+    assert graph.report()["batch"] == "static"
+    assert len(graph.prunable) == 2
+
+
+def test_several_inputs_and_outputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 6)
+            self.b = nn.Linear(4, 6)
+            self.c = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            out = torch.relu(self.a(x)) + self.b(y)
+            return {"logits": self.c(out), "norm": out.square().sum(1)}
+
+    graph = trace(Pair(), (torch.randn(2, 3), torch.randn(2, 4)))
+    assert [(group.name, group.status) for group in graph.groups] == [
+        ("a", "prunable"),
+        ("c", "frozen"),
+    ]
+
+
+def test_a_module_called_twice_and_a_tied_weight_are_one_member_each() -> None:
+    graph = trace(Tied(), (torch.randn(1, 3),))
+    tensors = [(m.tensor, m.dim) for group in graph.groups for m in group.members]
+    assert len(tensors) == len(set(tensors))
+    assert not any(tensor == "second.weight" for tensor, _ in tensors)
+    assert graph.unused == ()
+
+
+def test_unused_parameters_are_reported() -> None:
+    class Auxiliary(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aux = nn.Linear(8, 2)
+
+    assert trace(Auxiliary(), image()).unused == ("aux.weight", "aux.bias")
+
+
+def test_hidden_units_of_linear_layers() -> None:
+    graph = trace(nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2)), (torch.randn(2, 3),))
+    assert [(group.name, group.kind) for group in graph.prunable] == [("0", "hidden")]
+
+
+def test_one_channel_is_no_group_to_prune() -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 1)), image())
+    assert graph.prunable == ()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((), "must be a tuple of tensors"),
+        (("x",), "must be a tuple of tensors"),
+        ((torch.tensor(1.0),), "must start with a non-empty batch dimension"),
+        ((torch.zeros(0, 3, 8, 8),), "must start with a non-empty batch dimension"),
+        ((torch.zeros(1, 4, 8, 8),), "must be traceable by torch.export, but got: RuntimeError"),
+    ],
+)
+def test_inputs_that_cannot_be_traced(inputs: tuple[Tensor, ...], message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        trace(Plain(), inputs)
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    class Unique(Plain):
+        def __deepcopy__(self, memo: dict[int, object]) -> Unique:
+            raise TypeError("there is only one")
+
+    with pytest.raises(GraphError, match="must be copyable by copy.deepcopy, but got: there is"):
+        trace(Unique(), image())
+
+
+def test_a_branch_that_depends_on_values_cannot_be_traced() -> None:
+    class Branching(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if bool(x.sum() > 0) else -x)
+
+    with pytest.raises(GraphError, match="must be traceable by torch.export"):
+        trace(Branching(), image())

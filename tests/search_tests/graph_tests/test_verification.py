@@ -1,0 +1,197 @@
+"""Verification: a wrong rule, an idle group and a forward with constants are all caught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search.graph import PruningGraph, trace
+from search.graph.call import Call, Outcome, Rule
+from search.graph.rules import convolution, elementwise, joining, norms
+from search.graph.rules.table import RULES
+from search.graph.verification import LATE, Halving
+from tests.search_tests.models import Dense, FixedView, Normed, Plain, Residual, Shuffle, image
+
+
+def statuses(graph: PruningGraph) -> dict[str, str]:
+    return {group.name: group.status for group in graph.groups}
+
+
+def reason(graph: PruningGraph, name: str) -> str:
+    (group,) = [group for group in graph.groups if group.name == name]
+    return group.reason
+
+
+def without_ties(rule: Rule) -> Rule:
+    def wrong(call: Call) -> Outcome:
+        outputs, effect = rule(call)
+        return outputs, replace(effect, ties=())
+
+    return wrong
+
+
+def backwards(call: Call) -> Outcome:
+    """Concatenation in the wrong order."""
+    return joining.concatenate(
+        replace(call, arguments={**call.arguments, "tensors": call["tensors"][::-1]})
+    )
+
+
+def tiled(call: Call) -> Outcome:
+    """Flatten as if the channels were the innermost dimension."""
+    x = call.first
+    axis = x.axes[1]
+    return call.give(
+        [None, None if axis is None else np.tile(axis, call.out.shape[1] // len(axis))]
+    )
+
+
+def exact(rule: Rule) -> Rule:
+    """A rule that forgets that a statistic runs over units."""
+
+    def wrong(call: Call) -> Outcome:
+        outputs, effect = rule(call)
+        return outputs, replace(effect, approximations=(), freezes=())
+
+    return wrong
+
+
+class SoftChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 1)
+        self.conv2 = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv2(self.conv1(x).softmax(1))
+        return out
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.fc = nn.Linear(6 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(torch.flatten(self.conv(x), 1))
+        return out
+
+
+WRONG: dict[str, tuple[type[nn.Module], str, Rule, str]] = {
+    "concatenation in the wrong order": (Dense, "cat", backwards, "layers.0 layers.1 layers.2"),
+    "flatten with the wrong strides": (Flat, "flatten", tiled, "conv"),
+    "a norm that is not cut": (Plain, "batch_norm", without_ties(norms.batch_norm), "conv1"),
+    "an addition without ties": (Residual, "add", without_ties(elementwise.elementwise), "stem"),
+    "softmax as if index by index": (SoftChannels, "softmax", elementwise.same_axes, "conv1"),
+    "a chunk without equal parts": (Shuffle, "chunk", without_ties(joining.split), "stem"),
+    "a convolution that reads nothing": (
+        Plain,
+        "conv2d",
+        without_ties(convolution.convolution),
+        "conv1 conv2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_rule_freezes_the_groups_that_it_touches(name: str) -> None:
+    model, operator, rule, caught = WRONG[name]
+    torch.manual_seed(0)
+    graph = trace(model(), image(), rules={**RULES, operator: rule})
+    for group in caught.split():
+        assert statuses(graph)[group] == "frozen"
+        assert reason(graph, group).startswith("unverified: ")
+
+
+def test_only_the_wrong_groups_freeze() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+            self.b = nn.Conv2d(4, 6, 1)
+            self.c = nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.c(torch.relu(self.b(self.a(x).softmax(1))))
+            return out
+
+    graph = trace(Two(), image(), rules={**RULES, "softmax": elementwise.same_axes})
+    assert statuses(graph) == {"a": "frozen", "b": "prunable", "c": "frozen"}
+    assert "off by" in reason(graph, "a")
+
+
+def test_a_norm_that_is_taken_for_exact_still_runs_over_the_kept_units() -> None:
+    rules = {**RULES, "layer_norm": exact(norms.layer_norm)}
+    assert statuses(trace(Normed(), image(), rules=rules))["conv2"] == "prunable"
+
+
+def test_a_forward_that_holds_a_width_as_a_constant() -> None:
+    graph = trace(FixedView(), image())
+    assert statuses(graph)["conv2"] == "frozen"
+    assert "own forward fails on smaller tensors" in reason(graph, "conv2")
+    assert {statuses(graph)[name] for name in ("conv1", "fc1")} == {"prunable"}
+
+
+def test_a_group_without_influence_is_not_trusted() -> None:
+    class Idle(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            idle: Tensor = self.idle(self.conv1(x)).sum()
+            return super().forward(x) + 0.0 * idle
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Sequential(nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1))
+
+    graph = trace(Idle(), image())
+    assert statuses(graph)["conv1"] == "prunable"
+    assert reason(graph, "idle.0") == "unverified: the output does not depend on its units"
+
+
+def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
+    model = Residual()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    graph = trace(model, (torch.zeros(1, 3, 8, 8),))
+    assert statuses(graph) == {**dict.fromkeys(statuses(graph), "prunable"), "fc": "frozen"}
+    assert all(bool((parameter == 0).all()) for parameter in model.parameters())
+
+
+class Countdown:
+    """A clock that reaches the time limit after a number of readings."""
+
+    def __init__(self, readings: int) -> None:
+        self.readings = readings
+
+    def __call__(self) -> float:
+        self.readings -= 1
+        return 0.0 if self.readings >= 0 else 100.0
+
+
+@pytest.mark.parametrize("readings", [1, 2, 3])
+def test_the_time_limit_freezes_what_is_not_verified(readings: int) -> None:
+    graph = trace(Plain(), image(), time_limit_s=1.0, clock=Countdown(readings))
+    assert {group.reason for group in graph.groups[:2]} == {LATE}
+
+
+def test_halving_keeps_what_stands_together() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def problem(names: Sequence[str]) -> str | None:
+        asked.append(tuple(names))
+        if "c" in names:
+            return "c is wrong"
+        return "a and h clash" if {"a", "h"} <= set(names) else None
+
+    halving = Halving(lambda: False)
+    kept = halving.keep(list("abcdefgh"), problem)
+    assert kept == ["a", "b", "d"]
+    assert halving.reasons["c"] == "unverified: c is wrong"
+    assert halving.reasons["h"] == "unverified: beside a, a and h clash"
+    assert len(asked) < 12
