@@ -39,6 +39,7 @@ def demo(
 ) -> None:
     """Prune a trained ResNet-20 to a latency budget on this machine (from a checkout)."""
     from api.stack.background import background
+    from api.stack.cores import available_cores, leave_the_probe_alone, plan_cores
     from api.stack.errors import StackError
 
     if not CHECKPOINT.is_file():
@@ -50,6 +51,7 @@ def demo(
     say("Starting the stack: broker, API, collector, workers and one probe.")
     try:
         with background(home, options) as url:
+            leave_the_probe_alone(plan_cores(available_cores(), probe=True))
             job = prune(url, data, ratio=ratio, runtime=runtime, seed=seed)
             folder = save(url, job, home / "results" / job.id)
     except StackError as problem:

@@ -10,6 +10,12 @@ import typer
 from api.cli import datasets, demo, devices, jobs, keys, models, stack
 from api.cli.output import complain, explain
 
+PASSED_ON = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+
 app = typer.Typer(
     name="secateur",
     help="Prunes a trained network until it meets a latency budget as measured on its device.",
@@ -19,9 +25,7 @@ app = typer.Typer(
 )
 app.command("up")(stack.up)
 app.command("demo")(demo.demo)
-app.command("probe", context_settings={"ignore_unknown_options": True, "help_option_names": []})(
-    stack.probe
-)
+app.command("probe", context_settings=PASSED_ON)(stack.probe)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")

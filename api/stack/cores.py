@@ -1,11 +1,10 @@
-"""Who runs on which core: a probe that shares its machine keeps a core to itself.
-
-Pure arithmetic over core numbers; nothing here changes an affinity.
-"""
+"""Who runs on which core: a probe that shares its machine keeps a core to itself."""
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from api.stack.launcher import keep_to
 
 
 @dataclass(frozen=True)
@@ -49,3 +48,9 @@ def default_workers(plan: CorePlan) -> int:
 def threads_per_worker(plan: CorePlan, workers: int) -> int:
     """Threads that a worker may use without crowding out its siblings."""
     return max(1, len(plan.servers) // workers)
+
+
+def leave_the_probe_alone(plan: CorePlan) -> None:
+    """Keeps this process off the probe's core. What it starts later inherits that."""
+    if plan.probe:
+        keep_to(set(plan.servers))

@@ -5,6 +5,7 @@ StackError
 ├── UnsafeBinding      a public address without authentication, or with the embedded broker
 ├── PortInUse          somebody else listens on the chosen port
 ├── BrokerUnavailable  Valkey did not start, or REDIS_URL does not answer
+├── DatabaseUnavailable  DATABASE_URL cannot be used
 └── NotReady           the API did not become ready in time
 """
 
@@ -27,6 +28,10 @@ class PortInUse(StackError):
 
 class BrokerUnavailable(StackError):
     """The broker does not answer."""
+
+
+class DatabaseUnavailable(StackError):
+    """The database cannot be used."""
 
 
 class NotReady(StackError):

@@ -22,10 +22,11 @@ from api.stack.cores import (
     CorePlan,
     available_cores,
     default_workers,
+    leave_the_probe_alone,
     plan_cores,
     threads_per_worker,
 )
-from api.stack.errors import BrokerUnavailable, NotReady, PortInUse
+from api.stack.errors import BrokerUnavailable, DatabaseUnavailable, NotReady, PortInUse
 from api.stack.home import Home
 from api.stack.probe import probe_command
 from api.stack.supervisor import Supervisor
@@ -95,6 +96,7 @@ class Stack:
             StackError: If something cannot come up; the message says what to change.
         """
         os.environ["SECATEUR_HOME"] = str(self._home.root)
+        leave_the_probe_alone(self._cores)
         leftovers.end(leftovers.left_over(self._home.read_note()))
         port = self._choose_port()
         self._start_broker()
@@ -152,9 +154,17 @@ class Stack:
         self._broker = address.public_url
 
     def _migrate(self) -> None:
+        from sqlalchemy.exc import SQLAlchemyError
+
         from api.stack import migrate
 
-        migrate.main()
+        try:
+            migrate.main()
+        except (SQLAlchemyError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DatabaseUnavailable(
+                f"DATABASE_URL must name a database that can be used, but: {reason}"
+            ) from error
 
     def _api(self, port: int) -> ChildSpec:
         serve = ("-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")

@@ -21,6 +21,12 @@ def test_help_does_without_the_http_client() -> None:
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
 
 
+def test_the_probe_command_is_the_agent() -> None:
+    command = [sys.executable, "-m", "api.cli.main", "probe", "--help"]
+    shown = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert "--state-dir" in shown
+
+
 def test_the_launcher_needs_only_the_standard_library() -> None:
     source = "import sys; import api.stack.launcher; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0

@@ -161,6 +161,15 @@ def test_a_broker_that_does_not_answer_is_named(
         background(tmp_path, ("--port", "0", "--no-probe")).__enter__()
 
 
+@pytest.mark.parametrize("url", ["mysql://here/db", "sqlite:////proc/none/db"])
+def test_a_database_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(NotReady, match="DATABASE_URL must name"):
+        background(tmp_path, ("--port", "0", "--no-probe")).__enter__()
+
+
 def test_a_broker_from_the_environment_is_used(
     stack: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
