@@ -110,6 +110,10 @@ UNARY: dict[str, Unary] = {
     "normalize": lambda x: F.normalize(x, dim=1),
     "cumsum over space": lambda x: x.cumsum(2),
     "instance norm": lambda x: F.instance_norm(x),
+    "repeat space": lambda x: x.repeat(1, 1, 2, 1),
+    "pixel shuffle and back": lambda x: F.pixel_unshuffle(
+        F.pixel_shuffle(x.repeat(1, 1, 2, 2), 1), 1
+    ),
 }
 
 
@@ -209,6 +213,50 @@ def test_transposed_convolutions() -> None:
     assert columns(groups["t"], "t.weight", 1) == [[0, 1], [2, 3], [4, 5]]
     assert columns(groups["t"], "g.weight", 0) == [[0, 1], [2, 3], [4, 5]]
     assert columns(groups["t"], "c.weight") == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_grouped_transposed_convolution_repeats_its_groups() -> None:
+    groups = groups_of(
+        lambda m, x: m.c(m.g(x)), g=nn.ConvTranspose2d(4, 8, 1, groups=4), c=conv(8)
+    )
+    assert columns(groups["a"], "g.weight", 0) == EACH
+    assert columns(groups["a"], "g.bias", 0) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert columns(groups["a"], "c.weight") == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_bare_convolution_with_its_own_parameters(transposed: bool) -> None:
+    def body(m: Any, x: Any) -> Any:
+        weight, bias = m.w.weight, m.w.bias
+        ones, zeros = [1, 1], [0, 0]
+        x = torch.convolution(x, weight, bias, ones, zeros, ones, transposed, zeros, 1)
+        return m.b(x)
+
+    layer = nn.ConvTranspose2d(4, 6, 1) if transposed else conv(4, 6)
+    groups = groups_of(body, w=layer, b=conv(6))
+    assert columns(groups["a"], "w.weight", 0 if transposed else 1) == EACH
+    assert columns(groups["w"], "w.weight", 1 if transposed else 0) == [[i] for i in range(6)]
+
+
+def test_a_bare_product_with_a_bias() -> None:
+    def body(m: Any, x: Any) -> Any:
+        flat = x.mean((2, 3))
+        return m.o(torch.addmm(m.q.bias, flat, m.q.weight.t()))
+
+    groups = groups_of(body, q=nn.Linear(4, 6), o=nn.Linear(6, 2))
+    assert columns(groups["a"], "q.weight") == EACH
+    assert columns(groups["q"], "q.bias", 0) == columns(groups["q"], "o.weight")
+
+
+def test_repeated_flipped_and_rolled_channels_keep_their_units() -> None:
+    groups = groups_of(lambda m, x: m.b(x.repeat(1, 2, 1, 1).roll(1, 1)), b=conv(8))
+    assert columns(groups["a"], "b.weight") == [[1, 5], [2, 6], [3, 7], [0, 4]]
+    assert groups["a"].reason.startswith("unverified: ")  # a roll by a constant is another roll
+
+
+def test_channel_shuffle_layers() -> None:
+    groups = groups_of(lambda m, x: m.b(m.s(x)), width=6, s=nn.ChannelShuffle(2), b=conv(6))
+    assert columns(groups["a"], "b.weight") == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_channel_shuffle_and_chunk_keep_equal_parts() -> None:
@@ -325,6 +373,21 @@ FREEZING: dict[str, tuple[Body, str]] = {
         "cut at a fixed position",
     ),
     "one channel": (lambda m, x: m.b(x * x[:, :1]), "cut at a fixed position"),
+    "padded channels": (lambda m, x: m.b(F.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:5]), "are padded"),
+    "a product with a vector": (
+        lambda m, x: m.b(x) * (x.transpose(1, 3) @ torch.ones(4).to(x)).sum(),
+        "its units take part in a product with a vector",
+    ),
+    "rolled as one line": (lambda m, x: m.b(x.roll(1)), "its units move between dimensions"),
+    "both sides of a product flattened together": (
+        lambda m, x: m.f((x.flatten(2) @ m.b(x).flatten(2).transpose(1, 2)).flatten(1)),
+        "two dimensions that could both shrink are flattened together",
+    ),
+    "a convolution over the channels as space": (
+        lambda m, x: m.b(F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3)),
+        "avg_pool2d runs over its units",
+    ),
+    "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "at a fixed position"),
     "merged with the batch": (
         lambda m, x: m.b(x.reshape(-1, 4, 4).reshape(x.shape)),
         "its units are merged with the batch dimension",
@@ -343,6 +406,6 @@ FREEZING: dict[str, tuple[Body, str]] = {
 @pytest.mark.parametrize("name", FREEZING)
 def test_what_freezes_a_group_is_told(name: str) -> None:
     body, reason = FREEZING[name]
-    group = groups_of(body, b=conv(4))["a"]
+    group = groups_of(body, b=conv(4), f=nn.Linear(8, 2))["a"]
     assert group.status == ("frozen" if reason else "prunable")
     assert reason in group.reason
