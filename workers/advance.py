@@ -53,7 +53,7 @@ def _decided(context: Context, library: Library, snapshot: Snapshot) -> Decision
     if state == JobState.QUEUED:
         return queued.decide(snapshot)
     if state == JobState.PREPARING:
-        return preparing.decide(snapshot)
+        return preparing.decide(context, library, snapshot)
     if state == JobState.SEARCHING:
         return searching.decide(context, library, snapshot)
     if state == JobState.FINETUNING:

@@ -78,6 +78,13 @@ def for_job(session: Session, job_id: str) -> Sequence[Request]:
     return session.scalars(ordered.execution_options(populate_existing=True)).all()
 
 
+def open_count(session: Session, job_id: str) -> int:
+    """How many requests of a job have not ended."""
+    open_states = (RequestState.PENDING, RequestState.DISPATCHED)
+    where = (Request.job_id == job_id, Request.state.in_(open_states))
+    return session.scalar(select(func.count()).select_from(Request).where(*where)) or 0
+
+
 def dispatched(session: Session, device_id: str) -> Sequence[Request]:
     """What a device has been given and not yet answered, oldest first."""
     where = (Request.device_id == device_id, Request.state == RequestState.DISPATCHED)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.columns import utc_now
@@ -50,6 +50,12 @@ def for_job(session: Session, job_id: str, *, kind: str | None = None) -> Sequen
     if kind is not None:
         statement = statement.where(Task.kind == kind)
     return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
+def open_count(session: Session, job_id: str) -> int:
+    """How many tasks of a job have not ended."""
+    where = (Task.job_id == job_id, Task.state.in_((TaskState.PENDING, TaskState.RUNNING)))
+    return session.scalar(select(func.count()).select_from(Task).where(*where)) or 0
 
 
 def claim(session: Session, task_id: str, now: datetime, lease_s: float) -> Task | None:

@@ -43,6 +43,15 @@ class Service:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def replaced(self, name: str, pid: int, timeout_s: float = 20.0) -> bool:
+        """Whether another process takes the place of the killed one."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.child(name) != pid:
+                return True
+            time.sleep(0.1)
+        return False
+
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Reads the database directly."""
         connection = sqlite3.connect(f"file:{self.home}/secateur.db?mode=ro", uri=True)

@@ -8,15 +8,18 @@ from jobs.states import JobState
 from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from search.sensitivity import RATIOS
+from workers.context import Context
 from workers.decision import DENSE, Decision, NewRequest, NewTask
+from workers.library import Library
 from workers.phases import unpruned
 from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
+from workers.phases.scouting import scout
 from workers.progress import progress
 from workers.results import Prepared
 from workers.snapshot import Snapshot
 
 
-def decide(snapshot: Snapshot) -> Decision:
+def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Leaves for the search, or for the end where the dense model meets the budget already."""
     if snapshot.result(PREPARE) is None:
         return Decision()
@@ -27,12 +30,12 @@ def decide(snapshot: Snapshot) -> Decision:
     if dense is not None and beta(snapshot) >= 1.0:
         return unpruned.decide(snapshot)
     tasks = sensitivity_tasks(prepared)
-    if dense is None or snapshot.results(task.key for task in tasks) is None:
-        return Decision(
-            tasks=tasks,
-            requests=(dense_request(prepared, snapshot.spec.search.seed),),
-            progress=prepared_part(snapshot, tasks),
-        )
+    shown = prepared_part(snapshot, tasks)
+    if dense is None:
+        requests = (dense_request(prepared, snapshot.spec.search.seed),)
+        return Decision(tasks=tasks, requests=requests, progress=shown)
+    if snapshot.results(task.key for task in tasks) is None:
+        return Decision(requests=scout(context, library, snapshot), progress=shown)
     return Decision(
         to_state=JobState.SEARCHING,
         progress=progress(snapshot, "searching", 0.0),
@@ -58,7 +61,9 @@ def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:
 def prepared_part(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> dict[str, Any]:
     """Progress by the share of sensitivities that are known."""
     done = sum(snapshot.result(task.key) is not None for task in tasks)
-    return progress(snapshot, "preparing", 0.2 + 0.8 * done / max(len(tasks), 1))
+    measured = sum(snapshot.ended(purpose) for purpose in snapshot.requests)
+    part = 0.2 + 0.8 * done / max(len(tasks), 1)
+    return progress(snapshot, "preparing", part, measured=measured)
 
 
 def could_not_measure(dense: Measurement | None) -> Decision:

@@ -9,13 +9,13 @@ from jobs.states import TaskState
 from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from latency_probes.samples import PROTOCOL
-from search.explorer import Candidate, Failed, Measured, Scored
+from search.explorer import Candidate, Explorer, Failed, Measured, Scored, SearchConfig
 from search.graph import PruningGraph
 from search.plan import Plan
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
 from workers.library import skeleton_blob
-from workers.phases.facts import dense_measurement, prepared_result
+from workers.phases.facts import beta, dense_measurement, prepared_result
 from workers.results import Blob
 from workers.snapshot import Snapshot
 
@@ -49,6 +49,18 @@ class Questions:
             return None
         row = self._snapshot.measurement(purpose)
         return Failed("abandoned", "no device measured it") if row is None else as_outcome(row)
+
+    def tell_and_ask(self, explorer: Explorer) -> bool:
+        """Asks for new candidates and tells what is known; False once neither brings anything."""
+        asked = explorer.ask()
+        known = [
+            (candidate, outcome)
+            for candidate in explorer.outstanding()
+            if (outcome := self.outcome(candidate)) is not None
+        ]
+        for candidate, outcome in known:
+            explorer.tell(candidate, outcome)
+        return bool(asked or known)
 
     def task(self, candidate: Candidate) -> NewTask:
         """The task that finds the candidate's calibration loss."""
@@ -91,6 +103,18 @@ class Questions:
                 device_id=self._dense.device_id,
                 runtime_version=self._dense.runtime_version,
             )
+
+
+def search_config(snapshot: Snapshot) -> SearchConfig:
+    """The settings of the job's search."""
+    spec = snapshot.spec.search
+    return SearchConfig(
+        beta(snapshot),
+        beam_width=spec.beam_width,
+        children=spec.children,
+        levels=spec.levels,
+        seed=spec.seed,
+    )
 
 
 def as_outcome(row: Measurement) -> Measured | Failed:

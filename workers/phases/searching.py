@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from jobs.states import JobState
-from search.explorer import Candidate, Explorer, Measured, Node, SearchConfig
+from search.explorer import Explorer, Measured, Node
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
 from workers.library import Library
-from workers.phases.facts import beta, dense_ms, prepared_result, sensitivity_key
+from workers.phases.facts import dense_ms, prepared_result, sensitivity_key
 from workers.phases.finetuning import finetune_task
-from workers.phases.questions import SCREENING, STRICT, Questions
+from workers.phases.questions import SCREENING, STRICT, Questions, search_config
 from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
@@ -34,7 +34,9 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     questions = Questions(context, snapshot, graph)
     if snapshot.job.stop_requested:
         explorer.stop()
-    waiting = tell_and_ask(explorer, questions)
+    while not explorer.done and questions.tell_and_ask(explorer):
+        pass
+    waiting = explorer.outstanding()
     if explorer.done:
         decision = conclude(snapshot, explorer, questions)
     else:
@@ -47,22 +49,6 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
             ),
         )
     return with_explorer(decision, snapshot, explorer, questions)
-
-
-def tell_and_ask(explorer: Explorer, questions: Questions) -> Sequence[Candidate]:
-    """Feeds the explorer until nothing more is known; returns the candidates that stay open."""
-    while not explorer.done:
-        asked = explorer.ask()
-        known = [
-            (candidate, outcome)
-            for candidate in explorer.outstanding()
-            if (outcome := questions.outcome(candidate)) is not None
-        ]
-        for candidate, outcome in known:
-            explorer.tell(candidate, outcome)
-        if not asked and not known:
-            break
-    return explorer.outstanding()
 
 
 def open_explorer(
@@ -79,13 +65,7 @@ def open_explorer(
     if snapshot.search_state is not None:
         state = snapshot.search_state["explorer"]
         return Explorer.restore(state, graph, scores, floors, relax=relax)
-    config = SearchConfig(
-        beta(snapshot),
-        beam_width=spec.beam_width,
-        children=spec.children,
-        levels=spec.levels,
-        seed=spec.seed,
-    )
+    config = search_config(snapshot)
     return Explorer(config, graph, scores, floors, relax=relax, sensitivity=sensitivity)
 
 
