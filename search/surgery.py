@@ -1,28 +1,25 @@
-"""Cuts a model to a plan, and rebuilds the cut model from its files.
-
-Loading needs torch and safetensors only; nothing here traces a model.
-"""
+"""Cuts a model to a plan, and writes down how. It traces nothing."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from search.attributes import Attributes, attributes_of
-from search.errors import PlanError, WeightsError
+from search.errors import PlanError
+from search.loading import VERSION, load_pruned
 from search.plan import Plan
+from search.tensors import copy_with, named_tensors, set_attributes
 
 if TYPE_CHECKING:
     from search.graph.pruning_graph import PruningGraph
     from search.graph.types import Group, Member
 
-VERSION = 1
+__all__ = ["check_plan", "kept_indices", "load_pruned", "plan_document", "prune"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -52,20 +49,8 @@ def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
         for dim, indices in dims.items():
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
     pruned = copy_with(model, cut)
-    _set_attributes(pruned, _module_edits(model, shapes))
+    set_attributes(pruned, _module_edits(model, shapes))
     return pruned
-
-
-def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
-    """A deep copy in which the named parameters and buffers have other values; ties live on."""
-    tensors = named_tensors(model)
-    memo: dict[int, Any] = {
-        id(tensors[name]): type(old)(value, old.requires_grad)
-        if isinstance(old := tensors[name], nn.Parameter)
-        else value
-        for name, value in replacements.items()
-    }
-    return copy.deepcopy(model, memo)
 
 
 def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str, Any]:
@@ -89,32 +74,6 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
         "tensors": {name: list(shape) for name, shape in shapes.items()},
         "modules": _module_edits(model, shapes),
     }
-
-
-def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Path) -> nn.Module:
-    """The pruned model from its two files; `model` is the dense one, its weights do not matter.
-
-    Args:
-        model: a dense model of the architecture that was pruned; it is not touched.
-        plan_path: JSON of `plan_document`.
-        weights_path: safetensors of the pruned model's state dict; of tied tensors one is enough.
-
-    Raises:
-        PlanError: the plan is malformed or made for another architecture.
-        WeightsError: the weights are unreadable, or do not fit the pruned model.
-    """
-    document = _read_document(Path(plan_path))
-    tensors = named_tensors(model)
-    pruned = copy_with(
-        model,
-        {
-            name: _resized(name, tensors.get(name), shape)
-            for name, shape in document["tensors"].items()
-        },
-    )
-    _set_attributes(pruned, document["modules"])
-    _load_weights(pruned, Path(weights_path))
-    return pruned
 
 
 def check_plan(graph: PruningGraph, plan: Plan) -> None:
@@ -147,14 +106,6 @@ def _check_model(model: nn.Module, graph: PruningGraph) -> None:
         found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
         if found != shape:
             raise PlanError(f"{name!r} must have the traced shape {shape}, but got {found}")
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer, tied ones under each of their names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def kept_indices(graph: PruningGraph, plan: Plan) -> dict[str, dict[int, list[int]]]:
@@ -219,87 +170,3 @@ def _module_edits(model: nn.Module, shapes: Shapes) -> dict[str, Attributes]:
                 module, {key: by_identity.get(id(t), tuple(t.shape)) for key, t in held.items()}
             )
     return {name: attributes for name, attributes in edits.items() if attributes}
-
-
-def _set_attributes(model: nn.Module, edits: Mapping[str, Attributes]) -> None:
-    modules = dict(model.named_modules())
-    for name, attributes in edits.items():
-        for attribute, value in attributes.items():
-            if not hasattr(modules.get(name), attribute):
-                raise PlanError(f"the plan edits {name}.{attribute}, but the model has none")
-            setattr(modules[name], attribute, tuple(value) if isinstance(value, list) else value)
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path} must be a readable JSON file, but got: {error}") from None
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise PlanError(f"{path} must be a plan of version {VERSION} with its edits")
-    Plan.from_document(document.get("plan"))
-    for name, shape in _mapping(document, "tensors", path).items():
-        if not _is_shape(shape):
-            raise PlanError(
-                f"tensors[{name!r}] must be a list of sizes ≥ 1, but got {shape!r:.80}"
-            )
-    for name, attributes in _mapping(document, "modules", path).items():
-        if not isinstance(attributes, dict) or not all(map(_is_attribute, attributes.values())):
-            raise PlanError(f"modules[{name!r}] must map to sizes, but got {attributes!r:.80}")
-    return document
-
-
-def _mapping(document: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    value = document.get(key)
-    if not isinstance(value, dict):
-        raise PlanError(f"{key!r} in {path} must be a JSON object, but got {value!r:.80}")
-    return value
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size >= 1 for size in value)
-
-
-def _is_attribute(value: Any) -> bool:
-    return _is_shape(value) or (type(value) is int and value >= 1)
-
-
-def _resized(name: str, tensor: Tensor | None, shape: list[int]) -> Tensor:
-    if tensor is None:
-        raise PlanError(f"the plan shrinks {name!r}, but the model has no such tensor")
-    fits = len(shape) == tensor.ndim and all(
-        size <= dense for size, dense in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
-        raise PlanError(
-            f"{name!r} must shrink to a shape within {tuple(tensor.shape)}, but got {shape}"
-        )
-    return tensor.detach().new_zeros(shape)
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} must be a readable safetensors file, but got: {error}"
-        ) from None
-    wanted = model.state_dict(keep_vars=True)
-    given = {id(wanted[name]) for name in weights if name in wanted}
-    missing = [name for name, value in wanted.items() if id(value) not in given]
-    unexpected = sorted(weights.keys() - wanted.keys())
-    wrong = [
-        f"{name}: {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, value in weights.items()
-        if name in wanted and value.shape != wanted[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "wrong shapes": wrong}
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise WeightsError(f"{path} must hold the weights of the pruned model, but got {listed}")
-    model.load_state_dict(weights, strict=False)

@@ -17,7 +17,7 @@ from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import double_copy, stirred
 from search.graph.rules.table import RULES
 from search.graph.verification import frozen_by, verify
-from search.surgery import named_tensors
+from search.tensors import named_tensors
 
 SEED = 0
 

@@ -23,7 +23,8 @@ from search.graph.redrawing import redraw
 from search.graph.reference import Reference
 from search.graph.types import Group
 from search.plan import Plan
-from search.surgery import copy_with, named_tensors, prune
+from search.surgery import prune
+from search.tensors import copy_with, named_tensors
 
 TOLERANCE = 1e-8
 TINY = 1e-300

@@ -1,0 +1,117 @@
+"""Rebuilds a pruned model from its two files. Needs torch and safetensors, and traces nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from search.errors import PlanError, WeightsError
+from search.plan import Plan
+from search.tensors import copy_with, named_tensors, set_attributes
+
+VERSION = 1
+
+
+def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Path) -> nn.Module:
+    """The pruned model from its two files; `model` is the dense one, its weights do not matter.
+
+    Args:
+        model: a dense model of the architecture that was pruned; it is not touched.
+        plan_path: JSON of `plan_document`.
+        weights_path: safetensors of the pruned model's state dict; of tied tensors one is enough.
+
+    Raises:
+        PlanError: the plan is malformed or made for another architecture.
+        WeightsError: the weights are unreadable, or do not fit the pruned model.
+    """
+    document = _read_document(Path(plan_path))
+    tensors = named_tensors(model)
+    pruned = copy_with(
+        model,
+        {
+            name: _resized(name, tensors.get(name), shape)
+            for name, shape in document["tensors"].items()
+        },
+    )
+    set_attributes(pruned, document["modules"])
+    _load_weights(pruned, Path(weights_path))
+    return pruned
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path} must be a readable JSON file, but got: {error}") from None
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise PlanError(f"{path} must be a plan of version {VERSION} with its edits")
+    Plan.from_document(document.get("plan"))
+    for name, shape in _mapping(document, "tensors", path).items():
+        if not _is_shape(shape):
+            raise PlanError(
+                f"tensors[{name!r}] must be a list of sizes ≥ 1, but got {shape!r:.80}"
+            )
+    for name, attributes in _mapping(document, "modules", path).items():
+        if not isinstance(attributes, dict) or not all(map(_is_attribute, attributes.values())):
+            raise PlanError(f"modules[{name!r}] must map to sizes, but got {attributes!r:.80}")
+    return document
+
+
+def _mapping(document: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = document.get(key)
+    if not isinstance(value, dict):
+        raise PlanError(f"{key!r} in {path} must be a JSON object, but got {value!r:.80}")
+    return value
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 1 for size in value)
+
+
+def _is_attribute(value: Any) -> bool:
+    return _is_shape(value) or (type(value) is int and value >= 1)
+
+
+def _resized(name: str, tensor: Tensor | None, shape: list[int]) -> Tensor:
+    if tensor is None:
+        raise PlanError(f"the plan shrinks {name!r}, but the model has no such tensor")
+    fits = len(shape) == tensor.ndim and all(
+        size <= dense for size, dense in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise PlanError(
+            f"{name!r} must shrink to a shape within {tuple(tensor.shape)}, but got {shape}"
+        )
+    return tensor.detach().new_zeros(shape)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} must be a readable safetensors file, but got: {error}"
+        ) from None
+    wanted = model.state_dict(keep_vars=True)
+    given = {id(wanted[name]) for name in weights if name in wanted}
+    missing = [name for name, value in wanted.items() if id(value) not in given]
+    unexpected = sorted(weights.keys() - wanted.keys())
+    wrong = [
+        f"{name}: {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
+        for name, value in weights.items()
+        if name in wanted and value.shape != wanted[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "wrong shapes": wrong}
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
+        raise WeightsError(f"{path} must hold the weights of the pruned model, but got {listed}")
+    model.load_state_dict(weights, strict=False)
