@@ -15,7 +15,7 @@ from workers.library import Library, dataset_source
 from workers.loaders.datasets import Source
 from workers.loaders.errors import LoadError
 
-INSPECTION_TIME_LIMIT_S = 150.0
+INSPECTION_TIME_LIMIT_S = 300.0
 log = logging.getLogger(__name__)
 
 

@@ -26,6 +26,7 @@ from workers.snapshot import Snapshot
 
 KEPT = 4
 VALIDATION_IMAGES = 2000
+TRACE_TIME_LIMIT_S = 150.0
 T = TypeVar("T")
 
 
@@ -86,7 +87,7 @@ class Library:
         spec = ModelSpec.model_validate(row.spec)
         path = self._context.store.local_path(weights_name(row.id), sha256=row.weights_digest)
         model = load_model(spec, path, allow=self._context.settings.allow)
-        return trace(model, example_inputs(spec))
+        return trace(model, example_inputs(spec), time_limit_s=TRACE_TIME_LIMIT_S)
 
     def _read(self, spec: JobSpec, snapshot: Snapshot) -> Data:
         source = job_source(self._context, snapshot.dataset, snapshot.model)
