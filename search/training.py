@@ -114,7 +114,7 @@ class FinetuneConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     temperature: float = 4.0
-    distillation_weight: float = 0.7
+    distillation_weight: float = 0.9
     seed: int = 0
     shift: int = 2
     flip: bool = True
