@@ -45,12 +45,21 @@ def inspect_in_child(request: Inspection) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         return _problem(f"tracing took longer than {request.time_limit_s:.0f} s and was stopped")
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else "it said nothing"
-        return _problem(f"the inspection ended with status {done.returncode}: {said[:500]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    answer = _answer(done.stdout)
+    if done.returncode == 0 and answer is not None:
+        return answer
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    said = lines[-1] if lines else "it said nothing"
+    return _problem(f"the inspection ended with status {done.returncode}: {said[:500]}")
+
+
+def _answer(stdout: bytes) -> dict[str, Any] | None:
+    """The last line that is an answer, whatever the model printed around it."""
+    for line in reversed(stdout.splitlines()):
+        if line.startswith((b'{"report":', b'{"problem":')):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    return None
 
 
 def _problem(detail: str) -> dict[str, Any]:

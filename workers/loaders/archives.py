@@ -29,7 +29,7 @@ def unpack(archive: Path, target: Path) -> Path:
         target.mkdir(parents=True)
         try:
             _extract(archive, target)
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError) as error:
+        except Exception as error:  # damaged and encrypted archives raise nearly anything
             shutil.rmtree(target, ignore_errors=True)
             raise DatasetError(f"the archive cannot be unpacked: {error}") from error
         finished.touch()

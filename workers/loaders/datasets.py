@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +94,7 @@ class Source:
             images, labels = READERS[self.format](self, split)
         except DatasetError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        except Exception as error:  # damaged files make the readers raise nearly anything
             raise DatasetError(
                 f"{self.path}: the {split} split cannot be read: {error}"
             ) from error
@@ -164,7 +163,7 @@ def _idx(folder: Path, name: str, *, dimensions: int) -> NDArray[Any]:
 
 
 def _read_npz(source: Source, split: SplitName) -> Arrays:
-    with np.load(source.path, allow_pickle=False) as archive:
+    with Path(source.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = (f"x_{split}", f"y_{split}")
         missing = [name for name in names if name not in archive]
         if missing:
@@ -202,7 +201,7 @@ def _split_folder(path: Path, split: SplitName) -> Path:
 
 
 def _decode(path: Path, shape: Sequence[int] | None) -> NDArray[Any]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -210,7 +209,7 @@ def _decode(path: Path, shape: Sequence[int] | None) -> NDArray[Any]:
             if shape:
                 picture = picture.resize((shape[2], shape[1]))
             pixels = np.asarray(picture, np.uint8)
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # decoders raise what they like
         raise DatasetError(f"{path} is not a readable image: {error}") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

@@ -1,0 +1,47 @@
+"""Contexts on databases that the migrations built, and the workshop for whole jobs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs import migrations
+from tests.workers_tests.bench import Bench, make_bench
+from tests.workers_tests.workshop import Workshop
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two threads on two small layers only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database that tests copy."""
+    path: Path = tmp_path_factory.mktemp("empty") / "secateur.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def bench(empty_database: Path, tmp_path: Path) -> Iterator[Bench]:
+    """A context on a database of its own, whose messages are kept in a list."""
+    shutil.copy(empty_database, tmp_path / "secateur.db")
+    made = make_bench(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def workshop(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """One model, one data set and one library for all jobs, so that the network is traced once."""
+    home: Path = tmp_path_factory.mktemp("workshop")
+    shutil.copy(empty_database, home / "secateur.db")
+    made = make_bench(home)
+    yield Workshop(made)
+    made.close()

@@ -1,0 +1,102 @@
+"""Rows and messages to test with: inputs that are ready, devices that are online, measurements."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from jobs.columns import utc_now
+from jobs.repository import datasets, devices, models
+from jobs.spec import DatasetSpec, ModelSpec
+from jobs.states import DeviceState
+from jobs.tables import Dataset, Device, Model
+from latency_probes import intervals
+from latency_probes.samples import Conditions, Measurement, Replicate, Spread
+
+CAPABILITIES = {
+    "cores": 2,
+    "runtimes": {"replay": {"version": "1", "providers": ["CPUExecutionProvider"]}},
+}
+
+
+def ready_model(session: Session, spec: ModelSpec, weights_digest: str = "0" * 64) -> Model:
+    """A model that is being checked; its caller accepts or rejects it."""
+    model = models.create(session, spec, weights_digest=weights_digest)
+    if model is None:
+        raise LookupError(f"name must be free, but got {spec.name}")
+    return model
+
+
+def ready_dataset(session: Session, spec: DatasetSpec) -> Dataset:
+    """A data set that was accepted."""
+    dataset = datasets.create(session, spec)
+    if dataset is None:
+        raise LookupError(f"name must be free, but got {spec.name}")
+    datasets.accept(session, dataset.id, {})
+    return dataset
+
+
+def online_device(
+    session: Session,
+    name: str = "board",
+    *,
+    labels: dict[str, str] | None = None,
+    capabilities: dict[str, object] | None = None,
+    now: datetime | None = None,
+) -> Device:
+    """A device that was heard of just now."""
+    moment = now or utc_now()
+    token = devices.create_token(session, moment + timedelta(hours=1))
+    enrolled = devices.enrol(
+        session,
+        token,
+        name=name,
+        labels=labels or {},
+        capabilities=CAPABILITIES if capabilities is None else capabilities,
+        now=moment,
+    )
+    if enrolled is None:
+        raise LookupError("token must be good, but was refused")
+    devices.heartbeat(session, enrolled[0].id, DeviceState.ONLINE, moment)
+    return enrolled[0]
+
+
+def measured(
+    candidate_ns: int, reference_ns: int, *, kind: str = "screening", spread: float = 0.0
+) -> Measurement:
+    """A valid measurement of two replicates, whose ratios differ by `spread` of their mean."""
+    candidates = [round(candidate_ns * (1 + sign * spread / 2)) for sign in (-1, 1)]
+    replicates = tuple(_replicate(each, reference_ns) for each in candidates)
+    found = intervals.ratio_interval([each.ratio for each in replicates])
+    return Measurement(
+        kind="strict" if kind == "strict" else "screening",
+        replicates=replicates,
+        ratio=found.ratio,
+        ratio_low=found.low,
+        ratio_high=found.high,
+        latency_ms=candidate_ns / 1e6,
+        reference_ms=reference_ns / 1e6,
+        cold_ms=candidate_ns / 1e6,
+        candidate=_summary(candidate_ns),
+        reference=_summary(reference_ns),
+        verdict="ok",
+        conditions=Conditions(cores=(0,)),
+        runtime_version="1",
+    )
+
+
+def _replicate(candidate_ns: int, reference_ns: int) -> Replicate:
+    return Replicate(
+        candidate_ns=((candidate_ns,),),
+        reference_ns=((reference_ns,),),
+        candidate_cold_ns=candidate_ns,
+        reference_cold_ns=reference_ns,
+    )
+
+
+def _summary(latency_ns: int) -> Spread:
+    return Spread(
+        count=2, median_ns=latency_ns, iqr_ns=0, mad_ns=0, min_ns=latency_ns, p90_ns=None,
+        outliers=0,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Uploads are judged once, and the jobs that wait for them are woken."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save
+
+from jobs.artifacts import archive_name, weights_name
+from jobs.repository import datasets, jobs, models
+from jobs.spec import BudgetSpec, DatasetSpec, JobSpec, ModelSpec
+from jobs.states import InputState
+from jobs.tables import Dataset, Model
+from tests.e2e_tests.nets import write_dataset
+from tests.workers_tests import nets
+from tests.workers_tests.bench import Bench
+from tests.workers_tests.rows import ready_dataset, ready_model
+from workers.checks import check_dataset, check_model
+from workers.library import Library
+
+
+def add_model(bench: Bench, function: str, weights: dict[str, Any]) -> str:
+    spec = ModelSpec(name="net", architecture=f"{nets.HERE}:{function}", input_shape=nets.SHAPE)
+    data = save(weights)
+    with bench.write() as session:
+        model = ready_model(session, spec, hashlib.sha256(data).hexdigest())
+    bench.context.store.put(weights_name(model.id), data)
+    return model.id
+
+
+def add_dataset(bench: Bench, **spec: Any) -> str:
+    with bench.write() as session:
+        dataset = datasets.create(session, DatasetSpec.model_validate({"name": "data", **spec}))
+        if dataset is None:
+            raise LookupError("name must be free")
+        return dataset.id
+
+
+def add_job(bench: Bench, model_id: str, dataset_id: str) -> str:
+    spec = JobSpec(model="net", dataset="data", budget=BudgetSpec(ratio=0.5))
+    with bench.write() as session:
+        return jobs.create(session, spec, model_id=model_id, dataset_id=dataset_id).id
+
+
+def model_row(bench: Bench, model_id: str) -> Model:
+    with bench.context.read() as session:
+        row = models.find(session, model_id)
+    if row is None:
+        raise LookupError(model_id)
+    return row
+
+
+def dataset_row(bench: Bench, dataset_id: str) -> Dataset:
+    with bench.context.read() as session:
+        row = datasets.find(session, dataset_id)
+    if row is None:
+        raise LookupError(dataset_id)
+    return row
+
+
+def test_good_model_is_ready_with_its_report_and_wakes_its_waiting_jobs(bench: Bench) -> None:
+    model_id = add_model(bench, "chatty", nets.weights(nets.small()))
+    with bench.write() as session:
+        dataset = ready_dataset(
+            session, DatasetSpec(name="data", format="python", function=f"{nets.HERE}:stripes")
+        )
+    waiting = add_job(bench, model_id, dataset.id)
+    check_model(bench.context, Library(bench.context), model_id)
+    row = model_row(bench, model_id)
+    assert row.state == InputState.READY
+    assert (row.report or {})["groups"]
+    assert bench.take_messages() == [("advance", waiting)]
+    check_model(bench.context, Library(bench.context), model_id)
+    assert bench.take_messages() == []
+
+
+def test_bad_model_is_rejected_with_its_problem(bench: Bench) -> None:
+    model_id = add_model(bench, "small", {})
+    check_model(bench.context, Library(bench.context), model_id)
+    row = model_row(bench, model_id)
+    assert row.state == InputState.REJECTED
+    assert len((row.problem or {})["errors"]) == 4
+
+
+@pytest.mark.parametrize("check", [check_model, check_dataset])
+def test_unknown_upload_is_left_alone(bench: Bench, check: Any) -> None:
+    check(bench.context, Library(bench.context), "gone")
+    assert bench.messages == []
+
+
+def test_good_data_set_is_ready_with_what_was_found(bench: Bench, tmp_path: Path) -> None:
+    dataset_id = add_dataset(bench, format="npz", path=str(write_dataset(tmp_path / "d.npz", 30)))
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    row = dataset_row(bench, dataset_id)
+    assert row.state == InputState.READY
+    assert row.info == {"train_images": 30, "image_shape": [1, 12, 12], "classes": 4}
+
+
+def test_check_does_not_read_the_test_images(bench: Bench) -> None:
+    dataset_id = add_dataset(
+        bench, format="python", function=f"{nets.HERE}:stripes", kwargs={"gate": "/nowhere"}
+    )
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    assert dataset_row(bench, dataset_id).state == InputState.READY
+
+
+def test_bad_data_set_is_rejected_and_wakes_its_waiting_jobs(bench: Bench) -> None:
+    dataset_id = add_dataset(bench, format="python", function=f"{nets.HERE}:unreadable")
+    waiting = add_job(bench, add_model(bench, "small", {}), dataset_id)
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    row = dataset_row(bench, dataset_id)
+    assert row.state == InputState.REJECTED
+    assert "no train today" in (row.problem or {})["detail"]
+    assert bench.take_messages() == [("advance", waiting)]
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    assert bench.take_messages() == []
+
+
+@pytest.mark.parametrize("format", ["npz", "image_folder"])
+def test_uploaded_file_that_is_no_archive_is_rejected(bench: Bench, format: str) -> None:
+    dataset_id = add_dataset(bench, format=format)
+    bench.context.store.put(archive_name(dataset_id), b"PK\x03\x04 cut off")
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    assert dataset_row(bench, dataset_id).state == InputState.REJECTED
+
+
+def test_jobs_that_wait_for_something_else_are_not_woken(bench: Bench) -> None:
+    model_id = add_model(bench, "small", {})
+    other_id = add_dataset(bench, format="python", function=f"{nets.HERE}:stripes")
+    add_job(bench, model_id, other_id)
+    lonely = add_dataset(bench, name="lonely", format="python", function=f"{nets.HERE}:unreadable")
+    check_dataset(bench.context, Library(bench.context), lonely)
+    assert bench.take_messages() == []

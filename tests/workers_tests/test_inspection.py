@@ -1,0 +1,55 @@
+"""The inspection runs in a child process: whatever the model does there ends in an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from jobs.spec import ModelSpec
+from tests.workers_tests import nets
+from workers.inspection import Inspection, inspect, inspect_in_child
+
+
+def inspection(tmp_path: Path, function: str, time_limit_s: float = 60.0) -> Inspection:
+    """A request for a network of these tests with fitting weights, if it can be built here."""
+    weights = tmp_path / "weights.safetensors"
+    builders = {"tiny": nets.tiny, "small": nets.small, "undecided": nets.undecided}
+    save_file(nets.weights(builders[function]()) if function in builders else {}, weights)
+    architecture = f"{nets.HERE}:{function}"
+    spec = ModelSpec(name="net", architecture=architecture, input_shape=nets.SHAPE)
+    return Inspection(spec=spec, weights=weights, allow=[architecture], time_limit_s=time_limit_s)
+
+
+def test_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    problem = inspect_in_child(inspection(tmp_path, "sleeper", time_limit_s=1.0))["problem"]
+    assert problem["detail"] == "tracing took longer than 1 s and was stopped"
+
+
+@pytest.mark.parametrize(
+    ("function", "detail"),
+    [
+        ("crasher", "the inspection ended with status 7: no more memory"),
+        ("quitter", "the inspection ended with status 0: it said nothing"),
+    ],
+)
+def test_child_that_ends_without_an_answer_is_reported_with_its_last_words(
+    tmp_path: Path, function: str, detail: str
+) -> None:
+    problem = inspect_in_child(inspection(tmp_path, function))["problem"]
+    assert problem["detail"] == detail
+
+
+def test_network_that_cannot_be_traced_is_a_problem(tmp_path: Path) -> None:
+    answer = inspect(inspection(tmp_path, "undecided"))
+    assert answer["problem"]["title"] == "The model cannot be traced"
+
+
+def test_network_that_cannot_be_built_is_a_problem(tmp_path: Path) -> None:
+    answer = inspect(inspection(tmp_path, "broken"))
+    assert answer["problem"]["title"] == "The architecture cannot be built"
+
+
+def test_network_is_traced_and_reported(tmp_path: Path) -> None:
+    assert {"groups"} <= inspect(inspection(tmp_path, "small"))["report"].keys()

@@ -1,0 +1,121 @@
+"""Jobs that end in another way than with a pruned model after an undisturbed search."""
+
+from __future__ import annotations
+
+from jobs import status
+from jobs.artifacts import job_file_name
+from jobs.states import RequestState, TaskState
+from latency_probes.messages import MeasureError
+from latency_probes.samples import Measurement
+from tests.workers_tests.rows import measured
+from tests.workers_tests.workshop import Question, Workshop, staircase
+
+
+def test_budget_above_the_dense_latency_returns_the_dense_model(workshop: Workshop) -> None:
+    job_id = workshop.submit(budget={"ratio": 1.2})
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    result = job.result or {}
+    assert result["unpruned"]
+    assert result["accuracy"] == result["dense_accuracy"]
+    assert workshop.requests(job_id, "screening") == []
+    page = workshop.bench.context.store.get(job_file_name(job_id, "report.html")).decode()
+    assert "Nothing was pruned" in page
+
+
+def test_budget_in_milliseconds_is_a_part_of_the_measured_dense_latency(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(budget={"latency_ms": 1000.0})
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    assert (job.result or {})["budget_ms"] == 1000.0
+
+
+def test_budget_that_nothing_meets_is_infeasible_with_both_numbers(workshop: Workshop) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.001})
+    job = workshop.play(job_id)
+    assert job.state == "infeasible"
+    problem = job.problem or {}
+    assert "0.001" in problem["detail"]
+    assert problem["search"]["minimum_ratio"] > 0.001
+
+
+def test_cancelled_job_ends_without_a_result_and_abandons_its_requests(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.55})
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+    with workshop.bench.write() as session:
+        status.request_cancel(session, job_id)
+    workshop.bench.messages.append(("advance", job_id))
+    job = workshop.play(job_id)
+    assert job.state == "cancelled"
+    assert job.result is None
+    states = {each.state for each in workshop.requests(job_id, "")}
+    assert states <= {RequestState.DONE, RequestState.FAILED}
+
+
+def test_task_of_a_cancelled_job_is_not_run(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "prepare")))
+    with workshop.bench.write() as session:
+        status.request_cancel(session, job_id)
+    workshop.play(job_id)
+    (task,) = workshop.tasks(job_id, "prepare")
+    assert (task.state, task.error) == (TaskState.FAILED, "the job has ended")
+    assert workshop.job(job_id).state == "cancelled"
+
+
+def has_scored(workshop: Workshop, job_id: str, count: int) -> bool:
+    done = [each for each in workshop.tasks(job_id, "score") if each.result]
+    return len(done) >= count
+
+
+def stop(workshop: Workshop, job_id: str) -> None:
+    with workshop.bench.write() as session:
+        status.request_stop(session, job_id)
+    workshop.bench.messages.append(("advance", job_id))
+
+
+def test_job_stopped_before_any_candidate_met_the_budget_fails_and_says_so(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.57})
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+    stop(workshop, job_id)
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The search was stopped too early"
+
+
+def test_job_stopped_while_it_searches_finishes_with_the_best_so_far(workshop: Workshop) -> None:
+    search = {
+        "levels": 1, "beam_width": 8, "children": 24, "calibration_images": 32, "finalists": 1
+    }  # fmt: skip
+    job_id = workshop.submit(search=search)
+    workshop.play(job_id, until=lambda: has_scored(workshop, job_id, 3))
+    stop(workshop, job_id)
+    job = workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    assert job.state == "finetuning", job.problem
+    (chosen,) = (workshop.snapshot(job_id).search_state or {})["chosen"]
+    assert chosen["ratio"] <= 0.6
+
+
+def test_no_strict_interval_within_the_budget_hands_back_the_fastest_and_says_so(
+    workshop: Workshop,
+) -> None:
+    def optimistic_screening(question: Question) -> Measurement | MeasureError:
+        found = staircase(question)
+        is_strict = question.kind == "strict" and question.candidate != question.reference
+        if isinstance(found, MeasureError) or not is_strict:
+            return found
+        return measured(round(1.3e6 * found.latency_ms), round(1e6 * found.reference_ms),
+                        kind="strict", spread=0.001)  # fmt: skip
+
+    job_id = workshop.submit()
+    job = workshop.play(job_id, optimistic_screening)
+    assert job.state == "succeeded", job.problem
+    assert not (job.result or {})["within_budget"]
+    page = workshop.bench.context.store.get(job_file_name(job_id, "report.html")).decode()
+    assert "not wholly within" in page

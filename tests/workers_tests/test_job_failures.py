@@ -1,0 +1,109 @@
+"""Jobs on devices that answer with errors, and jobs whose own work fails."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+
+from jobs.repository import requests
+from jobs.tables import Task
+from latency_probes.messages import MeasureError
+from latency_probes.samples import Measurement
+from tests.workers_tests.workshop import Answer, Question, Workshop, staircase
+
+
+def failing(kind: str, *purposes: str) -> Answer:
+    """A device that answers requests of these purposes with an error."""
+
+    def answer(question: Question) -> Measurement | MeasureError:
+        if question.purpose.startswith(purposes):
+            return MeasureError.model_validate({"kind": kind, "message": "as if"})
+        return staircase(question)
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["unsupported_op", "out_of_memory"])
+def test_dense_model_that_the_device_cannot_run_fails_the_job(
+    workshop: Workshop, kind: str
+) -> None:
+    job_id = workshop.submit()
+    job = workshop.play(job_id, failing(kind, "dense"))
+    assert job.state == "failed"
+    assert f"{kind}: as if" in (job.problem or {})["detail"]
+
+
+def test_abandoned_dense_measurement_fails_the_job(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "dense")))
+    with workshop.bench.write() as session:
+        for request in requests.for_job(session, job_id):
+            requests.abandon(session, request.id)
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    assert "no device answered" in (job.problem or {})["detail"]
+
+
+def test_every_candidate_failing_ends_the_job_with_the_device_s_words(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    job = workshop.play(job_id, failing("crashed", "screening"))
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The most pruned model could not be measured"
+    assert "as if" in (job.problem or {})["detail"]
+
+
+def test_some_candidates_failing_only_costs_those(workshop: Workshop) -> None:
+    asked = []
+
+    def sometimes(question: Question) -> Measurement | MeasureError:
+        asked.append(question)
+        if question.purpose.startswith("screening") and len(asked) % 3 == 0:
+            return MeasureError(kind="timeout", message="too slow")
+        return staircase(question)
+
+    job_id = workshop.submit()
+    job = workshop.play(job_id, sometimes, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    assert job.state == "finetuning", job.problem
+    errors = [row for row in workshop.snapshot(job_id).found.values() if row.error_kind]
+    assert errors
+
+
+def test_finalist_that_fails_with_its_true_weights_fails_the_job(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    job = workshop.play(job_id, failing("device_lost", "final"))
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "No finalist could be measured"
+
+
+def test_finetuning_without_its_checkpoint_fails_the_job_and_says_what_was_missing(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(finetune={"steps": 3, "batch_size": 16})
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    (task,) = workshop.tasks(job_id, "finetune")
+    payload = {**task.payload, "checkpoint": "jobs/gone.safetensors"}
+    with workshop.bench.write() as session:
+        session.execute(update(Task).where(Task.id == task.id).values(payload=payload))
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The job failed in finetune"
+    assert "gone.safetensors" in (job.problem or {})["detail"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "detail"),
+    [
+        ({"shape": [40, 3, 12, 12]}, "images must have shape [1, 12, 12]"),
+        ({"shape": [40, 1, 12, 12], "label": 9}, "labels must be in 0..3 for this model"),
+    ],
+)
+def test_images_that_do_not_fit_the_network_fail_the_preparation(
+    workshop: Workshop, kwargs: dict[str, object], detail: str
+) -> None:
+    name = f"numbers-{next(workshop.names)}"
+    with workshop.bench.write() as session:
+        workshop.add_dataset(session, name, function="numbers", **kwargs)
+    job = workshop.play(workshop.submit(name))
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The job failed in prepare"
+    assert detail in (job.problem or {})["detail"]

@@ -1,0 +1,100 @@
+"""Weights are taken only if every name, shape and value fits; what does not is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jobs.spec import ModelSpec
+from tests.workers_tests import nets
+from workers.loaders.errors import ArchitectureError, WeightsError
+from workers.loaders.models import example_inputs, load_model
+from workers.loaders.weights import LISTED, load_weights
+
+
+def stored(path: Path, tensors: dict[str, Tensor]) -> Path:
+    save_file(tensors, path / "weights.safetensors")
+    return path / "weights.safetensors"
+
+
+def test_fitting_weights_are_loaded(tmp_path: Path) -> None:
+    wanted = nets.weights(nets.seeded(nets.small()))
+    model = nets.small()
+    load_weights(model, stored(tmp_path, wanted))
+    assert all(torch.equal(model.state_dict()[name], wanted[name]) for name in wanted)
+
+
+def test_tied_weights_are_given_once(tmp_path: Path) -> None:
+    wanted = nets.weights(nets.tied())
+    del wanted["second.weight"]
+    model = nets.tied()
+    load_weights(model, stored(tmp_path, wanted))
+    assert torch.equal(model.state_dict()["second.weight"], wanted["first.weight"])
+
+
+def test_missing_unknown_misshapen_and_infinite_tensors_are_listed(tmp_path: Path) -> None:
+    given = nets.weights(nets.small(8))
+    given["1.weight"] = torch.zeros(7, 144)
+    given["1.bias"][0] = float("nan")
+    del given["3.weight"]
+    given["4.weight"] = torch.zeros(2)
+    with pytest.raises(WeightsError, match="4 tensors do not fit") as caught:
+        load_weights(nets.small(8), stored(tmp_path, given))
+    assert {each["field"]: each["message"] for each in caught.value.errors} == {
+        "1.bias": "holds values that are not finite",
+        "1.weight": "shape must be [8, 144], but got [7, 144]",
+        "3.weight": "missing; expected shape [4, 8]",
+        "4.weight": "unknown to the architecture, shape [2]",
+    }
+    assert caught.value.problem()["errors"] == caught.value.errors
+
+
+def test_only_the_first_findings_are_listed(tmp_path: Path) -> None:
+    given = {f"more.{index}": torch.zeros(1) for index in range(LISTED + 20)}
+    with pytest.raises(WeightsError) as caught:
+        load_weights(nets.small(), stored(tmp_path, given))
+    assert len(caught.value.errors) == LISTED
+
+
+@pytest.mark.parametrize("data", [b"", b"not safetensors at all", b"\x80\x02}q\x00."])
+def test_damaged_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_weights(nets.small(), path)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_weights(nets.small(), tmp_path / "nothing")
+
+
+def spec(function: str, shape: tuple[int, ...]) -> ModelSpec:
+    return ModelSpec(name="net", architecture=f"{nets.HERE}:{function}", input_shape=shape)
+
+
+def test_loaded_model_is_tried_on_its_input_shape(tmp_path: Path) -> None:
+    small = spec("small", (1, 12, 12))
+    path = stored(tmp_path, nets.weights(nets.small()))
+    assert load_model(small, path, allow=[small.architecture])(*example_inputs(small)).shape == (
+        2,
+        4,
+    )
+    wrong = spec("small", (1, 13, 13))
+    with pytest.raises(ArchitectureError, match=r"does not run on inputs of shape \[1, 13, 13\]"):
+        load_model(wrong, path, allow=[wrong.architecture])
+
+
+@pytest.mark.parametrize(
+    ("function", "got"), [("feature_maps", r"\[2, 1, 4, 4\]"), ("several", "tuple")]
+)
+def test_output_that_is_no_class_scores_is_refused(
+    tmp_path: Path, function: str, got: str
+) -> None:
+    net = spec(function, (1, 4, 4))
+    with pytest.raises(ArchitectureError, match=rf"class scores .* but returned {got}"):
+        load_model(net, stored(tmp_path, {}), allow=[net.architecture])

@@ -1,0 +1,206 @@
+"""Plays whole jobs without a broker: a list of messages, a loop, and a made-up device."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from jobs.artifacts import skeleton_name, weights_name
+from jobs.repository import datasets, jobs, models, requests
+from jobs.spec import DatasetSpec, JobSpec, ModelSpec
+from jobs.states import TERMINAL, RequestState
+from jobs.tables import Job, Request, Task
+from latency_probes.messages import MeasureError, MeasureResult, encode
+from latency_probes.runtimes.replay import synthetic_latency_ns
+from latency_probes.samples import Measurement
+from tests.e2e_tests.nets import write_weights
+from tests.workers_tests.bench import Bench
+from tests.workers_tests.nets import HERE, SHAPE
+from tests.workers_tests.rows import measured, online_device, ready_dataset, ready_model
+from workers.collector.ingesting import ingest
+from workers.collector.streams import Entry
+from workers.context import Unit
+from workers.library import Library
+from workers.snapshot import Snapshot, take
+from workers.steps import STEPS
+
+MOST_STEPS = 3000
+MODEL, DATASET = "tiny", "stripes"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a device is asked, and with which models."""
+
+    purpose: str
+    kind: str
+    candidate: bytes
+    reference: bytes
+
+
+Answer = Callable[[Question], Measurement | MeasureError]
+
+
+def staircase(question: Question) -> Measurement | MeasureError:
+    """The replay runtime's function of the shapes."""
+    pair = (synthetic_latency_ns(question.candidate), synthetic_latency_ns(question.reference))
+    return measured(*pair, kind=question.kind)
+
+
+@dataclass
+class Workshop:
+    """A model and a data set that are ready, and jobs on them.
+
+    Attributes:
+        names: Numbers for names that are taken once.
+    """
+
+    bench: Bench
+    library: Library = field(init=False)
+    names: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.library = Library(self.bench.context)
+        weights = write_weights(Path(self.bench.settings.home) / "tiny.safetensors").read_bytes()
+        spec = ModelSpec(name=MODEL, architecture=f"{HERE}:tiny", input_shape=SHAPE)
+        digest = hashlib.sha256(weights).hexdigest()
+        with self.bench.write() as session:
+            model = ready_model(session, spec, digest)
+            self.add_dataset(session, DATASET)
+            self.bench.context.store.put(weights_name(model.id), weights)
+        report = self.library.graph(model).report()
+        with self.bench.write() as session:
+            models.accept(session, model.id, report)
+
+    def add_dataset(
+        self, session: Session, name: str, function: str = DATASET, **kwargs: Any
+    ) -> None:
+        """A data set that a function of these tests makes."""
+        place = f"{HERE}:{function}"
+        ready_dataset(
+            session, DatasetSpec(name=name, format="python", function=place, kwargs=kwargs)
+        )
+
+    def submit(self, dataset: str = DATASET, **changes: Any) -> str:
+        """A small job; returns its id."""
+        spec = JobSpec.model_validate(
+            {
+                "model": MODEL,
+                "dataset": dataset,
+                "budget": {"ratio": 0.6},
+                "target": {"runtime": "replay"},
+                "search": {
+                    "levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32,
+                    "finalists": 1,
+                },
+                "finetune": {"steps": 0},
+            }
+            | changes
+        )  # fmt: skip
+        with self.bench.write() as session:
+            model, data = models.find(session, MODEL), datasets.find(session, dataset)
+            if model is None or data is None:
+                raise LookupError(f"{dataset} must be there, but is not")
+            job = jobs.create(session, spec, model_id=model.id, dataset_id=data.id)
+        self.bench.messages.append(("advance", job.id))
+        return job.id
+
+    def device(self) -> str:
+        """A new device that is online."""
+        with self.bench.write() as session:
+            return online_device(session, f"board-{next(self.names)}").id
+
+    def play(
+        self,
+        job_id: str,
+        answer: Answer = staircase,
+        *,
+        device_id: str | None = None,
+        until: Callable[[], bool] | None = None,
+        chance: random.Random | None = None,
+    ) -> Job:
+        """Runs messages and answers requests until nothing is left to do.
+
+        Args:
+            until: Asked before each step; True ends the play.
+            chance: Draws what comes next; without it, messages first and in their order.
+        """
+        device = device_id or self.device()
+        for _ in range(MOST_STEPS):
+            if until is not None and until():
+                return self.job(job_id)
+            if not self._step(job_id, answer, device, chance):
+                return self.job(job_id)
+        raise TimeoutError(f"{job_id} must end within {MOST_STEPS} steps")
+
+    def job(self, job_id: str) -> Job:
+        """The job now."""
+        return self.snapshot(job_id).job
+
+    def snapshot(self, job_id: str) -> Snapshot:
+        """All that is known of the job now."""
+        with self.bench.context.read() as session:
+            snapshot = take(session, job_id)
+        if snapshot is None:
+            raise LookupError(f"{job_id} must be a job, but is none")
+        return snapshot
+
+    def tasks(self, job_id: str, kind: str) -> list[Task]:
+        """The job's tasks of a kind."""
+        return [each for each in self.snapshot(job_id).tasks.values() if each.kind == kind]
+
+    def requests(self, job_id: str, kind: str) -> list[Request]:
+        """The job's requests whose purpose starts so."""
+        found = self.snapshot(job_id).requests.values()
+        return [each for each in found if each.purpose.startswith(kind)]
+
+    def has_ended(self, job_id: str) -> bool:
+        return self.job(job_id).state in TERMINAL
+
+    def _step(
+        self, job_id: str, answer: Answer, device_id: str, chance: random.Random | None
+    ) -> bool:
+        messages = self.bench.messages
+        waiting = [
+            each
+            for each in self.snapshot(job_id).requests.values()
+            if each.state == RequestState.PENDING
+        ]
+        if messages and (chance is None or not waiting or chance.random() < 0.5):
+            index = 0 if chance is None else chance.randrange(len(messages))
+            step, identifier = messages.pop(index)
+            STEPS[step](self.bench.context, self.library, identifier)
+            return True
+        if waiting:
+            self._measure(chance.choice(waiting) if chance else waiting[0], answer, device_id)
+        return bool(messages or waiting)
+
+    def _measure(self, request: Request, answer: Answer, device_id: str) -> None:
+        with self.bench.context.unit() as unit:
+            now = self.bench.context.clock()
+            given = requests.assign(unit.session, request.id, device_id, now, 60.0)
+            if given is None or given.lease_token is None:
+                raise LookupError(f"{request.id} must be free, but is not")
+            result = MeasureResult(
+                request_id=given.id,
+                attempt=given.attempt,
+                lease_token=given.lease_token,
+                outcome=answer(self._question(unit, given)),
+            )
+            ingest(unit, Entry(device_id, "1-0", encode(result)), now)
+
+    def _question(self, unit: Unit, request: Request) -> Question:
+        store = self.bench.context.store
+        return Question(
+            purpose=request.purpose,
+            kind=request.settings["kind"],
+            candidate=store.get(skeleton_name(request.skeleton_digest)),
+            reference=store.get(skeleton_name(request.reference_digest)),
+        )
