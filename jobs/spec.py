@@ -187,12 +187,12 @@ class FinetuneSpec(_Spec):
 
     steps: Annotated[int, Field(ge=0, le=1_000_000)] = 600
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+    distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
     shift: Annotated[int, Field(ge=0, le=64)] = 2
     flip: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"

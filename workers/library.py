@@ -15,7 +15,7 @@ from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.tables import Dataset, Model
 from search.graph import PruningGraph, trace
 from search.plan import Plan
-from search.skeleton import skeleton
+from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices
 from workers.context import Context
 from workers.loaders.archives import unpack
@@ -62,6 +62,7 @@ class Library:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._graphs: Recent[PruningGraph] = Recent()
+        self._factories: Recent[SkeletonFactory] = Recent()
         self._data: Recent[Data] = Recent(2)
         self._fit: Recent[tuple[Tensor, Tensor]] = Recent(1)
         self._scores: Recent[dict[str, Tensor]] = Recent(16)
@@ -69,6 +70,13 @@ class Library:
     def graph(self, model: Model) -> PruningGraph:
         """The traced network; `graph.model` is the dense model and must not be changed."""
         return self._graphs.get(model.id, lambda: self._traced(model))
+
+    def skeleton(self, model: Model, plan: Plan, *, batch_size: int) -> Blob:
+        """The plan's skeleton, in the store."""
+        key = (model.id, batch_size)
+        factory = self._factories.get(key, lambda: self._factory(model, batch_size))
+        made = factory.derive(plan)
+        return stored_blob(self._context.store, made.onnx_bytes, made.digest)
 
     def data(self, snapshot: Snapshot) -> Data:
         """The training images and splits of a job."""
@@ -88,6 +96,17 @@ class Library:
         path = self._context.store.local_path(weights_name(row.id), sha256=row.weights_digest)
         model = load_model(spec, path, allow=self._context.settings.allow)
         return trace(model, example_inputs(spec), time_limit_s=TRACE_TIME_LIMIT_S)
+
+    def _factory(self, row: Model, batch_size: int) -> SkeletonFactory:
+        """The factory as another process left it in the store, or a new one, left there."""
+        graph, store = self.graph(row), self._context.store
+        location = f"models/{row.id}/skeletons-{batch_size}.json"
+        if store.exists(location):
+            text = store.get(location).decode()
+            return SkeletonFactory.from_json(graph, text, batch_size=batch_size)
+        factory = SkeletonFactory(graph, batch_size=batch_size)
+        store.put(location, factory.to_json().encode())
+        return factory
 
     def _read(self, spec: JobSpec, snapshot: Snapshot) -> Data:
         source = job_source(self._context, snapshot.dataset, snapshot.model)
@@ -140,12 +159,6 @@ def dataset_source(
         image_shape=image_shape,
         allow=context.settings.allow,
     )
-
-
-def skeleton_blob(store: ArtifactStore, graph: PruningGraph, plan: Plan, batch_size: int) -> Blob:
-    """The plan's skeleton, in the store."""
-    made = skeleton(graph, plan, batch_size=batch_size)
-    return stored_blob(store, made.onnx_bytes, made.digest)
 
 
 def stored_blob(store: ArtifactStore, data: bytes, digest: str) -> Blob:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ARCHITECTURE = "python:examples.resnet20:resnet20"
 CHECKPOINT = Path("examples/checkpoints/resnet20_fashion_mnist.safetensors")
 INPUT_SHAPE = [1, 28, 28]
+# Smaller than the defaults, so that the whole demo takes minutes on two cores.
+SEARCH = {"levels": 4, "beam_width": 3, "children": 4, "finalists": 2}
+FINETUNE = {"steps": 320}
 
 
 def demo(
@@ -82,7 +85,8 @@ def prune(url: str, data: Path, *, ratio: float, runtime: str, seed: int) -> "Jo
             "dataset": dataset_name(client, data),
             "budget": {"ratio": ratio},
             "target": {"runtime": runtime},
-            "search": {"seed": seed},
+            "search": SEARCH | {"seed": seed},
+            "finetune": FINETUNE,
         }
         job = client.jobs.submit(spec)
         Console(soft_wrap=True).print(f"Dashboard: [link]{url}/#/jobs/{job.id}[/link]")

@@ -10,11 +10,10 @@ from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from latency_probes.samples import PROTOCOL
 from search.explorer import Candidate, Explorer, Failed, Measured, Scored, SearchConfig
-from search.graph import PruningGraph
 from search.plan import Plan
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
-from workers.library import skeleton_blob
+from workers.library import Library
 from workers.phases.facts import beta, dense_measurement, prepared_result
 from workers.results import Blob
 from workers.snapshot import Snapshot
@@ -26,8 +25,8 @@ STRICT = "strict"
 class Questions:
     """What is known about the plans of one job at one moment, and how to ask for more."""
 
-    def __init__(self, context: Context, snapshot: Snapshot, graph: PruningGraph) -> None:
-        self._context, self._snapshot, self._graph = context, snapshot, graph
+    def __init__(self, context: Context, library: Library, snapshot: Snapshot) -> None:
+        self._context, self._library, self._snapshot = context, library, snapshot
         self._reference = prepared_result(snapshot).dense_skeleton
         self._dense = dense_measurement(snapshot)
         self._blobs: dict[str, Blob] = {}
@@ -78,8 +77,8 @@ class Questions:
         """The plan's skeleton, derived and stored once in this call."""
         if plan.digest not in self._blobs:
             batch_size = self._snapshot.spec.target.batch_size
-            self._blobs[plan.digest] = skeleton_blob(
-                self._context.store, self._graph, plan, batch_size
+            self._blobs[plan.digest] = self._library.skeleton(
+                self._snapshot.model, plan, batch_size=batch_size
             )
         return self._blobs[plan.digest]
 

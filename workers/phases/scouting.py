@@ -1,4 +1,4 @@
-"""Scouting: the measurements that every search begins with, asked for while sensitivities are found.
+"""Scouting: asks for what every search begins with, while the sensitivities are found.
 
 Feasibility and staircases need no floors. The search asks for them again, finds them known, and
 goes on; so the device is busy while the workers are.
@@ -22,7 +22,7 @@ def scout(context: Context, library: Library, snapshot: Snapshot) -> tuple[NewRe
     graph = library.graph(snapshot.model)
     scores = library.scores(prepared_result(snapshot).scores)
     explorer = Explorer(search_config(snapshot), graph, scores, floors={})
-    questions = Questions(context, snapshot, graph)
+    questions = Questions(context, library, snapshot)
     while explorer.progress()["phase"] in EARLY:
         if not questions.tell_and_ask(explorer):
             return tuple(

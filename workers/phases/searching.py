@@ -31,7 +31,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     graph = library.graph(snapshot.model)
     scores = library.scores(prepared_result(snapshot).scores)
     explorer = open_explorer(snapshot, graph, scores)
-    questions = Questions(context, snapshot, graph)
+    questions = Questions(context, library, snapshot)
     if snapshot.job.stop_requested:
         explorer.stop()
     while not explorer.done and questions.tell_and_ask(explorer):

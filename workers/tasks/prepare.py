@@ -7,7 +7,6 @@ from safetensors.torch import save
 from jobs.artifacts import job_file_name
 from search.criteria import score_channels
 from search.training import accuracy, cross_entropy_loss
-from workers.library import skeleton_blob
 from workers.loaders.errors import LoadError
 from workers.results import Prepared
 from workers.tasks.metrics import batches, calibration_loss
@@ -30,7 +29,7 @@ def prepare(work: Work) -> Done:
     location = job_file_name(work.snapshot.job.id, "work/scores.safetensors")
     work.context.store.put(location, save(scores))
     plan, validation = graph.dense_plan(), batches(data.images, data.splits.validation)
-    blob = skeleton_blob(work.context.store, graph, plan, spec.target.batch_size)
+    blob = work.library.skeleton(work.snapshot.model, plan, batch_size=spec.target.batch_size)
     return Done(
         Prepared(
             groups=sorted(scores),
