@@ -7,7 +7,7 @@ from search.explorer.outcomes import Measured
 from search.explorer.preparation import Relax, Report, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
 from search.explorer.rounds import Steps, measure, score
-from search.explorer.space import Space, Widths
+from search.explorer.space import Space, anchored
 from search.explorer.tree import Node, Tree
 
 _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
@@ -63,9 +63,9 @@ class Level:
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
         samples = [
-            (node.widths, node.ratio or 1.0)
+            node.sample
             for node in tree.measured()
-            if node.origin not in ("dense", "stair")  # these are what the prior is made of
+            if node.sample and node.origin not in ("dense", "stair")  # the prior is made of these
         ]
         prior = space.prior.fitted(samples, target) if config.learn else space.prior
         self.space = space.learned(prior)
@@ -120,12 +120,10 @@ class Level:
 
     def _moved(self, node: Node) -> Node | None:
         """The cheapest stairs down (or, from below the window, the most stairs up)."""
-        ratio = node.ratio or 1.0
-
-        def predict(widths: Widths) -> float:
-            return self.space.prior.anchored(widths, node.widths, ratio)
-
-        if ratio > self.high:
+        if node.ratio is None or node.sample is None:
+            return None
+        predict = anchored(self.space, node.sample)
+        if node.ratio > self.high:
             origin = "shrink"
             widths = self.space.cheapest(self.goal, predict, most=node.widths)
         else:

@@ -15,6 +15,7 @@ It proposes and never decides: every candidate is measured.
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,12 +23,22 @@ from search.explorer.staircase import Stairs
 
 Widths = Mapping[str, int]
 
-_NOISE = 0.008  # of a whole-model ratio, measurement and model together
+_MODEL_NOISE = 0.008  # what the features cannot explain of a whole-model ratio
 _SPREAD_THETA, _SPREAD_KAPPA = 0.25, 0.5
 _LEAST_THETA, _MOST_KAPPA = 0.2, 2.0
 _LEAST_RATIO = 0.01
+_MISSED = 0.02  # typical error of the prediction at a plan not measured yet
 _REACH = 0.12  # ratio difference over which an anchor's residual fades
 _FOCUS = 0.15  # ratio difference at which a sample counts half
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measured plan; `noise` is the standard error of its ratio."""
+
+    widths: Widths
+    ratio: float
+    noise: float = 0.0
 
 
 class LatencyPrior:
@@ -60,31 +71,36 @@ class LatencyPrior:
         total = math.fsum(map(operator.mul, self._theta.values(), cuts))
         return max(_LEAST_RATIO, 1.0 - total + self._kappa * _overlap(cuts))
 
-    def anchored(self, widths: Widths, anchor: Widths, measured: float) -> float:
-        """Prediction shifted by what it misses at a measured plan; fades with the distance."""
-        if not self.knows(anchor):
-            return self.ratio(widths)
-        predicted, at_anchor = self.ratio(widths), self.ratio(anchor)
-        nearness = math.exp(-abs(predicted - at_anchor) / _REACH)
-        return max(_LEAST_RATIO, predicted + (measured - at_anchor) * nearness)
+    def anchored(self, widths: Widths, anchor: "Sample") -> float:
+        """Prediction shifted by what it misses at a measured plan.
 
-    def fitted(self, samples: Sequence[tuple[Widths, float]], around: float) -> "LatencyPrior":
+        The shift fades with the distance, and with the noise of the measurement.
+        """
+        if not self.knows(anchor.widths):
+            return self.ratio(widths)
+        predicted, at_anchor = self.ratio(widths), self.ratio(anchor.widths)
+        nearness = math.exp(-abs(predicted - at_anchor) / _REACH)
+        trust = _MISSED**2 / (_MISSED**2 + anchor.noise**2)
+        return max(_LEAST_RATIO, predicted + (anchor.ratio - at_anchor) * nearness * trust)
+
+    def fitted(self, samples: Sequence["Sample"], around: float) -> "LatencyPrior":
         """A prior corrected by measured plans.
 
         Args:
-            samples: Widths and measured ratio, in an order that does not depend on arrival.
+            samples: Measured plans, in an order that does not depend on arrival.
             around: Ratio of interest; samples far from it count less.
         """
         fitted = LatencyPrior(self.stairs)
-        known = [(widths, ratio) for widths, ratio in samples if self.knows(widths)]
+        known = [sample for sample in samples if self.knows(sample.widths)]
         if not known or not self.stairs:
             return fitted
-        x = np.stack([fitted._features(widths) for widths, _ in known])
+        x = np.stack([fitted._features(sample.widths) for sample in known])
         x[:, -1] *= -1.0
-        y = 1.0 - np.array([ratio for _, ratio in known])
+        y = 1.0 - np.array([sample.ratio for sample in known])
+        noise = _MODEL_NOISE**2 + np.array([sample.noise for sample in known]) ** 2
         mean = np.array([1.0] * len(self.stairs) + [0.5])
         spread = np.array([_SPREAD_THETA] * len(self.stairs) + [_SPREAD_KAPPA])
-        weight = 1.0 / (_NOISE**2 * (1.0 + ((1.0 - y - around) / _FOCUS) ** 2))
+        weight = 1.0 / (noise * (1.0 + ((1.0 - y - around) / _FOCUS) ** 2))
         normal = (x.T * weight) @ x + np.diag(spread**-2.0)
         solution = mean + np.linalg.solve(normal, (x.T * weight) @ (y - x @ mean))
         theta = np.maximum(solution[:-1], _LEAST_THETA)

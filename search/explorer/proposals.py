@@ -11,7 +11,7 @@ from itertools import chain, permutations
 import numpy as np
 
 from search.explorer.config import SearchConfig
-from search.explorer.space import Space, Widths
+from search.explorer.space import Space, Widths, anchored
 from search.explorer.tree import Node
 
 Proposal = tuple[str, dict[str, int]]  # origin, widths
@@ -31,9 +31,7 @@ def propose(
         seen: Widths (in sorted group order) that are not to be proposed again; added to.
     """
 
-    def predict(widths: Widths) -> float:
-        return space.prior.anchored(widths, parent.widths, parent.ratio or 1.0)
-
+    predict = anchored(space, parent.sample) if parent.sample else space.prior.ratio
     best = space.cheapest(target, predict, most=parent.widths)
     if best is None:
         return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from search.explorer.importance import Importance
 from search.explorer.knapsack import Option, cheapest
-from search.explorer.prior import LatencyPrior
+from search.explorer.prior import LatencyPrior, Sample
 
 Widths = Mapping[str, int]
 
@@ -87,3 +87,12 @@ class Space:
 
     def _saving(self, group: str, width: int) -> float:
         return self.prior.saving(group, width)
+
+
+def anchored(space: Space, sample: Sample) -> Callable[[Widths], float]:
+    """The prior's prediction near a measured plan."""
+
+    def predict(widths: Widths) -> float:
+        return space.prior.anchored(widths, sample)
+
+    return predict

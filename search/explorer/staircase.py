@@ -32,8 +32,8 @@ def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) ->
         The most aligned width in the middle half of the gap, or None when every gap is closed.
     """
     known = sorted({**stairs, width: 1.0}.items())
-    least = min(1, width)
-    if known[0][0] > least:  # below the smallest known width the ratio goes on falling, at most
+    step = _step(width)
+    if known[0][0] > 1:  # below the smallest known width the ratio goes on falling, at most
         first = known[0]
         known.insert(0, (0, max(0.0, first[1] - (1.0 - first[1]) * first[0] / width)))
     gaps = [
@@ -41,10 +41,17 @@ def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) ->
         for below, above in zip(known, known[1:], strict=False)
     ]
     for _, _, low, high in sorted(gaps, reverse=True):
-        inside = [middle for middle in range(low + 1, high) if middle not in tried]
+        inside = [
+            middle for middle in range(low + 1, high) if middle % step == 0 and middle not in tried
+        ]
         if inside:
             return _most_aligned(inside, (low + high) / 2, (high - low) / 4)
     return None
+
+
+def _step(width: int) -> int:
+    """Widths closer than this differ by less than the noise: an eighth of the group, 8 at most."""
+    return min(ALIGNMENT, 1 << max((width // 8).bit_length() - 1, 0))
 
 
 def _most_aligned(widths: list[int], centre: float, reach: float) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance
 from search.explorer.outcomes import Failed, Measured, Needs, Outcome, Scored
+from search.explorer.prior import Sample
 from search.plan import Plan
 
 
@@ -50,6 +51,14 @@ class Node:
     @property
     def ratio_high(self) -> float | None:
         return self.latency.ratio_high if isinstance(self.latency, Measured) else None
+
+    @property
+    def sample(self) -> Sample | None:
+        """What the prior learns from; a 95 % interval spans four standard errors."""
+        if not isinstance(self.latency, Measured):
+            return None
+        noise = (self.latency.ratio_high - self.latency.ratio_low) / 4
+        return Sample(self.widths, self.latency.ratio, noise)
 
     @property
     def loss(self) -> float | None:

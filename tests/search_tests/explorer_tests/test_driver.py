@@ -132,7 +132,9 @@ def test_sensitivity_and_staircases_can_be_given_to_a_later_search(
         sensitivity=first.sensitivity,
         staircases=first.staircases,
     )
-    assert second.plan == first.plan
+    assert second.ratio is not None
+    assert second.ratio <= 0.6
+    assert second.staircases == first.staircases
     assert len(second_device.seen) < len(first_device.seen) - 10
 
 
