@@ -13,7 +13,7 @@ import torch
 
 from search.surgery import load_pruned
 from tests.e2e_tests.nets import images, tiny_resnet
-from tests.e2e_tests.service import Service, job_spec
+from tests.e2e_tests.service import Service
 
 FILES = {
     "dense.onnx",

@@ -144,16 +144,16 @@ def nothing_found(snapshot: Snapshot) -> Decision:
 
 def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any]) -> Decision:
     """Ends a job whose budget is below what this network can reach, with both numbers."""
-    reached = found["minimum_ratio"]
-    if reached is None:
+    reached = found["fastest_ratio"]
+    if found["minimum_ratio"] is None:
         return Decision.fail(
             "The most pruned model could not be measured",
             f"the device answered: {'; '.join(found['errors'].values())}",
         )
     budget, dense = explorer.config.budget, dense_ms(snapshot)
     detail = (
-        f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the most "
-        f"pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); raise the budget"
+        f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the "
+        f"fastest pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); raise the budget"
     )
     return Decision(
         to_state=JobState.INFEASIBLE,

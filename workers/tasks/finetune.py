@@ -16,14 +16,14 @@ from workers.work import Again, Done, Work
 SLICE_S = 12.0
 
 
-def finetune(work: Work) -> Done | Again:
+def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
     student = prune(work.graph.model, work.graph, Plan.from_document(work.payload["plan"]))
     if work.snapshot.spec.finetune.steps == 0:
         recalibrate(student, _calibration(work))
         return _finished(work, student, 0)
     run = _opened(work, student)
-    run.run(time_limit_s=SLICE_S)
+    run.run(time_limit_s=slice_s)
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.step)
     location = _file(work, f"{run.step}.safetensors")
