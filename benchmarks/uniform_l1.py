@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from examples.resnet20 import resnet20
+from jobs.spec import JobSpec
 from latency_probes.local import Failed, LocalProbe
 from latency_probes.messages import Settings
 from search.criteria import best_units, score_channels
@@ -29,6 +30,7 @@ from search.splits import split_indices
 from search.surgery import prune
 from search.training import Finetune, FinetuneConfig, accuracy, recalibrate
 from workers.loaders.datasets import Images, Source
+from workers.tasks.finetune import finetune_config
 
 CHECKPOINT = Path("examples/checkpoints/resnet20_fashion_mnist.safetensors")
 STEPS = 32
@@ -76,15 +78,12 @@ def measured(probe: LocalProbe, graph: PruningGraph, plan: Plan) -> float:
     return float("inf") if isinstance(outcome, Failed) else outcome.ratio
 
 
-def finetuned(
-    graph: PruningGraph, plan: Plan, train: Images, spec: dict[str, Any], seed: int
-) -> nn.Module:
+def finetuned(graph: PruningGraph, plan: Plan, train: Images, config: FinetuneConfig) -> nn.Module:
     """The plan's model after the job's own fine-tuning, on the job's own split."""
-    splits = split_indices(len(train), seed=seed)
+    splits = split_indices(len(train), seed=config.seed)
     student = prune(graph.model, graph, plan)
     calibration = [train.batch(part) for part in torch.split(splits.calibration, BATCH)]
     recalibrate(student, calibration)
-    config = FinetuneConfig(seed=seed, **spec)
     Finetune(student, graph.model, *train.select(splits.fit), config).run()
     return student
 
@@ -104,8 +103,8 @@ def compare(report: dict[str, Any], data: Path, cores: Any) -> dict[str, Any]:
     scores = score_channels(graph.model, graph, "l1")
     trial = closest(graph, scores, result["ratio"], cores)
     source = Source("idx", str(data))
-    seed = job["search"]["seed"]
-    student = finetuned(graph, trial.plan, source.read("train"), job["finetune"], seed)
+    config = finetune_config(JobSpec.model_validate(job))
+    student = finetuned(graph, trial.plan, source.read("train"), config)
     return {
         "budget_ratio": result["budget_ratio"],
         "dense_accuracy": result["dense_accuracy"],

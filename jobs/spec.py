@@ -183,7 +183,10 @@ class SearchSpec(_Spec):
 
 
 class FinetuneSpec(_Spec):
-    """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out."""
+    """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out.
+
+    Precision `auto` is bfloat16 where the worker's CPU multiplies it in hardware.
+    """
 
     steps: Annotated[int, Field(ge=0, le=1_000_000)] = 600
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 128
@@ -195,7 +198,7 @@ class FinetuneSpec(_Spec):
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
     shift: Annotated[int, Field(ge=0, le=64)] = 2
     flip: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class JobSpec(_Spec):

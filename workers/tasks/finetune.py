@@ -6,9 +6,17 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name
+from jobs.spec import JobSpec
 from search.plan import Plan
 from search.surgery import prune
-from search.training import Finetune, FinetuneConfig, accuracy, cross_entropy_loss, recalibrate
+from search.training import (
+    Finetune,
+    FinetuneConfig,
+    accuracy,
+    cross_entropy_loss,
+    native_bfloat16,
+    recalibrate,
+)
 from workers.results import Finetuned
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
@@ -31,9 +39,17 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     return Again({**work.payload, "step": run.step, "checkpoint": location})
 
 
+def finetune_config(spec: JobSpec) -> FinetuneConfig:
+    """The settings of the job's fine-tuning on this machine."""
+    settings = spec.finetune.model_dump()
+    if settings["precision"] == "auto":
+        settings["precision"] = "bfloat16" if native_bfloat16() else "float32"
+    return FinetuneConfig(seed=spec.search.seed, **settings)
+
+
 def _opened(work: Work, student: nn.Module) -> Finetune:
     spec = work.snapshot.spec
-    config = FinetuneConfig(seed=spec.search.seed, **spec.finetune.model_dump())
+    config = finetune_config(spec)
     images, labels = work.library.fit_tensors(work.snapshot)
     run = Finetune(student, work.graph.model, images, labels, config)
     checkpoint = work.payload["checkpoint"]
