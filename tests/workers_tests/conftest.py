@@ -11,7 +11,9 @@ import torch
 
 from jobs import migrations
 from tests.workers_tests.bench import Bench, make_bench
-from tests.workers_tests.workshop import Workshop
+from tests.workers_tests.workshop import Finished, Workshop
+from workers.library import job_source
+from workers.loaders.errors import DatasetError
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +47,22 @@ def workshop(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     made = make_bench(home)
     yield Workshop(made)
     made.close()
+
+
+@pytest.fixture(scope="session")
+def finished(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A job on a data set whose test images cannot be read before it has chosen."""
+    gate, device_id = tmp_path_factory.mktemp("gate") / "open", workshop.device()
+    with workshop.bench.write() as session:
+        workshop.add_dataset(session, "gated", gate=str(gate))
+    job_id = workshop.submit("gated", name="whole", finetune={"steps": 3, "batch_size": 16})
+    before = workshop.play(
+        job_id, device_id=device_id, until=lambda: bool(workshop.tasks(job_id, "finish"))
+    )
+    snapshot = workshop.snapshot(job_id)
+    with pytest.raises(DatasetError) as refusal:
+        job_source(workshop.bench.context, snapshot.dataset, snapshot.model).read("test")
+    gate.touch()
+    job = workshop.play(job_id, device_id=device_id)
+    assert job.state == "succeeded", job.problem
+    return Finished(job_id, device_id, before.state, refusal.value.detail)

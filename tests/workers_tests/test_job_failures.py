@@ -9,7 +9,7 @@ from jobs.repository import requests
 from jobs.tables import Task
 from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
-from tests.workers_tests.workshop import Answer, Question, Workshop, staircase
+from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
 
 
 def failing(kind: str, *purposes: str) -> Answer:
@@ -68,8 +68,12 @@ def test_some_candidates_failing_only_costs_those(workshop: Workshop) -> None:
     assert errors
 
 
-def test_finalist_that_fails_with_its_true_weights_fails_the_job(workshop: Workshop) -> None:
+def test_finalist_that_fails_with_its_true_weights_fails_the_job(
+    workshop: Workshop, finished: Finished
+) -> None:
     job_id = workshop.submit()
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "package")))
+    workshop.hand_in(job_id, finished.job_id)
     job = workshop.play(job_id, failing("device_lost", "final"))
     assert job.state == "failed"
     assert (job.problem or {})["title"] == "No finalist could be measured"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,7 @@ from jobs.artifacts import job_file_name
 from jobs.repository import artifacts, candidates, events
 from jobs.states import RequestState, TaskState
 from tests.e2e_tests.nets import tiny_resnet
-from tests.workers_tests.workshop import Workshop
-from workers.library import job_source
-from workers.loaders.errors import DatasetError
+from tests.workers_tests.workshop import Finished, Workshop
 
 FILES = {
     "dense.onnx",
@@ -28,44 +25,13 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def device_id(workshop: Workshop) -> str:
-    return workshop.device()
+def job_id(finished: Finished) -> str:
+    return finished.job_id
 
 
-@pytest.fixture(scope="module")
-def chosen_id(
-    workshop: Workshop, device_id: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A job that has chosen, and the file without which its test images cannot be read."""
-    gate: Path = tmp_path_factory.mktemp("gate") / "open"
-    with workshop.bench.write() as session:
-        workshop.add_dataset(session, "gated", gate=str(gate))
-    job_id = workshop.submit("gated", name="whole", finetune={"steps": 3, "batch_size": 16})
-    job = workshop.play(
-        job_id, device_id=device_id, until=lambda: bool(workshop.tasks(job_id, "finish"))
-    )
-    assert job.state == "verifying", job.problem
-    assert workshop.requests(job_id, "final")
-    return job_id, gate
-
-
-@pytest.fixture(scope="module")
-def job_id(workshop: Workshop, device_id: str, chosen_id: tuple[str, Path]) -> str:
-    job_id, gate = chosen_id
-    gate.touch()
-    job = workshop.play(job_id, device_id=device_id)
-    assert job.state == "succeeded", job.problem
-    return job_id
-
-
-def test_test_images_are_not_read_before_the_choice(
-    workshop: Workshop, chosen_id: tuple[str, Path]
-) -> None:
-    job_id, gate = chosen_id
-    assert not gate.exists()
-    snapshot = workshop.snapshot(job_id)
-    with pytest.raises(DatasetError, match="must not be read before the choice"):
-        job_source(workshop.bench.context, snapshot.dataset, snapshot.model).read("test")
+def test_test_images_are_not_read_before_the_choice(finished: Finished) -> None:
+    assert finished.state_before == "verifying"
+    assert "must not be read before the choice" in finished.refusal
 
 
 def test_result_meets_the_budget_closely(workshop: Workshop, job_id: str) -> None:
@@ -148,14 +114,16 @@ def test_progress_ends_at_one(workshop: Workshop, job_id: str) -> None:
 
 
 def test_plans_measured_on_the_device_for_an_earlier_job_are_not_asked_again(
-    workshop: Workshop, job_id: str, device_id: str
+    workshop: Workshop, finished: Finished
 ) -> None:
     second = workshop.submit("gated")
     workshop.play(
-        second, device_id=device_id, until=lambda: workshop.job(second).state == "finetuning"
+        second,
+        device_id=finished.device_id,
+        until=lambda: bool(workshop.tasks(second, "finetune")),
     )
     assert workshop.requests(second, "screening") == []
     assert workshop.requests(second, "strict") != []
     chosen = workshop.snapshot(second).search_state or {}
-    result = workshop.job(job_id).result or {}
+    result = workshop.job(finished.job_id).result or {}
     assert chosen["chosen"][0]["digest"] == result["plan_digest"]

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from jobs.artifacts import skeleton_name, weights_name
-from jobs.repository import datasets, jobs, models, requests
+from jobs.repository import datasets, jobs, models, requests, tasks
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.states import TERMINAL, RequestState
 from jobs.tables import Job, Request, Task
@@ -52,6 +52,21 @@ def staircase(question: Question) -> Measurement | MeasureError:
     """The replay runtime's function of the shapes."""
     pair = (synthetic_latency_ns(question.candidate), synthetic_latency_ns(question.reference))
     return measured(*pair, kind=question.kind)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that was played to its end, with its device.
+
+    Attributes:
+        state_before: The job's state when it had chosen, and was about to read the test images.
+        refusal: What reading the test images said until then.
+    """
+
+    job_id: str
+    device_id: str
+    state_before: str
+    refusal: str
 
 
 @dataclass
@@ -160,6 +175,18 @@ class Workshop:
         """The job's requests whose purpose starts so."""
         found = self.snapshot(job_id).requests.values()
         return [each for each in found if each.purpose.startswith(kind)]
+
+    def hand_in(self, job_id: str, like: str) -> None:
+        """Ends the job's packaging with what it was for the same plans of an earlier job."""
+        earlier = self.snapshot(like)
+        for task in [*self.tasks(job_id, "package"), *self.tasks(job_id, "package_dense")]:
+            with self.bench.write() as session:
+                claimed = tasks.claim(session, task.id, self.bench.context.clock(), 60.0)
+                result = earlier.result(task.key)
+                if claimed is None or result is None:
+                    raise LookupError(f"{task.key} must be open here and done there")
+                tasks.finish(session, task.id, claimed.attempt, result)
+        self.bench.messages.append(("advance", job_id))
 
     def has_ended(self, job_id: str) -> bool:
         return self.job(job_id).state in TERMINAL

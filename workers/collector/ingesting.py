@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from sqlalchemy.exc import OperationalError
+
 from jobs.findings import finding_of
 from jobs.repository import devices, requests
 from jobs.states import DeviceState
@@ -18,18 +20,26 @@ log = logging.getLogger(__name__)
 
 
 def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
-    """Stores one report; a malformed one is noted at its device and dropped."""
+    """Stores one report; one that is malformed, or that the database cannot hold, is noted at its
+    device and dropped, so that no device can hold up the others."""
     try:
         report = parse_report(entry.text)
-    except MessageError as error:
-        log.warning("device %s sent what is no report: %s", entry.device_id, error)
-        problem = {"title": "The device sent a malformed message", "detail": str(error)[:500]}
+        with unit.session.begin_nested():
+            _believe(unit, entry.device_id, report, now)
+    except OperationalError:
+        raise
+    except Exception as error:
+        log.warning("device %s sent what cannot be stored: %s", entry.device_id, error)
+        detail = str(error) if isinstance(error, MessageError) else type(error).__name__
+        problem = {"title": "The device sent a malformed message", "detail": detail[:500]}
         devices.set_problem(unit.session, entry.device_id, problem)
-        return
+
+
+def _believe(unit: Unit, device_id: str, report: Heartbeat | MeasureResult, now: datetime) -> None:
     if isinstance(report, Heartbeat):
-        devices.heartbeat(unit.session, entry.device_id, DeviceState(report.state), now)
+        devices.heartbeat(unit.session, device_id, DeviceState(report.state), now)
     else:
-        _store(unit, entry.device_id, report, now)
+        _store(unit, device_id, report, now)
 
 
 def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> None:

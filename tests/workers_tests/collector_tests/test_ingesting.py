@@ -1,0 +1,123 @@
+"""What devices say is checked before it is believed, and counted once."""
+
+from __future__ import annotations
+
+from jobs.repository import measurements, requests
+from jobs.states import DeviceState, RequestState
+from latency_probes.messages import MeasureError
+from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
+from workers.collector.dispatching import dispatch
+from workers.collector.ingesting import ingest
+from workers.collector.streams import Entry
+
+
+def take_in(yard: Yard, device_id: str, text: str) -> None:
+    with yard.context.unit() as unit:
+        ingest(unit, Entry(device_id, "1-0", text), yard.context.clock())
+
+
+def dispatched(yard: Yard) -> tuple[str, str]:
+    """A request that a device has; their ids."""
+    device_id, request_id = yard.device(), yard.request("screening:a")
+    dispatch(yard.context, yard.streams)
+    return device_id, request_id
+
+
+def count(yard: Yard, *, counted_only: bool) -> int:
+    with yard.context.read() as session:
+        return len(measurements.for_job(session, yard.job_id, counted_only=counted_only))
+
+
+def test_result_ends_its_request_and_wakes_the_job(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    take_in(yard, device_id, text_of(yard.look_at(request_id)))
+    request = yard.look_at(request_id)
+    assert request.state == RequestState.DONE
+    with yard.context.read() as session:
+        row = measurements.find(session, request.measurement_id or "")
+    assert row is not None
+    assert row.ratio is not None
+    assert abs(row.ratio - 0.6) < 1e-9
+    assert (row.raw or {})["replicates"]
+    assert yard.bench.take_messages() == [("advance", yard.job_id)]
+
+
+def test_typed_error_ends_its_request_as_failed(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    error = MeasureError(kind="unsupported_op", message="no Einsum")
+    take_in(yard, device_id, text_of(yard.look_at(request_id), error))
+    assert yard.look_at(request_id).state == RequestState.FAILED
+    assert yard.bench.take_messages() == [("advance", yard.job_id)]
+
+
+def test_result_delivered_twice_is_stored_once(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    text = text_of(yard.look_at(request_id))
+    take_in(yard, device_id, text)
+    take_in(yard, device_id, text)
+    assert count(yard, counted_only=False) == 1
+
+
+def test_late_result_of_a_lost_lease_is_kept_and_not_counted(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    late = text_of(yard.look_at(request_id))
+    yard.later(60)
+    with yard.bench.write() as session:
+        requests.release(session, request_id, 1)
+    take_in(yard, device_id, late)
+    assert (count(yard, counted_only=True), count(yard, counted_only=False)) == (0, 1)
+    assert yard.look_at(request_id).state == RequestState.PENDING
+    assert yard.bench.take_messages() == []
+
+
+def test_result_for_another_device_s_request_is_not_counted(yard: Yard) -> None:
+    _, request_id = dispatched(yard)
+    thief = yard.device("thief")
+    take_in(yard, thief, text_of(yard.look_at(request_id)))
+    assert count(yard, counted_only=True) == 0
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_answer_to_an_unknown_or_unassigned_request_is_dropped(yard: Yard) -> None:
+    device_id = yard.device()
+    unassigned = yard.request("screening:b", selector="id:nobody")
+    take_in(yard, device_id, text_of(yard.look_at(unassigned)))
+    text = text_of(yard.look_at(unassigned)).replace(unassigned, "req_gone")
+    take_in(yard, device_id, text)
+    assert count(yard, counted_only=False) == 0
+    assert yard.bench.take_messages() == []
+
+
+def test_malformed_message_is_noted_at_its_device_and_dropped(yard: Yard) -> None:
+    device_id = yard.device()
+    for text in ("", "{", '{"type": "result"}', "x" * 2**21):
+        take_in(yard, device_id, text)
+        problem = yard.look_at_device(device_id).problem or {}
+        assert problem["title"] == "The device sent a malformed message"
+        assert len(problem["detail"]) <= 500
+
+
+def test_result_whose_ratio_does_not_follow_from_its_samples_is_malformed(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    text = text_of(yard.look_at(request_id)).replace('"ratio":0.6', '"ratio":0.1')
+    take_in(yard, device_id, text)
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+    assert (
+        "must follow from the samples" in (yard.look_at_device(device_id).problem or {})["detail"]
+    )
+
+
+def test_number_that_no_column_holds_does_not_stop_the_collector(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    text = text_of(yard.look_at(request_id)).replace('"attempt":1', f'"attempt":{10**30}')
+    take_in(yard, device_id, text)
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+    assert (yard.look_at_device(device_id).problem or {})["detail"] == "OverflowError"
+
+
+def test_heartbeat_says_that_the_device_lives_and_what_it_does(yard: Yard) -> None:
+    device_id = yard.device()
+    yard.later(10)
+    take_in(yard, device_id, heartbeat("busy"))
+    device = yard.look_at_device(device_id)
+    assert (device.state, device.last_seen) == (DeviceState.BUSY, yard.bench.now)

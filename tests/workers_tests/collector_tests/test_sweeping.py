@@ -1,0 +1,159 @@
+"""The sweep finds what was lost on the way and sends it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs import status
+from jobs.repository import datasets, devices, jobs, models, tasks
+from jobs.spec import DatasetSpec, ModelSpec
+from jobs.states import DeviceState, JobState, RequestState
+from tests.workers_tests.collector_tests.yard import Yard
+from tests.workers_tests.nets import HERE
+from tests.workers_tests.test_decision import look
+from workers.collector.dispatching import LEASE_S, dispatch
+from workers.collector.sweeping import SILENT_S, STALE_S, sweep
+from workers.decision import Decision, apply
+
+
+def sent(yard: Yard) -> tuple[str, str]:
+    """A request in its device's stream; the ids of both."""
+    device_id, request_id = yard.device(), yard.request("screening:a")
+    dispatch(yard.context, yard.streams)
+    return device_id, request_id
+
+
+def keep_alive(yard: Yard, device_id: str) -> None:
+    with yard.bench.write() as session:
+        devices.heartbeat(session, device_id, DeviceState.ONLINE, yard.context.clock())
+
+
+def test_request_of_a_silent_device_is_taken_back_and_given_to_another(yard: Yard) -> None:
+    silent, request_id = sent(yard)
+    yard.later(LEASE_S + 1)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at_device(silent).state == DeviceState.OFFLINE
+    assert yard.look_at(request_id).state == RequestState.PENDING
+    other = yard.device("other")
+    dispatch(yard.context, yard.streams)
+    request = yard.look_at(request_id)
+    assert (request.device_id, request.attempt) == (other, 2)
+
+
+def test_request_that_its_device_has_not_read_yet_is_left_with_it(yard: Yard) -> None:
+    device_id, request_id = sent(yard)
+    yard.later(LEASE_S + 1)
+    keep_alive(yard, device_id)
+    sweep(yard.context, yard.streams)
+    request = yard.look_at(request_id)
+    assert (request.state, request.attempt) == (RequestState.DISPATCHED, 1)
+    assert request.lease_until is not None
+    assert request.lease_until > yard.context.clock()
+
+
+def test_request_that_its_device_holds_is_left_with_it(yard: Yard) -> None:
+    device_id, request_id = sent(yard)
+    yard.claim(device_id)
+    yard.later(LEASE_S + 1)
+    keep_alive(yard, device_id)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_request_that_vanished_from_the_stream_is_taken_back(yard: Yard) -> None:
+    device_id, request_id = sent(yard)
+    yard.redis.flushdb()
+    yard.later(LEASE_S + 1)
+    keep_alive(yard, device_id)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at(request_id).state == RequestState.PENDING
+
+
+def test_lease_that_still_runs_is_left_alone(yard: Yard) -> None:
+    _, request_id = sent(yard)
+    yard.later(LEASE_S - 1)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_device_is_offline_after_a_silence_and_not_before(yard: Yard) -> None:
+    device_id = yard.device()
+    yard.later(SILENT_S - 1)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at_device(device_id).state == DeviceState.ONLINE
+    yard.later(2)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at_device(device_id).state == DeviceState.OFFLINE
+
+
+def resent(yard: Yard, step: str) -> list[str]:
+    yard.bench.take_messages()
+    sweep(yard.context, yard.streams)
+    return [identifier for name, identifier in yard.bench.take_messages() if name == step]
+
+
+def add_task(yard: Yard) -> str:
+    with yard.bench.write() as session:
+        return tasks.add(session, yard.job_id, "score", "s", {}, now=yard.bench.now).id
+
+
+def test_task_whose_message_was_lost_is_sent_again_once_per_while(yard: Yard) -> None:
+    task_id = add_task(yard)
+    assert resent(yard, "run_task") == []
+    yard.later(STALE_S + 1)
+    assert resent(yard, "run_task") == [task_id]
+    assert resent(yard, "run_task") == []
+
+
+def test_task_whose_worker_died_is_sent_again(yard: Yard) -> None:
+    task_id = add_task(yard)
+    with yard.bench.write() as session:
+        tasks.claim(session, task_id, yard.context.clock(), 60.0)
+    yard.later(59)
+    assert resent(yard, "run_task") == []
+    yard.later(2)
+    assert resent(yard, "run_task") == [task_id]
+
+
+def touch(yard: Yard) -> None:
+    with yard.bench.write() as session:
+        jobs.save_progress(session, yard.job_id, {}, now=yard.context.clock())
+
+
+def test_job_that_nothing_moved_for_a_while_is_advanced(yard: Yard) -> None:
+    touch(yard)
+    assert resent(yard, "advance") == []
+    yard.later(STALE_S + 1)
+    assert resent(yard, "advance") == [yard.job_id]
+
+
+@pytest.mark.parametrize("wish", [status.request_stop, status.request_cancel])
+def test_job_with_a_wish_is_advanced_at_once(yard: Yard, wish: Any) -> None:
+    with yard.bench.write() as session:
+        wish(session, yard.job_id, now=yard.context.clock())
+    assert resent(yard, "advance") == [yard.job_id]
+
+
+def test_job_that_has_ended_is_not_advanced(yard: Yard) -> None:
+    apply(yard.context, look(yard.bench, yard.job_id), Decision(to_state=JobState.CANCELLED))
+    yard.later(3600)
+    assert resent(yard, "advance") == []
+
+
+def test_uploads_whose_check_was_lost_are_checked_again(yard: Yard) -> None:
+    model_spec = ModelSpec(name="new", architecture=f"{HERE}:small", input_shape=(1, 2, 2))
+    data_spec = DatasetSpec(name="new", format="python", function=f"{HERE}:stripes")
+    yard.later(3600)
+    with yard.bench.write() as session:
+        now = yard.context.clock()
+        model = models.create(session, model_spec, weights_digest="0" * 64, now=now)
+        dataset = datasets.create(session, data_spec, now=now)
+    assert model is not None
+    assert dataset is not None
+    assert model.id not in resent(yard, "check_model")
+    assert resent(yard, "check_dataset") == []
+    yard.later(STALE_S + 1)
+    assert model.id in resent(yard, "check_model")
+    assert resent(yard, "check_dataset") == [dataset.id]
