@@ -27,6 +27,10 @@ def create_celery(settings: Settings) -> Celery:
             "queue_order_strategy": "priority",
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # For a message that is sent: the consumer waits for its broker by its own settings.
+            "max_retries": 1,
+            "interval_start": 0.2,
+            "interval_max": 0.2,
         },
         broker_connection_max_retries=None,
         task_acks_late=True,

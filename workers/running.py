@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from sqlalchemy.exc import OperationalError
 
@@ -12,9 +13,8 @@ from jobs.tables import Task
 from workers import snapshot as snapshots
 from workers.context import Context
 from workers.library import Library
-from workers.snapshot import Snapshot
 from workers.tasks import HANDLERS
-from workers.work import Again, Done, Work
+from workers.work import Again, Done, Handler, Work
 
 MAX_CRASHES = 5
 # Rounds go on when their last task is done; those between only move the progress on.
@@ -22,7 +22,13 @@ ADVANCE_EVERY = 4
 log = logging.getLogger(__name__)
 
 
-def run_task(context: Context, library: Library, task_id: str) -> None:
+def run_task(
+    context: Context,
+    library: Library,
+    task_id: str,
+    *,
+    handlers: Mapping[str, Handler] = HANDLERS,
+) -> None:
     """Claims the task, does its work, keeps the result, and wakes the job."""
     lease_s = context.settings.task_lease_s
     with context.unit() as unit:
@@ -36,12 +42,13 @@ def run_task(context: Context, library: Library, task_id: str) -> None:
     elif task.attempt > MAX_CRASHES + int(task.payload.get("slices", 0)):
         _fail(context, task, f"its worker died {MAX_CRASHES} times while it ran {task.kind}")
     else:
-        _run(context, library, snapshot, task)
+        _run(handlers[task.kind], Work(context, library, snapshot, task.payload), task)
 
 
-def _run(context: Context, library: Library, snapshot: Snapshot, task: Task) -> None:
+def _run(handler: Handler, work: Work, task: Task) -> None:
+    context = work.context
     try:
-        outcome = HANDLERS[task.kind](Work(context, library, snapshot, task.payload))
+        outcome = handler(work)
     except OperationalError:
         raise
     except Exception as error:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jobs import migrations
+from tests.latency_probes_tests.valkey import ValkeyProcess
 from tests.workers_tests.bench import Bench, make_bench
 from tests.workers_tests.workshop import Finished, Workshop
 from workers.library import job_source
@@ -37,6 +38,15 @@ def bench(empty_database: Path, tmp_path: Path) -> Iterator[Bench]:
     made = make_bench(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[ValkeyProcess]:
+    """A server that the test may kill."""
+    server = ValkeyProcess(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from jobs import status
 from jobs.repository import tasks
@@ -17,8 +18,9 @@ from tests.workers_tests.test_decision import add_job, look
 from tests.workers_tests.workshop import Workshop
 from workers.library import Library
 from workers.running import MAX_CRASHES, run_task
+from workers.tasks import HANDLERS
 from workers.tasks.finetune import finetune
-from workers.work import Again, Done, Work
+from workers.work import Again, Done, Handler, Work
 
 SHORT_S = 0.005
 
@@ -33,8 +35,9 @@ def add_task(bench: Bench, job_id: str, kind: str = "score", **payload: Any) -> 
         return tasks.add(session, job_id, kind, f"{kind}:x", payload).id
 
 
-def run(bench: Bench, task_id: str) -> Task:
-    run_task(bench.context, Library(bench.context), task_id)
+def run(bench: Bench, task_id: str, handler: Handler | None = None) -> Task:
+    handlers = HANDLERS if handler is None else {"score": handler}
+    run_task(bench.context, Library(bench.context), task_id, handlers=handlers)
     with bench.context.read() as session:
         task = tasks.find(session, task_id)
     if task is None:
@@ -68,6 +71,54 @@ def test_task_that_raises_fails_with_the_error_and_then_its_job(bench: Bench, jo
     assert task.state == TaskState.FAILED
     assert task.error
     assert bench.take_messages() == [("advance", job_id)]
+
+
+def test_result_is_kept_and_wakes_the_job(bench: Bench, job_id: str) -> None:
+    task = run(bench, add_task(bench, job_id), lambda work: Done({"loss": 0.5}))
+    assert (task.state, task.result) == (TaskState.DONE, {"loss": 0.5})
+    assert bench.take_messages() == [("advance", job_id)]
+
+
+def test_slice_goes_back_as_pending_with_its_payload_and_is_sent_again(
+    bench: Bench, job_id: str
+) -> None:
+    task_id = add_task(bench, job_id, step=0)
+    for slices in (1, 2):
+        task = run(bench, task_id, lambda work: Again({"step": work.payload["step"] + 10}))
+        assert task.state == TaskState.PENDING
+        assert task.payload == {"step": 10 * slices, "slices": slices}
+        assert bench.take_messages() == [("run_task", task_id), ("advance", job_id)]
+
+
+@pytest.mark.parametrize("outcome", [Done({"loss": 0.5}), Again({"step": 1})])
+def test_run_that_lost_its_lease_changes_nothing(
+    bench: Bench, job_id: str, outcome: Done | Again
+) -> None:
+    task_id = add_task(bench, job_id)
+
+    def slow(work: Work) -> Done | Again:
+        bench.now = work.context.clock() + timedelta(hours=1)
+        with bench.write() as session:
+            tasks.claim(session, task_id, bench.now, 60.0)
+        return outcome
+
+    task = run(bench, task_id, slow)
+    assert (task.state, task.attempt) == (TaskState.RUNNING, 2)
+    assert (task.result, task.payload) == (None, {})
+    assert ("run_task", task_id) not in bench.take_messages()
+
+
+def test_database_that_is_away_is_not_the_task_s_failure(bench: Bench, job_id: str) -> None:
+    def unlucky(work: Work) -> Done:
+        raise OperationalError("SELECT 1", {}, Exception("database is locked"))
+
+    task_id = add_task(bench, job_id)
+    with pytest.raises(OperationalError):
+        run(bench, task_id, unlucky)
+    with bench.context.read() as session:
+        task = tasks.find(session, task_id)
+    assert task is not None
+    assert task.state == TaskState.RUNNING
 
 
 @pytest.mark.parametrize("end", ["cancelled", "cancel_requested"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.latency_probes_tests.valkey import PASSWORD, ValkeyProcess
+from tests.latency_probes_tests.valkey import ValkeyProcess
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.collector_tests.yard import Yard
 
@@ -22,22 +21,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 
 
 @pytest.fixture
-def own_valkey(tmp_path: Path) -> Iterator[ValkeyProcess]:
-    """A server that the test may kill."""
-    server = ValkeyProcess(tmp_path)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def yard(bench: Bench, valkey: ValkeyProcess) -> Iterator[Yard]:
     """A job, and the streams of its devices."""
     with Yard(bench, valkey) as made:
         yield made
-
-
-@pytest.fixture
-def broker_url(valkey: ValkeyProcess) -> str:
-    """The server's address with its password."""
-    return valkey.url.replace("redis://", f"redis://:{PASSWORD}@")

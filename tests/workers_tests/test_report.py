@@ -1,0 +1,144 @@
+"""The report page: every text is escaped, and nothing is shown that is not there."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from workers.report.page import report_page
+from workers.report.plots import Scale, front, scatter
+
+EVIL = "<script>alert('x')</script>"
+REPORT: dict[str, Any] = {
+    "job": {"id": "job_1"},
+    "model": {"name": "net"},
+    "result": {
+        "unpruned": False,
+        "within_budget": True,
+        "budget_ratio": 0.5,
+        "budget_ms": 0.5,
+        "ratio": 0.49,
+        "ratio_low": 0.48,
+        "ratio_high": 0.495,
+        "dense_latency_ms": 1.0,
+        "latency_ms": 0.49,
+        "test_images": 100,
+        "accuracy": 0.91,
+        "dense_accuracy": 0.92,
+        "dense_bytes": 2000,
+        "bytes": 1000,
+        "plan_digest": "p" * 64,
+    },
+    "measurement": {
+        "device": "dev_1",
+        "target": "replay/CPU/b1/t1",
+        "runtime_version": "1",
+        "kind": "strict",
+        "verdict": "ok",
+        "protocol": 1,
+        "conditions": {"governor": None, "load": 0.5},
+    },
+    "tree": [
+        {"digest": "p" * 64, "level": 2, "origin": "cut", "ratio": 0.49, "loss": 0.3},
+        {"digest": "q" * 64, "level": 9, "origin": "dense", "ratio": 1.0, "loss": 0.1},
+        {"digest": "r" * 64, "level": 1, "origin": "cut", "ratio": None, "loss": None},
+    ],
+    "groups": {"groups": [{"name": "conv", "width": 16}]},
+    "widths": {"conv": 8, "other": 4},
+    "loading": "a < b",
+}
+
+
+class Tags(HTMLParser):
+    """Collects the names of tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+
+
+def changed(**parts: dict[str, Any]) -> dict[str, Any]:
+    report = deepcopy(REPORT)
+    for name, part in parts.items():
+        report[name] |= part
+    return report
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"job": {"id": EVIL}},
+        {"model": {"name": EVIL}},
+        {"result": {"plan_digest": EVIL}},
+        {"measurement": {"device": EVIL}},
+        {"measurement": {"conditions": {EVIL: EVIL}}},
+        {"widths": {EVIL: 3}},
+    ],
+)
+def test_every_text_is_escaped(parts: dict[str, Any]) -> None:
+    page = report_page(changed(**parts))
+    tags = Tags()
+    tags.feed(page)
+    assert "script" not in tags.names
+    assert "&lt;script&gt;" in page
+
+
+def test_texts_in_the_tree_are_escaped() -> None:
+    report = deepcopy(REPORT)
+    report["tree"][0] |= {"origin": EVIL}
+    page = report_page(report)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_page_says_latency_interval_budget_and_accuracy() -> None:
+    page = report_page(REPORT)
+    for words in ("0.490", "0.480 to 0.495", "within the budget of 0.500", "91.00%", "92.00%"):
+        assert words in page
+    assert "a &lt; b" in page
+
+
+def test_result_over_the_budget_is_said_to_be() -> None:
+    assert "not wholly within the budget" in report_page(changed(result={"within_budget": False}))
+
+
+def test_unknown_conditions_are_shown_as_unknown() -> None:
+    assert "<td>governor</td><td>unknown</td>" in report_page(REPORT)
+
+
+def test_unpruned_result_has_no_search() -> None:
+    report = changed(result={"unpruned": True}, measurement={"conditions": None}) | {"tree": []}
+    page = report_page(report)
+    assert "Nothing was pruned" in page
+    assert "The search" not in page
+
+
+def test_chosen_plan_stands_out_and_levels_have_colours() -> None:
+    plot = scatter(REPORT["tree"], 0.5, "p" * 64)
+    assert plot.count('class="chosen"') == 1
+    assert 'class="level6"' in plot
+    assert plot.count("<circle") == 2
+
+
+def test_tree_without_scores_says_so() -> None:
+    assert "No candidate was scored" in scatter(REPORT["tree"][2:], 0.5, None)
+
+
+def test_front_keeps_what_no_faster_point_beats() -> None:
+    points = [
+        {"ratio": ratio, "loss": loss}
+        for ratio, loss in ((0.5, 0.4), (0.6, 0.5), (0.7, 0.2), (0.7, 0.3))
+    ]
+    assert front(points) == [points[0], points[2]]
+
+
+def test_scale_of_equal_values_is_still_a_scale() -> None:
+    scale = Scale([2.0, 2.0], 0, 100)
+    assert scale(2.0) == pytest.approx(50)
+    assert len(scale.ticks()) == 5
