@@ -146,6 +146,8 @@ class Level:
         kept = kept or list(fallbacks[:width]) or list(frontier)
         for node in kept:
             node.kept = True
+            if node is not self.tree.root:  # measured before the levels, and good enough for one
+                node.level = node.level or self.level
         return kept
 
 

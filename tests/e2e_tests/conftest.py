@@ -10,6 +10,7 @@ import pytest
 from tests.e2e_tests.service import Service, add_inputs, job_spec, service
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They share one stack, so one process runs all of them."""
     for item in items:

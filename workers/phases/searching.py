@@ -32,10 +32,10 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     scores = library.scores(prepared_result(snapshot).scores)
     explorer = open_explorer(snapshot, graph, scores)
     questions = Questions(context, library, snapshot)
-    if snapshot.job.stop_requested:
-        explorer.stop()
     while not explorer.done and questions.tell_and_ask(explorer):
         pass
+    if snapshot.job.stop_requested:
+        explorer.stop()
     waiting = explorer.outstanding()
     if explorer.done:
         decision = conclude(snapshot, explorer, questions)
@@ -153,7 +153,8 @@ def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any])
     budget, dense = explorer.config.budget, dense_ms(snapshot)
     detail = (
         f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the "
-        f"fastest pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); raise the budget"
+        f"fastest pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); "
+        "raise the budget"
     )
     return Decision(
         to_state=JobState.INFEASIBLE,
