@@ -32,10 +32,14 @@ class Service:
     url: str
     client: Client
 
+    def children(self) -> dict[str, Any]:
+        """The stack's processes, as it notes them."""
+        children: dict[str, Any] = json.loads((self.home / "up.json").read_text())["children"]
+        return children
+
     def child(self, name: str) -> int:
         """The process id of one of the stack's processes."""
-        note = json.loads((self.home / "up.json").read_text())
-        return int(note["children"][name]["pid"])
+        return int(self.children()[name]["pid"])
 
     def kill(self, name: str) -> int:
         """`kill -9` of one process; returns its process id."""

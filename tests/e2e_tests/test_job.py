@@ -62,7 +62,7 @@ def test_every_measurement_is_kept_with_its_raw_samples(
 def test_tree_has_levels_that_follow_from_each_other(running: Service, finished_job: str) -> None:
     tree = running.client.jobs.tree(finished_job).items
     nodes = {node.digest: node for node in tree}
-    assert {1, 2, 3} <= {node.level for node in tree if node.kept}
+    assert any(node.kept and node.level > 0 for node in tree)
     assert all(node.parent is None or node.parent in nodes for node in tree)
 
 
@@ -71,6 +71,7 @@ def test_events_are_numbered_without_gaps_and_tell_every_state(
 ) -> None:
     events = running.client.jobs.events(finished_job)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [event.data["level"] for event in events if event.kind == "level"][-1] == 3
     states = [event.data["to"] for event in events if event.kind == "state"]
     assert states == [
         "queued", "preparing", "searching", "finetuning", "verifying", "succeeded"
@@ -102,6 +103,8 @@ model.eval()
 logits = model(safetensors.torch.load_file("inputs.safetensors")["x"])
 safetensors.torch.save_file({{"y": logits.detach()}}, "logits.safetensors")
 """
+
+pytestmark = pytest.mark.xdist_group("e2e")  # they share one stack
 
 
 def test_the_five_lines_of_the_report_load_the_model(files: Path, tmp_path: Path) -> None:

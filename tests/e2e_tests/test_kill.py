@@ -1,8 +1,7 @@
-"""`kill -9` of any process in the middle of a job changes nothing but the time it takes."""
+"""`kill -9` of any process in a job, and a stop and a start, change nothing but its time."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from functools import partial
@@ -14,6 +13,8 @@ from api.client import Client
 from api.routes.views import JobView
 from api.stack.background import background
 from tests.e2e_tests.service import OPTIONS, Service, add_inputs, job_spec, service
+
+pytestmark = pytest.mark.xdist_group("e2e")  # they share one stack
 
 
 def has_measured(count: int, job: JobView) -> bool:
@@ -29,7 +30,6 @@ KILLS = (
     ("valkey", partial(has_measured, 5)),
     ("collector", partial(has_measured, 9)),
     ("worker-0", partial(is_in, "searching")),
-    ("worker-0", partial(is_in, "finetuning")),
 )
 
 
@@ -39,41 +39,39 @@ def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
     undisturbed = running.client.jobs.get(finished_job).result
     assert undisturbed is not None
     monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "10")
-    with service(tmp_path / "home") as stack:
+    home = tmp_path / "home"
+    with service(home) as stack:
         add_inputs(stack, tmp_path)
         job = stack.client.jobs.submit(job_spec(name="disturbed"))
         for name, reached in KILLS:
             seen = stack.wait(job.id, reached)
-            assert seen.state in {"preparing", "searching", "finetuning"}
+            assert seen.state in {"preparing", "searching"}
             pid = stack.kill(name)
             assert stack.replaced(name, pid)
+        pids = [child["pid"] for child in stack.children().values()]
+    assert_all_gone(pids)
+    with background(home, OPTIONS) as url, Client(url) as client:
+        assert job.id in {each.id for each in client.jobs.list()}
+        stack = Service(home, url, client)
+        assert stack.wait(job.id, partial(is_in, "finetuning")).state == "finetuning"
+        stack.kill("worker-0")
         ended = stack.wait(job.id)
-        assert ended.state == "succeeded", ended.problem
-        assert ended.result is not None
-        for same in ("plan_digest", "ratio", "accuracy", "measured"):
-            assert ended.result[same] == undisturbed[same]
-        counted = stack.rows(
-            "SELECT request_id, COUNT(*) FROM measurements WHERE counted GROUP BY request_id"
-        )
-        assert all(count == 1 for _, count in counted)
+    assert ended.state == "succeeded", ended.problem
+    assert ended.result is not None
+    for same in ("plan_digest", "ratio", "accuracy", "measured"):
+        assert ended.result[same] == undisturbed[same]
+    counted = stack.rows(
+        "SELECT request_id, COUNT(*) FROM measurements WHERE counted GROUP BY request_id"
+    )
+    assert counted
+    assert all(count == 1 for _, count in counted)
 
 
-def test_stack_started_again_shows_the_old_jobs_and_goes_on(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    with service(home) as stack:
-        add_inputs(stack, tmp_path)
-        job = stack.client.jobs.submit(job_spec())
-        stack.wait(job.id, partial(has_measured, 5))
-        note = json.loads((home / "up.json").read_text())
-    pids = [child["pid"] for child in note["children"].values()]
+def assert_all_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in pids)
-    with background(home, OPTIONS) as url, Client(url) as client:
-        assert job.id in {each.id for each in client.jobs.list()}
-        ended = Service(home, url, client).wait(job.id)
-        assert ended.state == "succeeded", ended.problem
 
 
 def alive(pid: int) -> bool:
