@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
@@ -50,6 +51,17 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _finite(kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        json.dumps(kwargs, allow_nan=False)
+    except ValueError:
+        raise ValueError("must hold finite numbers only, but does not") from None
+    return kwargs
+
+
+Kwargs = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
 class ModelSpec(_Spec):
     """A trained network: how to build it. Its weights come beside this document, as safetensors.
 
@@ -62,7 +74,7 @@ class ModelSpec(_Spec):
 
     name: Name
     architecture: str
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: Kwargs = {}
     input_shape: Shape
 
     @field_validator("architecture")
@@ -92,7 +104,7 @@ class DatasetSpec(_Spec):
     format: Literal["idx", "npz", "image_folder", "python"]
     path: str | None = None
     function: str | None = None
-    kwargs: dict[str, JsonValue] = {}
+    kwargs: Kwargs = {}
     num_classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     mean: PerChannel | None = None
     std: PositivePerChannel | None = None

@@ -68,7 +68,9 @@ class Measurer:
             )
 
         conditions = read_conditions(cores)
-        return replicates.take(run, settings, conditions, self._sentinel)
+        # The file's name stands for the model: an agent's is the digest, a LocalProbe has one.
+        name = f"{reference.name} {target.key}"
+        return replicates.take(run, settings, conditions, self._sentinel, reference=name)
 
     def _problem(self, target: Target) -> str:
         if target.runtime not in self._paths:

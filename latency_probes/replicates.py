@@ -20,31 +20,51 @@ from latency_probes.spawn import Timed
 Replicator = Callable[[int, float], Timed | MeasureError]
 
 _THROTTLED = 1.10
+_SLOW_REFERENCE = 1.07
 _COOL_DOWN_S = 0.5
-_MOST_REPEATS = 2
 _NOISY_IQR = 0.10
 _UNSTABLE_IQR = 0.25
 
 
 class Sentinel:
-    """The usual time of the sentinel workload: the median over the last replicates (0 while
-    unknown)."""
+    """The usual times of two workloads that never change while a device serves a job.
+
+    The sentinel is a small loop: it tells of throttling (baseline: the median over the last
+    replicates, 0 while unknown). The reference model is in every replicate: it tells of
+    neighbours that take caches or memory bandwidth, which a small loop does not feel, and which
+    cost every model about the same time, so that the ratio moves (baseline: near the fastest of
+    the last replicates, because such spells can be longer than the calm between them).
+    """
 
     def __init__(self) -> None:
         self._seen: deque[int] = deque(maxlen=31)
+        self._references: dict[str, deque[float]] = {}
 
     @property
     def baseline_ns(self) -> int:
         return round(median(self._seen)) if len(self._seen) >= 3 else 0
 
-    def note(self, replicate: Replicate) -> None:
+    def note(self, replicate: Replicate, reference: str = "") -> None:
+        """Remembers a replicate; `reference` names its reference model and how it was run."""
         if min(replicate.sentinel_ns) > 0:
             self._seen.append(min(replicate.sentinel_ns))
+        self._references.setdefault(reference, deque(maxlen=31)).append(_reference_ns(replicate))
 
     def excess(self, replicate: Replicate) -> float:
         """How many times its baseline the sentinel took, at worst."""
         baseline = self.baseline_ns
         return max(replicate.sentinel_ns) / baseline if baseline else 1.0
+
+    def is_disturbed(self, replicate: Replicate, reference: str = "") -> bool:
+        """Whether either workload took clearly longer than it usually does."""
+        seen = sorted(self._references.get(reference, ()))
+        usual = seen[len(seen) // 8] if len(seen) >= 3 else float("inf")
+        is_slow = _reference_ns(replicate) > _SLOW_REFERENCE * usual
+        return is_slow or self.excess(replicate) > _THROTTLED
+
+
+def _reference_ns(replicate: Replicate) -> float:
+    return median(chain.from_iterable(replicate.reference_ns))
 
 
 def take(
@@ -53,13 +73,15 @@ def take(
     conditions: Conditions,
     sentinel: Sentinel,
     *,
+    reference: str = "",
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measurement | MeasureError:
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
-    A replicate during which the sentinel was over 10 % slow is repeated after a pause, at most
-    twice. The first error ends the measurement and is its outcome.
+    A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
+    repeated after a pause, as often as there are replicates at most. The first error ends the
+    measurement and is its outcome.
     """
     deadline = clock() + settings.time_limit_s
     kept: list[Timed] = []
@@ -74,9 +96,9 @@ def take(
             if timed.kind == "timeout" and len(kept) >= 2:
                 break
             return timed
-        throttled = sentinel.excess(timed.replicate) > _THROTTLED
-        sentinel.note(timed.replicate)
-        if throttled and repeats < _MOST_REPEATS:
+        is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
+        sentinel.note(timed.replicate, reference)
+        if is_disturbed and repeats < settings.replicates:
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue

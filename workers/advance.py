@@ -6,7 +6,7 @@ import logging
 
 from sqlalchemy.exc import OperationalError
 
-from jobs.states import TERMINAL, JobState, TaskState
+from jobs.states import TERMINAL, DeviceState, JobState, TaskState
 from workers import snapshot as snapshots
 from workers.context import Context
 from workers.decision import Decision, apply
@@ -32,6 +32,11 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """The phase's decision; a job that was cancelled, or of which work failed, ends here."""
     if snapshot.job.cancel_requested:
         return Decision(to_state=JobState.CANCELLED)
+    if snapshot.device is not None and snapshot.device.state == DeviceState.REVOKED:
+        return Decision.fail(
+            "The device was revoked",
+            f"{snapshot.device.name}, which measured this job, was revoked; submit the job again",
+        )
     failed = [
         task
         for task in snapshot.tasks.values()

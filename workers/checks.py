@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from jobs.artifacts import weights_name
+from jobs.errors import ArtifactNotFound
 from jobs.repository import datasets, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import InputState, JobState
@@ -13,9 +16,10 @@ from workers.context import Context, Unit
 from workers.inspection import Inspection, inspect_in_child
 from workers.library import Library, dataset_source
 from workers.loaders.datasets import Source
-from workers.loaders.errors import LoadError
+from workers.loaders.errors import DatasetError, LoadError
 
 INSPECTION_TIME_LIMIT_S = 300.0
+PREVIEW_SHAPE = (3, 32, 32)  # image files may differ in size: a job scales them to its model
 log = logging.getLogger(__name__)
 
 
@@ -49,11 +53,16 @@ def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
     if dataset is None or dataset.state != InputState.CHECKING:
         return
     try:
-        source = dataset_source(context, dataset_id, DatasetSpec.model_validate(dataset.spec))
+        spec = DatasetSpec.model_validate(dataset.spec)
+        preview = PREVIEW_SHAPE if spec.format == "image_folder" else None
+        source = dataset_source(context, dataset_id, spec, image_shape=preview)
         info = describe(source)
-    except LoadError as error:
+    except (SQLAlchemyError, ArtifactNotFound):
+        raise
+    except Exception as error:
+        refused = error if isinstance(error, LoadError) else unreadable(error)
         with context.unit() as unit:
-            datasets.reject(unit.session, dataset_id, error.problem())
+            datasets.reject(unit.session, dataset_id, refused.problem())
             _wake_waiting_jobs(unit, dataset_id)
         return
     with context.unit() as unit:
@@ -61,12 +70,18 @@ def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
         _wake_waiting_jobs(unit, dataset_id)
 
 
+def unreadable(error: Exception) -> DatasetError:
+    """A reader's own error, which no check had foreseen, as a problem of the data set."""
+    return DatasetError(f"the data set cannot be read: {type(error).__name__}: {error}")
+
+
 def describe(source: Source) -> dict[str, Any]:
     """What the page shows of a data set."""
+    source.require("test")
     train = source.read("train")
     return {
         "train_images": len(train),
-        "image_shape": list(train.images.shape[1:]),
+        "image_shape": None if source.image_shape else list(train.images.shape[1:]),
         "classes": int(train.labels.max()) + 1,
     }
 

@@ -19,10 +19,6 @@ from workers.context import Context, Unit
 from workers.results import Blob
 from workers.snapshot import Snapshot
 
-# The purpose of the request for the dense model. The device that answers it measures the whole
-# job: ratios of different devices do not compare.
-DENSE = "dense"
-
 
 @dataclass(frozen=True)
 class NewTask:
@@ -85,13 +81,13 @@ def apply(context: Context, snapshot: Snapshot, decision: Decision) -> bool:
     """Writes a decision.
 
     Returns:
-        Whether the job changed its state, so that the next phase can decide at once.
+        Whether to look again at once: the job changed its state, or another worker was first.
     """
     try:
         with context.unit() as unit:
             _write(unit, snapshot, decision)
     except _Void:
-        return False
+        return True
     return decision.to_state is not None
 
 
@@ -101,6 +97,8 @@ class _Void(Exception):
 
 def _write(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
     job_id = snapshot.job.id
+    if not jobs.is_in(unit.session, job_id, snapshot.job.state):
+        raise _Void
     if not (_save(unit, snapshot, decision) and _move(unit, snapshot, decision)):
         raise _Void
     if decision.waiting_for is not None:
@@ -135,15 +133,13 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
         result=decision.result, problem=decision.problem,
     )  # fmt: skip
     if moved and to_state in TERMINAL:
-        for request in snapshot.requests.values():
-            requests.abandon(unit.session, request.id)
+        requests.abandon(unit.session, job.id)
     return moved
 
 
 def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
     session, job_id, target = unit.session, snapshot.job.id, snapshot.spec.target
-    dense = snapshot.measurement(DENSE)
-    selector = target.device if dense is None else f"id:{dense.device_id}"
+    selector = target.device if snapshot.device is None else f"id:{snapshot.device.id}"
     for new in decision.tasks:
         if new.key not in snapshot.tasks:
             task = tasks.add(session, job_id, new.kind, new.key, new.payload)

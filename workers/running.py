@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from jobs.states import TERMINAL
 from jobs.tables import Task
 from workers import snapshot as snapshots
 from workers.context import Context
+from workers.leasing import renewed
 from workers.library import Library
 from workers.tasks import HANDLERS
 from workers.work import Again, Done, Handler, Work
@@ -48,7 +50,9 @@ def run_task(
 def _run(handler: Handler, work: Work, task: Task) -> None:
     context = work.context
     try:
-        outcome = handler(work)
+        with renewed(context, task):
+            outcome = handler(work)
+        check_storable(outcome)
     except OperationalError:
         raise
     except Exception as error:
@@ -65,6 +69,18 @@ def _run(handler: Handler, work: Work, task: Task) -> None:
             tasks.finish(unit.session, task.id, task.attempt, outcome.result)
         if tasks.open_count(unit.session, task.job_id) % ADVANCE_EVERY in (0, 1):
             unit.send("advance", task.job_id)
+
+
+def check_storable(outcome: Done | Again) -> None:
+    """Raises ArithmeticError if the outcome holds a number that no JSON column can."""
+    document = outcome.payload if isinstance(outcome, Again) else outcome.result
+    try:
+        json.dumps(document, allow_nan=False)
+    except ValueError:
+        raise ArithmeticError(
+            "its result must hold finite numbers, but does not: the training diverged; "
+            "lower finetune.learning_rate"
+        ) from None
 
 
 def _fail(context: Context, task: Task, error: str) -> None:

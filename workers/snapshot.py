@@ -9,10 +9,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from jobs.repository import datasets, jobs, measurements, models, requests, tasks
+from jobs.repository import datasets, devices, jobs, measurements, models, requests, tasks
 from jobs.spec import JobSpec
 from jobs.states import RequestState, TaskState
-from jobs.tables import Dataset, Job, Measurement, Model, Request, Task
+from jobs.tables import Dataset, Device, Job, Measurement, Model, Request, Task
+
+# The purpose of the request for the dense model. The device that answers it measures the whole
+# job: ratios of different devices do not compare.
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Snapshot:
         tasks: By key.
         requests: By purpose.
         found: Counted measurements by id.
+        device: The one that measured the dense model, and measures everything after it.
         search_state: What the searching phase saved last.
     """
 
@@ -33,6 +38,7 @@ class Snapshot:
     tasks: Mapping[str, Task]
     requests: Mapping[str, Request]
     found: Mapping[str, Measurement]
+    device: Device | None
     search_state: dict[str, Any] | None
 
     def result(self, key: str) -> dict[str, Any] | None:
@@ -67,13 +73,17 @@ def take(session: Session, job_id: str) -> Snapshot | None:
     model, dataset = models.find(session, job.model_id), datasets.find(session, job.dataset_id)
     if model is None or dataset is None:
         raise LookupError(f"{job_id} must have its model and data set, but one is gone")
+    asked = {request.purpose: request for request in requests.for_job(session, job_id)}
+    found = {row.id: row for row in measurements.for_job(session, job_id)}
+    dense = found.get((asked[DENSE].measurement_id or "") if DENSE in asked else "")
     return Snapshot(
         job=job,
         spec=JobSpec.model_validate(job.spec),
         model=model,
         dataset=dataset,
         tasks={task.key: task for task in tasks.for_job(session, job_id)},
-        requests={request.purpose: request for request in requests.for_job(session, job_id)},
-        found={row.id: row for row in measurements.for_job(session, job_id)},
+        requests=asked,
+        found=found,
+        device=None if dense is None else devices.find(session, dense.device_id),
         search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
     )

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ class ChildSpec:
         environment: Variables on top of the supervisor's own.
         cores: Cores it is kept to; empty means any.
         outlives_parent: Whether it may go on when the supervisor is killed.
+        renew: Makes the specification anew before a restart; None keeps it.
         stop_s: Patience between SIGTERM and SIGKILL; half-way a second SIGTERM says "at once".
     """
 
@@ -40,6 +41,7 @@ class ChildSpec:
     cores: tuple[int, ...] = ()
     outlives_parent: bool = False
     stop_s: float = 3.0
+    renew: "Callable[[], ChildSpec] | None" = None
 
 
 class Child:

@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.states import DeviceState
 from latency_probes.agent import credentials
 
+TOKEN_VARIABLE = "SECATEUR_TOKEN"  # read by latency_probes.agent
 TOKEN_LIFE = timedelta(minutes=10)
 DEFAULT_RUNTIMES = ("onnxruntime",)
 
@@ -37,12 +38,9 @@ def probe_command(
         broker: Address of the embedded broker without any secret, as its port may change
             between runs; None leaves what the agent was told when it enrolled.
     """
-    name = "-".join(("local", *(r for r in config.probe_runtimes if r not in DEFAULT_RUNTIMES)))
-    state = home.root / "probe" / name
-    command = ["-m", "latency_probes.agent", "--server", url, "--name", name]
-    command += ["--state-dir", str(state), "--runtimes", ",".join(config.probe_runtimes)]
-    if token := token_if_needed(state):
-        command += ["--token", token]
+    command = ["-m", "latency_probes.agent", "--server", url, "--name", probe_name(config)]
+    state = str(state_folder(config, home))
+    command += ["--state-dir", state, "--runtimes", ",".join(config.probe_runtimes)]
     if broker is not None:
         command += ["--redis-url", broker]
     if cores:
@@ -50,6 +48,22 @@ def probe_command(
     if config.replay is not None:
         command += ["--replay", str(config.replay)]
     return tuple(command)
+
+
+def probe_environment(config: StackConfig, home: Home) -> dict[str, str]:
+    """The variables of the agent: an enrolment token, made anew for every start that needs one."""
+    token = token_if_needed(state_folder(config, home))
+    return {} if token is None else {TOKEN_VARIABLE: token}
+
+
+def state_folder(config: StackConfig, home: Home) -> Path:
+    """Where the agent keeps its credentials, cache and spool."""
+    return home.root / "probe" / probe_name(config)
+
+
+def probe_name(config: StackConfig) -> str:
+    """The name under which the agent enrols."""
+    return "-".join(("local", *(r for r in config.probe_runtimes if r not in DEFAULT_RUNTIMES)))
 
 
 def token_if_needed(state: Path) -> str | None:

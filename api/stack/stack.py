@@ -28,7 +28,7 @@ from api.stack.cores import (
 )
 from api.stack.errors import BrokerUnavailable, DatabaseUnavailable, NotReady, PortInUse
 from api.stack.home import Home
-from api.stack.probe import probe_command
+from api.stack.probe import probe_command, probe_environment
 from api.stack.supervisor import Supervisor
 
 STOP_ORDER = ("probe", "worker", "collector", "api", "valkey")
@@ -180,7 +180,13 @@ class Stack:
     def _start_probe(self, url: str) -> None:
         cores = self._cores.probe
         command = probe_command(self._config, self._home, url, cores=cores, broker=self._broker)
-        self._supervisor.start(replace(self._python("probe", *command), cores=cores))
+        spec = replace(self._python("probe", *command), cores=cores)
+
+        def fresh() -> ChildSpec:
+            more = probe_environment(self._config, self._home)
+            return replace(spec, environment={**spec.environment, **more}, renew=fresh)
+
+        self._supervisor.start(fresh())
 
     def _python(self, name: str, *arguments: str) -> ChildSpec:
         threads = str(threads_per_worker(self._cores, self._workers))

@@ -97,6 +97,7 @@ class Supervisor:
 
     def _start_again(self, seat: _Seat) -> None:
         if time.monotonic() >= seat.due_s:
+            seat.spec = seat.spec.renew() if seat.spec.renew is not None else seat.spec
             seat.child = Child(seat.spec)
             self._changed(self.running())
 

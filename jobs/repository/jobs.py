@@ -49,6 +49,12 @@ def find(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id, populate_existing=True)
 
 
+def is_in(session: Session, job_id: str, state: JobState) -> bool:
+    """Whether the job is in this state and stays in it until the transaction ends."""
+    statement = select(Job.id).where(Job.id == job_id, Job.state == state).with_for_update()
+    return session.scalar(statement) is not None
+
+
 def page(
     session: Session, *, after: str | None = None, limit: int = 50, state: JobState | None = None
 ) -> Page[Job]:

@@ -2,8 +2,9 @@
 that lease alone.
 
     pending ──assign──> dispatched ──complete──> done | failed
-       ^                    │
-       └─────release────────┘   (the lease is over, or the device is gone)
+       ^                    │               │
+       ├─────release────────┘               │   (the lease is over, or the device is gone)
+       └─────reopen─────────────────────────┘   (the answer is worth another try)
     and `reopen` from failed to pending, where another try may help.
 """
 
@@ -60,13 +61,12 @@ def find(session: Session, request_id: str) -> Request | None:
     return session.get(Request, request_id, populate_existing=True)
 
 
-def pending(session: Session, limit: int = 100) -> Sequence[Request]:
+def pending(session: Session) -> Sequence[Request]:
     """Requests that no device has, oldest first."""
     statement = (
         select(Request)
         .where(Request.state == RequestState.PENDING)
         .order_by(Request.created_at, Request.id)
-        .limit(limit)
     )
     return session.scalars(statement).all()
 
@@ -145,17 +145,21 @@ def release(session: Session, request_id: str, attempt: int) -> bool:
 
 
 def reopen(session: Session, request_id: str) -> bool:
-    """Asks again for what failed: pending, to be assigned anew. False: it has not failed."""
-    where = (Request.id == request_id, Request.state == RequestState.FAILED)
+    """Asks again for what has been answered: pending, to be assigned anew; the answer is kept and
+    counts no more. False: it has not been answered.
+    """
+    answered = (RequestState.FAILED, RequestState.DONE)
+    where = (Request.id == request_id, Request.state.in_(answered))
+    answers = (Measurement.request_id == request_id, Measurement.counted)
+    session.execute(update(Measurement).where(*answers).values(counted=False))
     values = {"state": RequestState.PENDING, "lease_token": None, "measurement_id": None}
     return _changed(session, where, values)
 
 
-def abandon(session: Session, request_id: str) -> bool:
-    """Ends a request without a measurement, because its job needs it no more or no device can do
-    it."""
+def abandon(session: Session, job_id: str) -> bool:
+    """Ends the open requests of a job that needs them no more. False: it had none."""
     where = (
-        Request.id == request_id,
+        Request.job_id == job_id,
         Request.state.in_((RequestState.PENDING, RequestState.DISPATCHED)),
     )
     values = {"state": RequestState.FAILED, "lease_token": None, "lease_until": None}

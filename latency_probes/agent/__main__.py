@@ -67,10 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+TOKEN_VARIABLE = "SECATEUR_TOKEN"  # so that it need not be on the command line
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m latency_probes.agent", description=__doc__)
     parser.add_argument("--server", required=True, help="the API's address, as http://host:port")
-    parser.add_argument("--token", help="one-off enrolment token; needed at the first start only")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE),
+        help=f"one-off enrolment token, for the first start only (default: ${TOKEN_VARIABLE})",
+    )
     parser.add_argument("--name", default="device", help="how the device is called")
     parser.add_argument("--state-dir", type=Path, required=True, help="credentials, spool, cache")
     parser.add_argument(

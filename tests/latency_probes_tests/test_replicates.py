@@ -124,7 +124,7 @@ def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
     assert len(found.replicates) == 3
     assert found.verdict == "throttled"
     assert found.reasons == ("the sentinel was slow in 3 replicates",)
-    assert len(device.pauses) == 2
+    assert len(device.pauses) == 3
 
 
 def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
@@ -153,3 +153,22 @@ def test_models_that_do_not_settle_are_unstable() -> None:
     found = _measured(FakeDevice(restless, restless, replicate()).take(Settings()))
     assert found.verdict == "unstable"
     assert found.reasons == ("2 of 3 replicates did not settle",)
+
+
+def _with_reference(ns: int) -> Replicate:
+    return replicate().model_copy(update={"reference_ns": ((ns,),)})
+
+
+def test_replicate_with_a_slow_reference_is_disturbed_even_if_such_spells_are_long() -> None:
+    sentinel = Sentinel()
+    for ns in (1000, 1010, 1400, 1400, 1400, 1400, 1400, 1400):
+        sentinel.note(_with_reference(ns), "dense")
+    assert sentinel.is_disturbed(_with_reference(1100), "dense")
+    assert not sentinel.is_disturbed(_with_reference(1060), "dense")
+
+
+def test_references_of_other_models_are_not_compared() -> None:
+    sentinel = Sentinel()
+    for _ in range(5):
+        sentinel.note(_with_reference(1000), "dense")
+    assert not sentinel.is_disturbed(_with_reference(5000), "another")

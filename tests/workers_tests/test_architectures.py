@@ -146,3 +146,9 @@ def test_transformers_class_is_built_from_its_configuration(
     for name in ("tokenize", "Bart"):
         with pytest.raises(ArchitectureError, match=f"has no model class '{name}'"):
             build(f"transformers:{name}", {}, allow=[])
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "weights"])
+def test_arguments_that_would_load_weights_from_elsewhere_are_refused(name: str) -> None:
+    with pytest.raises(ArchitectureError, match=f"kwargs must not hold {name}"):
+        build("timm:resnet18", {name: "/somewhere"}, allow=())

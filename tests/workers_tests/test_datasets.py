@@ -249,3 +249,20 @@ def test_slice_stops_at_the_last_image() -> None:
     inputs, labels = images.slice(3, 100)
     assert labels.tolist() == [3, 4]
     assert len(inputs) == 2
+
+
+def test_std_alone_divides() -> None:
+    images = Images(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1), (), (0.5,))
+    assert images.batch(torch.tensor([0])).unique().tolist() == [2.0]
+
+
+def test_missing_test_split_is_noticed_without_reading_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "half.npz", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.arange(4))
+    (tmp_path / "folder" / "train").mkdir(parents=True)
+    for source in (
+        Source("npz", str(tmp_path / "half.npz")),
+        Source("image_folder", str(tmp_path / "folder")),
+        Source("idx", str(tmp_path)),
+    ):
+        with pytest.raises(DatasetError, match="must hold"):
+            source.require("test")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -174,3 +176,28 @@ def test_finetuning_in_slices_gives_the_same_bits_as_in_one_go(
     assert slices >= 2
     assert outcome.result == whole.result
     assert store.get(outcome.result["weights"]) == wanted
+
+
+def test_lease_of_a_long_task_is_renewed_while_it_runs(bench: Bench, job_id: str) -> None:
+    task_id = add_task(bench, job_id)
+    bench.settings = bench.settings.model_copy(update={"task_lease_s": 0.3})
+    context = replace(bench.context, settings=bench.settings)
+    seen = []
+
+    def slow(work: Work) -> Done:
+        for _ in range(2):
+            time.sleep(0.3)
+            with work.context.read() as session:
+                seen.append(tasks.expired(session, work.context.clock()))
+        return Done({"loss": 1.0})
+
+    run_task(context, Library(context), task_id, handlers={"score": slow})
+    assert seen == [[], []]
+
+
+def test_result_that_json_cannot_hold_fails_the_task_with_advice(
+    bench: Bench, job_id: str
+) -> None:
+    task = run(bench, add_task(bench, job_id), lambda work: Done({"loss": float("nan")}))
+    assert task.state == TaskState.FAILED
+    assert "learning_rate" in (task.error or "")

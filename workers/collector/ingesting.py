@@ -10,12 +10,21 @@ from sqlalchemy.exc import OperationalError
 from jobs.findings import finding_of
 from jobs.repository import devices, requests
 from jobs.states import DeviceState
-from latency_probes.messages import Heartbeat, MeasureResult, MessageError, parse_report
+from latency_probes.messages import (
+    Heartbeat,
+    MeasureError,
+    MeasureResult,
+    MessageError,
+    parse_report,
+)
 from workers.collector.streams import Entry
 from workers.context import Unit
 
 # Rounds go on when their last answer is in; the answers between only move the progress on.
 ADVANCE_EVERY = 4
+# Errors that may not come again: what was killed for its neighbours' sake is measured once more.
+TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
+MAX_ATTEMPTS = 3
 log = logging.getLogger(__name__)
 
 
@@ -56,5 +65,18 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
         finding=finding_of(result.outcome),
         now=now,
     )
+    if counted and is_worth_another_try(result):
+        requests.reopen(unit.session, request.id)
     if counted and requests.open_count(unit.session, request.job_id) % ADVANCE_EVERY == 0:
         unit.send("advance", request.job_id)
+
+
+def is_worth_another_try(result: MeasureResult) -> bool:
+    """Whether the device failed, or was too disturbed for a strict measurement, in a way that may
+    not come again, and that has not come too often."""
+    outcome = result.outcome
+    if isinstance(outcome, MeasureError):
+        is_transient = outcome.kind in TRANSIENT
+    else:
+        is_transient = outcome.kind == "strict" and outcome.verdict != "ok"
+    return is_transient and result.attempt < MAX_ATTEMPTS

@@ -82,11 +82,19 @@ class Streams:
         stream = keys.requests_stream(device_id)
         if stream_id is None or not self._redis.xrange(stream, stream_id, stream_id):
             return False
-        groups = [_text(group["name"]) for group in self._redis.xinfo_groups(stream)]
-        if keys.GROUP not in groups:
+        delivered = {
+            _text(group["name"]): _text(group["last-delivered-id"])
+            for group in self._redis.xinfo_groups(stream)
+        }
+        if keys.GROUP not in delivered or _order(stream_id) > _order(delivered[keys.GROUP]):
             return True
         held = self._redis.xpending_range(stream, keys.GROUP, stream_id, stream_id, 1)
-        return not held or held[0]["time_since_delivered"] < lease_s * 1000
+        return bool(held) and held[0]["time_since_delivered"] < lease_s * 1000
+
+    def forget(self, device_id: str, stream_id: str | None) -> None:
+        """Removes a request that has been answered or taken back."""
+        if stream_id is not None:
+            self._redis.xdel(keys.requests_stream(device_id), stream_id)
 
 
 def _pairs(found: Any) -> Iterable[tuple[Any, Any]]:
@@ -101,6 +109,12 @@ def _pairs(found: Any) -> Iterable[tuple[Any, Any]]:
 def _field(fields: dict[Any, Any]) -> str:
     value = fields.get(keys.FIELD.encode(), fields.get(keys.FIELD, ""))
     return _text(value)
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    """The id as numbers: its text does not sort."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number or 0)
 
 
 def _text(value: bytes | str) -> str:

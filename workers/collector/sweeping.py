@@ -12,6 +12,7 @@ from workers.context import Context
 
 SILENT_S = 20.0
 STALE_S = 15.0
+CHECK_S = 60.0  # a check sent again while it runs costs a worker, so this is longer
 
 
 def sweep(context: Context, streams: Streams) -> None:
@@ -34,6 +35,8 @@ def reassign(context: Context, streams: Streams) -> None:
         present = {device.id for device in devices.present(session)}
     for request in expired:
         held = is_held(streams, request, present)
+        if not held and request.device_id is not None:
+            streams.forget(request.device_id, request.stream_id)
         with context.unit() as unit:
             if held:
                 requests.renew(unit.session, request.id, request.attempt, context.clock(), LEASE_S)
@@ -60,9 +63,12 @@ def resend(context: Context) -> None:
         for job in jobs.live(unit.session):
             if job.updated_at < before or job.cancel_requested or job.stop_requested:
                 unit.send("advance", job.id)
+        overdue = now - timedelta(seconds=CHECK_S)
         for model in models.unchecked(unit.session):
-            if model.updated_at < before:
+            if model.updated_at < overdue:
+                model.updated_at = now
                 unit.send("check_model", model.id)
         for dataset in datasets.unchecked(unit.session):
-            if dataset.updated_at < before:
+            if dataset.updated_at < overdue:
+                dataset.updated_at = now
                 unit.send("check_dataset", dataset.id)

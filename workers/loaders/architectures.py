@@ -38,6 +38,10 @@ def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str
             f"{architecture!r} is not on this server's allow-list; "
             f"the operator adds it with `secateur up --allow {architecture}`"
         )
+    if scheme != "python" and (refused := sorted(LOADING & kwargs.keys())):
+        raise ArchitectureError(
+            f"kwargs must not hold {', '.join(refused)}: weights come as safetensors alone"
+        )
     try:
         model = BUILDERS[scheme](name, dict(kwargs))
     except ArchitectureError:
@@ -103,6 +107,19 @@ def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
         raise ArchitectureError(f"transformers has no model class {name!r}")
     return model_class(model_class.config_class(**kwargs))
 
+
+# Arguments by which a library would load weights from elsewhere, some of them as pickles.
+LOADING = {
+    "backbone",
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "use_pretrained_backbone",
+    "weights",
+    "weights_backbone",
+}
 
 TORCHVISION_OPERATORS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

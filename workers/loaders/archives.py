@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MAX_FILES = 2_000_000
 
 
 def unpack(archive: Path, target: Path) -> Path:
-    """Unpacks a .zip or .tar(.gz, .bz2, .xz) into `target`, anew if it was cut off before.
+    """Unpacks a .zip or .tar(.gz, .bz2, .xz) into `target`, which appears whole or not at all.
 
     Returns:
         The folder that holds the data: `target`, or its only folder.
@@ -23,17 +24,17 @@ def unpack(archive: Path, target: Path) -> Path:
     Raises:
         DatasetError: Not an archive, truncated, or with entries that are refused.
     """
-    finished = target / ".unpacked"
-    if not finished.exists():
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
         try:
-            _extract(archive, target)
+            _extract(archive, part)
+            part.rename(target)
         except Exception as error:  # damaged and encrypted archives raise nearly anything
-            shutil.rmtree(target, ignore_errors=True)
-            raise DatasetError(f"the archive cannot be unpacked: {error}") from error
-        finished.touch()
-    inner = [path for path in target.iterdir() if path.name != ".unpacked"]
+            shutil.rmtree(part, ignore_errors=True)
+            if not target.exists():  # else another worker was first
+                raise DatasetError(f"the archive cannot be unpacked: {error}") from error
+    inner = list(target.iterdir())
     return inner[0] if len(inner) == 1 and inner[0].is_dir() and _wraps(inner[0]) else target
 
 

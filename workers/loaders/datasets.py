@@ -48,8 +48,8 @@ class Images:
         """Those images as the network takes them: float32, [0, 1] from uint8, normalised."""
         pixels = self.images[index]
         values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-        if self.mean:
-            shift = torch.tensor(self.mean).view(1, -1, 1, 1)
+        if self.mean or self.std:
+            shift = torch.tensor(self.mean or (0.0,)).view(1, -1, 1, 1)
             values = (values - shift) / torch.tensor(self.std or (1.0,)).view(1, -1, 1, 1)
         return values
 
@@ -100,6 +100,16 @@ class Source:
             ) from error
         return self._checked(_channels_first(np.asarray(images)), np.asarray(labels), split)
 
+    def require(self, split: SplitName) -> None:
+        """Raises DatasetError unless the split is there; reads names only, no image."""
+        if self.format == "idx":
+            for kind in ("images-idx3", "labels-idx1"):
+                _idx_path(Path(self.path), f"{IDX_PREFIX[split]}-{kind}-ubyte")
+        elif self.format == "npz":
+            _npz_names(self, split)
+        elif self.format == "image_folder":
+            _split_folder(Path(self.path), split)
+
     def _checked(self, images: NDArray[Any], labels: NDArray[Any], split: str) -> Images:
         if len(images) == 0:
             raise DatasetError(f"{self.path}: the {split} split holds no images")
@@ -148,11 +158,8 @@ def _read_idx(source: Source, split: SplitName) -> Arrays:
 
 def _idx(folder: Path, name: str, *, dimensions: int) -> NDArray[Any]:
     """One IDX file (LeCun et al., the MNIST database), gzipped or not."""
-    packed = folder / f"{name}.gz"
-    path = packed if packed.exists() else folder / name
-    if not path.exists():
-        raise DatasetError(f"{folder} must hold {name} or {name}.gz, but has neither")
-    raw = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
+    path = _idx_path(folder, name)
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if len(raw) < 4 + 4 * dimensions or raw[:4] != bytes([0, 0, 8, dimensions]):
         raise DatasetError(f"{path} is not an IDX file of {dimensions} dimensions of bytes")
     shape = np.frombuffer(raw, ">i4", count=dimensions, offset=4)
@@ -162,15 +169,29 @@ def _idx(folder: Path, name: str, *, dimensions: int) -> NDArray[Any]:
     return body.reshape(shape)
 
 
+def _idx_path(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.exists():
+            return path
+    raise DatasetError(f"{folder} must hold {name} or {name}.gz, but has neither")
+
+
 def _read_npz(source: Source, split: SplitName) -> Arrays:
+    images, labels = _npz_names(source, split)
     with Path(source.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        names = (f"x_{split}", f"y_{split}")
+        return archive[images], archive[labels]
+
+
+def _npz_names(source: Source, split: SplitName) -> tuple[str, str]:
+    """The names of the split's arrays, which are there."""
+    names = (f"x_{split}", f"y_{split}")
+    with Path(source.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
         missing = [name for name in names if name not in archive]
-        if missing:
-            raise DatasetError(
-                f"{source.path} must hold x_train, y_train, x_test and y_test; {missing} missing"
-            )
-        return archive[names[0]], archive[names[1]]
+    if missing:
+        raise DatasetError(
+            f"{source.path} must hold x_train, y_train, x_test and y_test; {missing} missing"
+        )
+    return names
 
 
 def _read_image_folder(source: Source, split: SplitName) -> Arrays:

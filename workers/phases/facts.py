@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobs.tables import Measurement
-from workers.decision import DENSE
 from workers.results import Chosen, Finetuned, Packaged, Prepared
-from workers.snapshot import Snapshot
+from workers.snapshot import DENSE, Snapshot
 
 PREPARE = "prepare"
 PACKAGE_DENSE = "package:dense"

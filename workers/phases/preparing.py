@@ -9,14 +9,14 @@ from jobs.tables import Measurement
 from latency_probes.messages import Settings
 from search.sensitivity import RATIOS
 from workers.context import Context
-from workers.decision import DENSE, Decision, NewRequest, NewTask
+from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
 from workers.phases import unpruned
 from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
 from workers.phases.scouting import scout
 from workers.progress import progress
 from workers.results import Prepared
-from workers.snapshot import Snapshot
+from workers.snapshot import DENSE, Snapshot
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:

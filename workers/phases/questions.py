@@ -88,7 +88,8 @@ class Questions:
             return None
         if task.result is None:
             return Failed("score", task.error or "it could not be scored")
-        return Scored(float(task.result["loss"]))
+        loss = task.result["loss"]
+        return Failed("score", "its loss is not finite") if loss is None else Scored(float(loss))
 
     def _cached(self, blob: Blob) -> Measurement | None:
         with self._context.read() as session:

@@ -74,7 +74,10 @@ def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
     rises = {}
     for group in prepared_result(snapshot).groups:
         found = snapshot.results(sensitivity_key(group, ratio) for ratio in RATIOS)
-        rises[group] = tuple(float(result["rise"]) for result in found or ())
+        rises[group] = tuple(
+            float("inf") if result["rise"] is None else float(result["rise"])
+            for result in found or ()
+        )
     return Sensitivity(ratios=RATIOS, rises=rises)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from search.plan import Plan
 from search.sensitivity import sensitivity_plan
 from workers.phases.facts import prepared_result
@@ -11,7 +13,7 @@ from workers.work import Done, Work
 
 def score(work: Work) -> Done:
     """{"loss"}: of the plan in the payload, after batch norm recalibration."""
-    return Done({"loss": calibration_loss(work, Plan.from_document(work.payload["plan"]))})
+    return Done({"loss": finite(calibration_loss(work, Plan.from_document(work.payload["plan"])))})
 
 
 def sensitivity(work: Work) -> Done:
@@ -19,4 +21,9 @@ def sensitivity(work: Work) -> Done:
     prepared = prepared_result(work.snapshot)
     scores = work.library.scores(prepared.scores)
     plan = sensitivity_plan(work.graph, scores, work.payload["group"], work.payload["ratio"])
-    return Done({"rise": calibration_loss(work, plan) - prepared.calibration_loss})
+    return Done({"rise": finite(calibration_loss(work, plan) - prepared.calibration_loss)})
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is infinite or none at all, which JSON cannot hold."""
+    return value if math.isfinite(value) else None

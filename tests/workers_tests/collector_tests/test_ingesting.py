@@ -7,7 +7,7 @@ from jobs.states import DeviceState, RequestState
 from latency_probes.messages import MeasureError
 from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
 from workers.collector.dispatching import dispatch
-from workers.collector.ingesting import ingest
+from workers.collector.ingesting import MAX_ATTEMPTS, ingest
 from workers.collector.streams import Entry
 
 
@@ -121,3 +121,18 @@ def test_heartbeat_says_that_the_device_lives_and_what_it_does(yard: Yard) -> No
     take_in(yard, device_id, heartbeat("busy"))
     device = yard.look_at_device(device_id)
     assert (device.state, device.last_seen) == (DeviceState.BUSY, yard.bench.now)
+
+
+def test_error_that_may_not_come_again_is_measured_once_more_but_not_for_ever(yard: Yard) -> None:
+    device_id, request_id = yard.device(), yard.request("one")
+    crash = MeasureError(kind="crashed", message="killed")
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        dispatch(yard.context, yard.streams)
+        asked = yard.look_at(request_id)
+        assert asked.attempt == attempt
+        take_in(yard, device_id, text_of(asked, crash))
+    ended = yard.look_at(request_id)
+    assert ended.state == RequestState.FAILED
+    with yard.context.read() as session:
+        counted = measurements.for_job(session, yard.job_id)
+    assert [row.id for row in counted] == [ended.measurement_id]

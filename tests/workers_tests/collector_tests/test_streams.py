@@ -11,6 +11,7 @@ from latency_probes import keys
 from tests.latency_probes_tests import measurements
 from tests.latency_probes_tests.valkey import PASSWORD, ValkeyProcess
 from tests.workers_tests.collector_tests.yard import Yard
+from workers.collector.dispatching import dispatch
 from workers.collector.streams import Entry, Streams
 
 SECRET = "s" * 32
@@ -114,3 +115,21 @@ def test_entry_that_is_gone_or_was_never_sent_is_not_held(yard: Yard) -> None:
     yard.redis.xdel(keys.requests_stream("dev_g"), stream_id)
     assert not yard.streams.is_held("dev_g", stream_id, 30.0)
     assert not yard.streams.is_held("dev_g", None, 30.0)
+
+
+def test_request_that_was_acknowledged_without_a_counted_result_is_not_held(yard: Yard) -> None:
+    device_id, stream_id = yard.device(), None
+    request_id = yard.request("one")
+    dispatch(yard.context, yard.streams)
+    stream_id = yard.look_at(request_id).stream_id
+    yard.claim(device_id)
+    assert yard.streams.is_held(device_id, stream_id, 30.0)
+    yard.redis.xack(keys.requests_stream(device_id), keys.GROUP, stream_id)
+    assert not yard.streams.is_held(device_id, stream_id, 30.0)
+
+
+def test_forgotten_request_is_no_longer_in_the_stream(yard: Yard) -> None:
+    device_id, request_id = yard.device(), yard.request("one")
+    dispatch(yard.context, yard.streams)
+    yard.streams.forget(device_id, yard.look_at(request_id).stream_id)
+    assert yard.received(device_id) == []
