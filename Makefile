@@ -23,7 +23,7 @@ demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.6) of its measured late
 
 test: $(VENV)/installed ## Run every test with branch coverage, linters, types and import contracts included
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 3 --dist loadgroup --durations=15
+	$(BIN)/coverage run -m pytest -q -n 2 --durations=15
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --fail-under=90
 

@@ -104,8 +104,6 @@ logits = model(safetensors.torch.load_file("inputs.safetensors")["x"])
 safetensors.torch.save_file({{"y": logits.detach()}}, "logits.safetensors")
 """
 
-pytestmark = pytest.mark.xdist_group("e2e")  # they share one stack
-
 
 def test_the_five_lines_of_the_report_load_the_model(files: Path, tmp_path: Path) -> None:
     for name in ("plan.json", "model.safetensors"):

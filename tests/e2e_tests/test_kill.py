@@ -14,8 +14,6 @@ from api.routes.views import JobView
 from api.stack.background import background
 from tests.e2e_tests.service import OPTIONS, Service, add_inputs, job_spec, service
 
-pytestmark = pytest.mark.xdist_group("e2e")  # they share one stack
-
 
 def has_measured(count: int, job: JobView) -> bool:
     return int((job.progress or {}).get("measured", 0)) >= count

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 from tests.e2e_tests.service import Service, job_spec
-
-pytestmark = pytest.mark.xdist_group("e2e")  # they share one stack
 
 
 def test_budget_above_the_dense_latency_succeeds_unpruned(running: Service) -> None:
