@@ -102,7 +102,7 @@ def resume(device_id: str, edge: Writing, caller: Keeper) -> DeviceView:
 
 @router.post("/{device_id}/revoke")
 def revoke(device_id: str, edge: Writing, caller: Keeper) -> DeviceView:
-    """Shut the device out for good; its requests go to other devices."""
+    """Shut the device out for good; a job that it was measuring fails and says so."""
     view(edge.session, device_id)
     devices.revoke(edge.session, device_id)
     return view(edge.session, device_id)
