@@ -2,7 +2,9 @@
 here does.
 
     queued ─> preparing ─> searching ─> finetuning ─> verifying ─> succeeded | infeasible
-                  │             ├──────────────────────^ (nothing to fine-tune)
+                  │             │  ^                       │
+                  │             │  └───────────────────────┤ (all finalists miss the budget)
+                  │             ├──────────────────────────^ (no other finalist is left)
                   │             └─> infeasible
                   └─> succeeded (the budget is above the dense latency)
     and from each of the five live states to failed and to cancelled.
@@ -64,7 +66,7 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.PREPARING: _ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED},
     JobState.SEARCHING: _ALWAYS | {JobState.FINETUNING, JobState.VERIFYING, JobState.INFEASIBLE},
     JobState.FINETUNING: _ALWAYS | {JobState.VERIFYING},
-    JobState.VERIFYING: _ALWAYS | {JobState.SUCCEEDED, JobState.INFEASIBLE},
+    JobState.VERIFYING: _ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED, JobState.INFEASIBLE},
     JobState.SUCCEEDED: frozenset(),
     JobState.INFEASIBLE: frozenset(),
     JobState.FAILED: frozenset(),

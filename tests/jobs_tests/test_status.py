@@ -17,15 +17,21 @@ PREPARING, QUEUED = JobState.PREPARING, JobState.QUEUED
 
 
 @given(st.lists(st.integers(0, 8), min_size=12, max_size=12))
-def test_every_walk_through_the_table_ends_after_at_most_five_steps(choices: list[int]) -> None:
-    state, steps = QUEUED, 0
+def test_every_walk_that_never_goes_back_ends_after_at_most_five_steps(choices: list[int]) -> None:
+    state, steps, order = QUEUED, 0, list(JobState)
     for choice in choices:
-        ways = sorted(ALLOWED[state])
+        ways = sorted(way for way in ALLOWED[state] if order.index(way) > order.index(state))
         if not ways:
             break
         state, steps = ways[choice % len(ways)], steps + 1
     assert state in TERMINAL
     assert steps <= 5
+
+
+def test_only_verifying_goes_back() -> None:
+    order = list(JobState)
+    back = {(a, b) for a in ALLOWED for b in ALLOWED[a] if order.index(b) < order.index(a)}
+    assert back == {(JobState.VERIFYING, JobState.SEARCHING)}
 
 
 def test_every_live_state_can_fail_and_be_cancelled() -> None:

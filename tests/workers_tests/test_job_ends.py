@@ -6,12 +6,17 @@ import pytest
 
 from jobs import status
 from jobs.artifacts import job_file_name
+from jobs.repository import events
 from jobs.states import RequestState, TaskState
 from latency_probes.messages import MeasureError
+from latency_probes.runtimes.replay import synthetic_latency_ns
 from latency_probes.samples import Measurement
 from tests.workers_tests.rows import measured
-from tests.workers_tests.workshop import Finished, Question, Workshop, staircase
-from workers.phases.facts import finalists
+from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
+from workers.phases import spare
+from workers.phases.facts import final_purpose, finalists
+
+SEARCH = {"levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32, "finalists": 1}
 
 
 def test_budget_above_the_dense_latency_returns_the_dense_model(
@@ -122,3 +127,53 @@ def test_no_strict_interval_within_the_budget_goes_on_with_the_fastest(
     fastest = min(strict, key=lambda row: row.ratio or 1.0)
     assert (fastest.ratio_high or 0.0) > 0.6
     assert chosen.ratio == pytest.approx((fastest.ratio or 0.0) / 1.3, rel=1e-3)
+
+
+def slow_with_true_weights(factor: float, times: int) -> Answer:
+    """The first `times` finalists take `factor` times what their skeletons say."""
+    slowed: list[str] = []
+
+    def answer(question: Question) -> Measurement | MeasureError:
+        is_final = question.purpose.startswith("final:")
+        if is_final and question.purpose not in slowed:
+            slowed.append(question.purpose)
+        if not is_final or slowed.index(question.purpose) >= times:
+            return staircase(question)
+        ns = synthetic_latency_ns(question.candidate)
+        reference_ns = synthetic_latency_ns(question.reference)
+        return measured(round(factor * ns), reference_ns, kind=question.kind)
+
+    return answer
+
+
+def test_finalist_that_misses_with_its_true_weights_is_followed_by_a_faster_one(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(search={**SEARCH, "beam_width": 2})
+    job = workshop.play(job_id, slow_with_true_weights(1.05, times=1))
+    assert job.state == "succeeded", job.problem
+    result = job.result or {}
+    first, second = finalists(workshop.snapshot(job_id))
+    assert result["plan_digest"] == second.digest
+    assert result["within_budget"]
+    assert (second.ratio or 1.0) <= 0.6 / 1.05
+    with workshop.bench.context.read() as session:
+        log = events.after(session, job_id, 0)
+    (missed,) = [event.data for event in log if event.kind == "missed"]
+    assert missed["digest"] == first.digest
+    assert missed["ratio"] > missed["budget"] == 0.6
+    states = [event.data["to"] for event in log if event.kind == "state"]
+    assert states[-5:] == ["verifying", "searching", "finetuning", "verifying", "succeeded"]
+
+
+def test_job_whose_finalists_all_miss_gives_the_fastest_and_says_so(workshop: Workshop) -> None:
+    job_id = workshop.submit(search={**SEARCH, "beam_width": 2})
+    job = workshop.play(job_id, slow_with_true_weights(20.0, times=9))
+    assert job.state == "succeeded", job.problem
+    result = job.result or {}
+    assert not result["within_budget"]
+    assert result["ratio"] > 0.6
+    tried = finalists(workshop.snapshot(job_id))
+    assert 1 <= len(tried) <= 1 + spare.MOST
+    rows = [workshop.snapshot(job_id).measurement(final_purpose(each.digest)) for each in tried]
+    assert result["ratio"] == min(row.ratio for row in rows if row is not None and row.ratio)

@@ -66,9 +66,9 @@ def beta(snapshot: Snapshot) -> float:
 
 
 def finalists(snapshot: Snapshot) -> list[Chosen]:
-    """The plans that the search settled on."""
+    """The plans that the search settled on so far; none before it did."""
     state = snapshot.search_state or {}
-    return [Chosen.model_validate(each) for each in state["chosen"]]
+    return [Chosen.model_validate(each) for each in state.get("chosen", ())]
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class Questions:
         row = self._snapshot.measurement(purpose)
         return Failed("abandoned", "no device measured it") if row is None else as_outcome(row)
 
+    def strict(self, plan: Plan) -> Measured | Failed | None:
+        """The ratio of the plan's skeleton by a strict measurement for this job."""
+        return self.latency(plan, STRICT)
+
     def tell_and_ask(self, explorer: Explorer) -> bool:
         """Asks for new candidates and tells what is known; False once neither brings anything."""
         asked = explorer.ask()

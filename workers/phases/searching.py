@@ -16,7 +16,8 @@ from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
 from workers.library import Library
-from workers.phases.facts import dense_ms, prepared_result, sensitivity_key
+from workers.phases import spare
+from workers.phases.facts import dense_ms, finalists, prepared_result, sensitivity_key
 from workers.phases.finetuning import finetune_task
 from workers.phases.questions import SCREENING, STRICT, Questions, search_config
 from workers.progress import progress
@@ -82,23 +83,31 @@ def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
 
 
 def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> Decision:
-    """Confirms the finalists by strict measurements, the best first, and moves on with them."""
+    """Confirms the finalists by strict measurements, the best first, and moves on with them.
+
+    Where all earlier ones missed the budget with their true weights, one more is wanted, faster
+    by as much as they were slower than their skeletons.
+    """
     if explorer.infeasible is not None:
         return infeasible(snapshot, explorer, explorer.infeasible)
-    wanted = snapshot.spec.search.finalists
-    ranked = explorer.finalists(wanted * SHORTLIST_FACTOR)
+    tried = finalists(snapshot)
+    wanted = 1 if tried else snapshot.spec.search.finalists
+    budget = explorer.config.budget / spare.excess(snapshot, tried, questions)
+    ranked = spare.untried(explorer, tried, budget)[: wanted * SHORTLIST_FACTOR]
     if not ranked:
-        return nothing_found(snapshot)
-    confirmed, unmeasured = shortlist(ranked, questions, explorer.config.budget, wanted)
+        return spare.none_left(tried) if tried else nothing_found(snapshot)
+    confirmed, unmeasured = shortlist(ranked, questions, budget, wanted)
     if unmeasured:
         requests = tuple(questions.request(node.plan, STRICT) for node in unmeasured)
         return Decision(requests=requests, progress=progress(snapshot, "searching", 0.95))
-    chosen = [Chosen.of(node) for node in confirmed or [fastest(ranked, questions)]]
+    if tried and not confirmed:
+        return spare.none_left(tried)
+    new = [Chosen.of(node) for node in confirmed or [fastest(ranked, questions)]]
     return Decision(
-        search=SearchSave({"chosen": [each.model_dump() for each in chosen]}, ()),
-        tasks=tuple(finetune_task(each) for each in chosen),
+        search=SearchSave({"chosen": [each.model_dump() for each in (*tried, *new)]}, ()),
+        tasks=tuple(finetune_task(each) for each in new),
         progress=progress(snapshot, "finetuning", 0.0),
-        events=(("finalists", {"digests": [each.digest for each in chosen]}),),
+        events=(("finalists", {"digests": [each.digest for each in new]}),),
         to_state=JobState.FINETUNING,
     )
 
@@ -113,7 +122,7 @@ def shortlist(
     for node in ranked:
         if len(confirmed) + len(unmeasured) == wanted:
             break
-        strict = questions.latency(node.plan, STRICT)
+        strict = questions.strict(node.plan)
         if strict is None:
             unmeasured.append(node)
         elif isinstance(strict, Measured) and strict.ratio_high <= budget:
@@ -125,7 +134,7 @@ def fastest(ranked: Sequence[Node], questions: Questions) -> Node:
     """The node with the lowest strict ratio, for when no interval is within the budget."""
 
     def strict_ratio(node: Node) -> float:
-        strict = questions.latency(node.plan, STRICT)
+        strict = questions.strict(node.plan)
         return strict.ratio if isinstance(strict, Measured) else float("inf")
 
     return min(ranked, key=lambda node: (strict_ratio(node), node.digest))
@@ -172,7 +181,8 @@ def with_explorer(
     shown = explorer.progress()
     counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
     part = shown["measured"] / max(shown["measured"] + shown["remaining"], 1)
-    state = {"explorer": explorer.state()} | (decision.search.state if decision.search else {})
+    state = (snapshot.search_state or {}) | {"explorer": explorer.state()}
+    state |= decision.search.state if decision.search else {}
     is_news = counts["level"] > (snapshot.job.progress or {}).get("level", 0)
     return replace(
         decision,

@@ -1,4 +1,6 @@
-"""Verifying: finalists are measured with their true weights, and the most accurate wins."""
+"""Verifying: finalists are measured with their true weights, and the most accurate wins.
+
+Where none is within the budget, the job goes back to the search for one that is faster."""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from jobs.states import JobState
 from latency_probes.messages import Settings
 from workers.decision import Decision, NewRequest, NewTask
 from workers.outcome import result_document
+from workers.phases import spare
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -38,6 +41,8 @@ def decide(snapshot: Snapshot) -> Decision:
             "No finalist could be measured",
             "every finalist failed on the device with its true weights; see the measurements",
         )
+    if spare.is_wanted(snapshot, best):
+        return spare.back_to_search(snapshot, best)
     if snapshot.result(FINISH) is None:
         return Decision(
             tasks=(NewTask(FINISH, FINISH, {"digest": best.chosen.digest}),),

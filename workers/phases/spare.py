@@ -1,0 +1,65 @@
+"""One more finalist, for when all chosen ones miss the budget with their true weights.
+
+| symbol | meaning |
+|---|---|
+| excess | how much slower true weights are than the skeleton: final over strict bound, >= 1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.states import JobState
+from search.explorer import Explorer, Measured, Node
+from workers.decision import Decision, SearchSave
+from workers.phases.facts import Verified, beta, final_purpose, finalists
+from workers.phases.questions import Questions
+from workers.results import Chosen
+from workers.snapshot import Snapshot
+
+MOST = 2  # spares per job: each costs a whole fine-tuning
+
+
+def is_wanted(snapshot: Snapshot, best: Verified) -> bool:
+    """Whether the best finalist misses the budget beyond doubt, and another may be tried."""
+    is_missed = best.rank(beta(snapshot))[0] != 0 and best.latency.verdict == "ok"
+    tried, wanted = len(finalists(snapshot)), snapshot.spec.search.finalists
+    is_over = snapshot.job.stop_requested or (snapshot.search_state or {}).get("exhausted", False)
+    return is_missed and tried < wanted + MOST and not is_over
+
+
+def back_to_search(snapshot: Snapshot, best: Verified) -> Decision:
+    """The job returns to the nodes that the search found."""
+    told = {
+        "digest": best.chosen.digest,
+        "ratio": best.latency.ratio,
+        "ratio_high": best.latency.ratio_high,
+        "budget": beta(snapshot),
+    }
+    return Decision(events=(("missed", told),), to_state=JobState.SEARCHING)
+
+
+def excess(snapshot: Snapshot, tried: Sequence[Chosen], questions: Questions) -> float:
+    """The largest excess among the finalists tried so far; 1 without any."""
+    return max((_excess(snapshot, each, questions) for each in tried), default=1.0)
+
+
+def _excess(snapshot: Snapshot, chosen: Chosen, questions: Questions) -> float:
+    final = snapshot.measurement(final_purpose(chosen.digest))
+    strict = questions.strict(chosen.to_plan())
+    if final is None or final.ratio_high is None or not isinstance(strict, Measured):
+        return 1.0
+    return max(1.0, final.ratio_high / strict.ratio_high)
+
+
+def untried(explorer: Explorer, tried: Sequence[Chosen], budget: float) -> list[Node]:
+    """The nodes within `budget` that were no finalists yet, best first."""
+    known = {each.digest for each in tried}
+    ranked = explorer.finalists(len(explorer.nodes()))
+    return [node for node in ranked if node.digest not in known and node.meets(budget)]
+
+
+def none_left(tried: Sequence[Chosen]) -> Decision:
+    """Back to the finalists there are: the best of them is the result, and says that it misses."""
+    state = {"chosen": [each.model_dump() for each in tried], "exhausted": True}
+    return Decision(search=SearchSave(state, ()), to_state=JobState.VERIFYING)
