@@ -30,7 +30,7 @@ class PruningGraph:
         group_of: atom -> number of its group, or -1.
         unit_of: atom -> its unit, or -1.
         parameter_counts: one product per parameter.
-        mac_counts: one product per convolution and linear layer.
+        mac_counts: the products of convolutions, linear layers and other products of matrices.
     """
 
     model: nn.Module
@@ -63,7 +63,7 @@ class PruningGraph:
         return self._kept(plan.kept)
 
     def macs(self, plan: Plan) -> int:
-        """Multiply-accumulates of convolutions and linear layers for one example under `plan`."""
+        """Multiply-accumulates of all products of matrices for one example under `plan`."""
         kept = self.kept_atoms(plan)
         return sum(product.at(kept) for product in self.mac_counts)
 

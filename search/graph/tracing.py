@@ -75,7 +75,7 @@ def _assemble(
         parameter_counts=parameter_products(
             found.tensors, dict.fromkeys(_aliases(parameters).values())
         ),
-        mac_counts=mac_products(found),
+        mac_counts=mac_products(found, dynamic=exported.dynamic),
     )
 
 
