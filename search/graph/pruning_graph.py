@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from search.graph.costs import Kept, Product
 from search.graph.labels import Atoms
+from search.graph.report import describe
 from search.graph.types import Group
 from search.plan import Plan
 
@@ -60,7 +61,7 @@ class PruningGraph:
 
     def kept_atoms(self, plan: Plan) -> Kept:
         """Atom -> whether it stays under `plan`; atoms of no group always do."""
-        return self._kept(plan.kept)
+        return self.kept_units(plan.kept)
 
     def macs(self, plan: Plan) -> int:
         """Multiply-accumulates of all products of matrices for one example under `plan`."""
@@ -68,53 +69,26 @@ class PruningGraph:
         return sum(product.at(kept) for product in self.mac_counts)
 
     def report(self) -> dict[str, Any]:
-        """What can be pruned and why the rest cannot, as JSON.
+        """What can be pruned, how much that is, and why the rest cannot be, as JSON.
 
         A weight counts as prunable, and so do its multiply-accumulates, when a unit of a
-        prunable group creates or reads it.
+        prunable group creates or reads it. Shares named `exact` are of exact groups alone; those
+        named `approximate` are what approximate groups add.
+
+        Returns:
+            `groups` in model order, each with the parameters and MACs that its units touch;
+            `frozen`, the frozen ones by cause; totals, shares, and the shares that are gone with
+            all prunable groups at `half_width`.
         """
-        rest = self._kept(
-            {group.name: range(group.width * (group.status == "frozen")) for group in self.groups}
-        )
-        return {
-            "groups": [_described(group) for group in self.groups],
-            "prunable_groups": len(self.prunable),
-            "parameters": sum(product.at(self._all) for product in self.parameter_counts),
-            "macs": sum(product.at(self._all) for product in self.mac_counts),
-            "prunable_parameter_share": _share(self.parameter_counts, self._all, rest),
-            "prunable_mac_share": _share(self.mac_counts, self._all, rest),
-            "unused": list(self.unused),
-            "batch": "dynamic" if self.dynamic_batch else "static",
-        }
+        return describe(self)
 
-    @property
-    def _all(self) -> Kept:
-        return np.ones(len(self.group_of), bool)
-
-    def _kept(self, kept: Mapping[str, tuple[int, ...] | range]) -> Kept:
+    def kept_units(self, kept: Mapping[str, Sequence[int]]) -> Kept:
+        """Atom -> whether it stays when each group in `kept` has these units, the others all."""
         width = max((group.width for group in self.groups), default=0)
-        table = np.zeros((len(self.groups) + 1, width + 1), bool)
-        table[-1] = True
+        table = np.ones((len(self.groups) + 1, width + 1), bool)
         for number, group in enumerate(self.groups):
-            table[number, list(kept[group.name])] = True
+            if group.name in kept:
+                table[number] = False
+                table[number, list(kept[group.name])] = True
         stays: Kept = table[self.group_of, self.unit_of]
         return stays
-
-
-def _described(group: Group) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "width": group.width,
-        "kind": group.kind,
-        "status": group.status,
-        "reason": group.reason,
-        "members": [
-            {"tensor": member.tensor, "dim": member.dim, "role": member.role}
-            for member in group.members
-        ],
-    }
-
-
-def _share(products: tuple[Product, ...], everything: Kept, rest: Kept) -> float:
-    whole = sum(product.at(everything) for product in products)
-    return 1 - sum(product.at(rest) for product in products) / whole if whole else 0.0
