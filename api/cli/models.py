@@ -8,7 +8,8 @@ import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.inputs import finish_check, shape
-from api.cli.output import emit, percent, show_fields, show_table
+from api.cli.inspecting import Order, show_model
+from api.cli.output import emit, show_table
 
 app = typer.Typer(help="Trained networks.", no_args_is_help=True)
 
@@ -61,36 +62,19 @@ def list_models(as_json: AsJson = False, server: Server = None, key: ApiKey = No
 @app.command("inspect")
 def inspect(
     name: Annotated[str, typer.Argument(help="Name or id.")],
+    sort: Annotated[Order, typer.Option(help="Order of the groups.")] = Order.MACS,
+    everything: Annotated[bool, typer.Option("--all", help="Show all groups.")] = False,
     as_json: AsJson = False,
     server: Server = None,
     key: ApiKey = None,
 ) -> None:
-    """Show what the check found: the groups of channels, and why some cannot be pruned."""
+    """Show what can be pruned, how much that is, and why the rest cannot be."""
     with connect(server, key) as client:
         model = client.models.get(name)
     if as_json:
         emit(model)
-        return
-    report = model.report or {}
-    show_fields(
-        {
-            "name": model.name,
-            "id": model.id,
-            "state": model.state,
-            "architecture": model.spec.get("architecture"),
-            "input shape": model.spec.get("input_shape"),
-            "parameters": report.get("parameters"),
-            "prunable parameters": percent(report.get("prunable_parameter_share")),
-            "prunable MACs": percent(report.get("prunable_mac_share")),
-            "problem": (model.problem or {}).get("detail"),
-        }
-    )
-    rows = [
-        (group.get("name"), group.get("width"), group.get("status"), group.get("reason"))
-        for group in report.get("groups", [])
-    ]
-    if rows:
-        show_table(("Group", "Width", "Status", "Reason"), rows, "")
+    else:
+        show_model(model, order=sort, everything=everything)
 
 
 def json_object(value: str) -> dict[str, Any]:
