@@ -32,15 +32,15 @@ function listView(title, path, headings, row, empty) {
 
 export function modelsView() {
   const row = (model) => [
-    h("strong", {}, model.name),
+    h("a", { href: `#/models/${encodeURIComponent(model.name)}` }, h("strong", {}, model.name)),
     [badge(model.state), reason(model.problem)],
     h("span", { class: "mono" }, model.spec?.architecture ?? "–"),
     (model.spec?.input_shape ?? []).join("\u00a0×\u00a0") || "–",
     count(model.report?.parameters),
-    percent(model.report?.prunable_parameter_share, 0),
+    percent(model.report?.prunable_mac_share, 0),
     ago(model.created_at),
   ];
-  const headings = ["Model", "State", "Architecture", "Input", "Parameters", "Prunable", "Added"];
+  const headings = ["Model", "State", "Architecture", "Input", "Parameters", "Prunable MACs", "Added"];
   return listView("Models", "/v1/models", headings, row, "No model yet. Add one with “secateur models add”.");
 }
 

@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { datasetsView, devicesView, modelsView } from "./inventory.js";
 import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
+import { modelView } from "./model.js";
 
 const content = document.querySelector("#content");
 const connection = document.querySelector("#connection");
@@ -13,6 +14,7 @@ let current = { stop() {} };
 
 function viewOf(section, id) {
   if (section === "jobs" && id) return jobView(id);
+  if (section === "models" && id) return modelView(id);
   return (lists[section] ?? jobsView)();
 }
 

@@ -75,7 +75,15 @@ def read_model(model: str, request: Request, session: Reading, caller: Reader) -
 
 @router.get("/{model}/graph")
 def read_graph(model: str, session: Reading, caller: Reader) -> dict[str, Any]:
-    """The stored report of its groups: widths, which can be pruned, and why the others cannot."""
+    """What can be pruned, how much that is, and why the rest cannot be: the report of the check.
+
+    ``groups``, in model order: width, kind, status (``prunable`` without loss of equality,
+    ``approximate``, ``frozen``), reason, form (``graph``: a model that lost some of its units is a
+    ``PrunedGraph``, not your class), and the ``parameters`` and ``macs`` that its units touch.
+    ``frozen``: the frozen groups by cause. ``prunable_parameter_share`` and
+    ``prunable_mac_share``, each also ``…_exact`` and ``…_approximate``, say what prunable groups
+    touch; ``half_width`` says what is gone when all of them lose half of their units.
+    """
     row = found(session, model)
     if row.state == InputState.REJECTED:
         raise rejected("model", row.name, row.problem)
