@@ -1,4 +1,4 @@
-"""Rebuilds a pruned model from its two files. Needs torch and safetensors, and traces nothing."""
+"""Rebuilds a pruned model from its two files. Needs torch and safetensors; verifies nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from search.errors import PlanError, WeightsError
@@ -30,16 +31,44 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
     """
     document = _read_document(Path(plan_path))
     tensors = named_tensors(model)
-    pruned = copy_with(
-        model,
-        {
-            name: _resized(name, tensors.get(name), shape)
-            for name, shape in document["tensors"].items()
-        },
-    )
-    set_attributes(pruned, document["modules"])
+    resized = {
+        name: _resized(name, tensors.get(name), shape)
+        for name, shape in document["tensors"].items()
+    }
+    if document.get("form") == "graph":
+        pruned = _as_graph(model, resized, document)
+    else:
+        pruned = copy_with(model, resized)
+        set_attributes(pruned, document["modules"])
     _load_weights(pruned, Path(weights_path))
     return pruned
+
+
+def _as_graph(
+    model: nn.Module, resized: Mapping[str, Tensor], document: Mapping[str, Any]
+) -> nn.Module:
+    """A `PrunedGraph`: the model is exported again, and its groups are those of the plan."""
+    from search.graph.grouping import kept_atoms
+    from search.graph.tracing import program_of
+
+    program, grouping = program_of(model, _example_inputs(document))
+    kept = Plan.from_document(document["plan"]).kept
+    widths = {group.name: group.width for group in grouping.groups}
+    if widths.keys() != kept.keys() or any(kept[name][-1] >= widths[name] for name in kept):
+        raise PlanError("the plan must be made for this model, but has other groups or units")
+    atoms = kept_atoms(grouping.groups, grouping.group_of, grouping.unit_of, kept)
+    return program.pruned(model, resized, atoms)
+
+
+def _example_inputs(document: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Zeros: an exported graph depends on shapes alone."""
+    try:
+        return tuple(
+            torch.zeros(value["shape"], dtype=getattr(torch, value["dtype"]))
+            for value in document["inputs"]
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise PlanError(f"inputs must be a list of shapes and dtypes, but got {error}") from None
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -25,10 +25,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
-    """A smaller copy of `model`, of the same class, without the units that `plan` removes.
+    """A smaller copy of `model` without the units that `plan` removes.
 
-    Parameters keep their values, dtype, device and requires_grad; modules keep their training
-    flags and hooks; tied parameters stay tied. `model` is not touched.
+    It is of the same class, unless `graph.form(plan)` is "graph": then it is a `PrunedGraph`, as
+    the model's own forward holds constants. Parameters keep their values, dtype, device and
+    requires_grad; modules keep their training flags and hooks (a `PrunedGraph` has no modules of
+    the user's, so it only takes over the flag of the whole model); tied parameters stay tied.
+    `model` is not touched.
 
     Args:
         model: the traced model, or another with the same tensors (trained further, say).
@@ -48,6 +51,8 @@ def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
     for name, dims in kept.items():
         for dim, indices in dims.items():
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
+    if graph.program is not None and graph.form(plan) == "graph":
+        return graph.program.pruned(model, cut, graph.kept_atoms(plan))
     pruned = copy_with(model, cut)
     set_attributes(pruned, _module_edits(model, shapes))
     return pruned
@@ -57,8 +62,9 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     """The plan, and every edit that turns `model` into the pruned one, as JSON.
 
     Returns:
-        `plan`, `tensors` (name -> shape of every tensor that shrinks) and `modules` (name ->
-        attribute -> value). `load_pruned` reads it without a trace.
+        `plan`, `form`, `tensors` (name -> shape of every tensor that shrinks), `modules` (name ->
+        attribute -> value) and `inputs` (shape and dtype of the example inputs). `load_pruned`
+        reads it; only for the form "graph" it has to export the model again.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -68,11 +74,17 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     shapes = {
         name: _cut_shape(graph, name, dims) for name, dims in kept_indices(graph, plan).items()
     }
+    form = graph.form(plan)
     return {
         "version": VERSION,
+        "form": form,
         "plan": json.loads(plan.to_json()),
         "tensors": {name: list(shape) for name, shape in shapes.items()},
-        "modules": _module_edits(model, shapes),
+        "modules": _module_edits(model, shapes) if form == "module" else {},
+        "inputs": [
+            {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for value in graph.example_inputs
+        ],
     }
 
 

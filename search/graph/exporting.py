@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
 
@@ -25,6 +26,7 @@ class Exported:
         sources: placeholder -> parameter or buffer, as the state dict names it.
         constants: placeholder -> a tensor that no state dict holds.
         inputs: the placeholders of the model's inputs, in order.
+        outputs: how the model's outputs are nested.
         dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
     """
 
@@ -32,6 +34,7 @@ class Exported:
     sources: Mapping[str, str]
     constants: Mapping[str, Tensor]
     inputs: tuple[str, ...]
+    outputs: pytree.TreeSpec
     dynamic: bool
 
 
@@ -100,7 +103,12 @@ def _described(program: ExportedProgram) -> Exported:
             constants[name] = program.constants[spec.target]
     graph_module = program.graph_module
     return Exported(
-        graph_module, sources, constants, tuple(inputs), _is_dynamic(graph_module, inputs)
+        graph_module,
+        sources,
+        constants,
+        tuple(inputs),
+        program.call_spec.out_spec,
+        _is_dynamic(graph_module, inputs),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.graph.costs import Kept
 from search.graph.labels import Atoms, Labels
 from search.graph.propagation import Propagation
 from search.graph.types import Group, Kind, Member, Role, Status
@@ -32,6 +33,20 @@ class Grouping:
     groups: tuple[Group, ...]
     group_of: Atoms
     unit_of: Atoms
+
+
+def kept_atoms(
+    groups: Sequence[Group], group_of: Atoms, unit_of: Atoms, kept: Mapping[str, Iterable[int]]
+) -> Kept:
+    """Atom -> whether it stays when each group in `kept` has these units, the others all."""
+    width = max((group.width for group in groups), default=0)
+    table = np.ones((len(groups) + 1, width + 1), bool)
+    for number, group in enumerate(groups):
+        if group.name in kept:
+            table[number] = False
+            table[number, list(kept[group.name])] = True
+    stays: Kept = table[group_of, unit_of]
+    return stays
 
 
 def form_groups(found: Propagation) -> Grouping:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from search.graph.costs import Kept, Product
+from search.graph.grouping import kept_atoms
 from search.graph.labels import Atoms
+from search.graph.program import Program
 from search.graph.report import describe
-from search.graph.types import Group
+from search.graph.types import Form, Group
 from search.plan import Plan
 
 
@@ -32,6 +33,7 @@ class PruningGraph:
         unit_of: atom -> its unit, or -1.
         parameter_counts: one product per parameter.
         mac_counts: the products of convolutions, linear layers and other products of matrices.
+        program: the exported graph, where a group has the form `graph`; else None.
     """
 
     model: nn.Module
@@ -44,11 +46,17 @@ class PruningGraph:
     unit_of: Atoms
     parameter_counts: tuple[Product, ...]
     mac_counts: tuple[Product, ...]
+    program: Program | None = None
 
     @property
     def prunable(self) -> tuple[Group, ...]:
         """The groups that can lose units, approximate ones among them."""
         return tuple(group for group in self.groups if group.status != "frozen")
+
+    def form(self, plan: Plan) -> Form:
+        """What a model pruned to `plan` is: of the user's own class, or a `PrunedGraph`."""
+        cut = (group for group in self.groups if len(plan.kept[group.name]) < group.width)
+        return "graph" if any(group.form == "graph" for group in cut) else "module"
 
     def dense_plan(self) -> Plan:
         """The plan that removes nothing."""
@@ -84,11 +92,4 @@ class PruningGraph:
 
     def kept_units(self, kept: Mapping[str, Sequence[int]]) -> Kept:
         """Atom -> whether it stays when each group in `kept` has these units, the others all."""
-        width = max((group.width for group in self.groups), default=0)
-        table = np.ones((len(self.groups) + 1, width + 1), bool)
-        for number, group in enumerate(self.groups):
-            if group.name in kept:
-                table[number] = False
-                table[number, list(kept[group.name])] = True
-        stays: Kept = table[self.group_of, self.unit_of]
-        return stays
+        return kept_atoms(self.groups, self.group_of, self.unit_of, kept)

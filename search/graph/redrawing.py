@@ -14,19 +14,24 @@ from torch import Tensor, nn
 from search.errors import GraphError
 
 
-def double_copy(model: nn.Module) -> nn.Module:
-    """A copy in float64 and in evaluation mode, without gradients.
+def quiet_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, without gradients.
 
     Raises:
         GraphError: the model cannot be copied.
     """
     try:
-        doubled = copy.deepcopy(model).double().eval()
+        copied = copy.deepcopy(model).eval()
     except (RuntimeError, TypeError, AttributeError) as error:
         raise GraphError(
             f"the model must be copyable by copy.deepcopy, but got: {error}"
         ) from error
-    return doubled.requires_grad_(False)
+    return copied.requires_grad_(False)
+
+
+def double_copy(model: nn.Module) -> nn.Module:
+    """A `quiet_copy` in float64."""
+    return quiet_copy(model).double()
 
 
 def redraw(model: nn.Module, seed: int) -> None:

@@ -6,20 +6,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor, nn
 
+from search.errors import GraphError
 from search.graph.call import Rule
 from search.graph.costs import mac_products, parameter_products
 from search.graph.exporting import Exported, batch_of_two, export
-from search.graph.grouping import form_groups
+from search.graph.grouping import Grouping, form_groups
+from search.graph.program import Program
 from search.graph.propagation import Propagation, propagate
 from search.graph.pruning_graph import PruningGraph
-from search.graph.redrawing import double_copy, stirred
+from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.rules.table import RULES
-from search.graph.verification import frozen_by, verify
+from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
 
 SEED = 0
+OTHER = "unverified: the graph in the model's own dtype differs from the one in float64"
 
 
 def trace(
@@ -54,8 +58,45 @@ def trace(
     exported = export(copy, inputs)
     found = propagate(exported, _aliases(named_tensors(copy)), rules)
     graph = _assemble(copy, inputs, exported, found)
-    reasons = verify(graph, exported, found, lambda: clock() >= end)
-    return replace(frozen_by(graph, reasons), model=model, example_inputs=example_inputs)
+    graph = settle(graph, exported, found, lambda: clock() >= end)
+    graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
+    if all(group.form == "module" for group in graph.groups):
+        return graph
+    return _with_program(graph, rules)
+
+
+def _with_program(graph: PruningGraph, rules: Mapping[str, Rule]) -> PruningGraph:
+    """The graph with the exported graph of the model in its own dtype.
+
+    Where that cannot be had, or differs from the one that was verified, the groups that need it
+    are frozen.
+    """
+    needing = [group.name for group in graph.groups if group.form == "graph"]
+    try:
+        program, grouping = program_of(graph.model, graph.example_inputs, rules)
+    except GraphError as error:
+        return frozen_by(graph, dict.fromkeys(needing, str(error)))
+    same = (
+        np.array_equal(grouping.group_of, graph.group_of),
+        np.array_equal(grouping.unit_of, graph.unit_of),
+    )
+    if not all(same):
+        return frozen_by(graph, dict.fromkeys(needing, OTHER))
+    return replace(graph, program=program)
+
+
+def program_of(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], rules: Mapping[str, Rule] = RULES
+) -> tuple[Program, Grouping]:
+    """The exported graph of a model in its own dtype, and its groups, not verified.
+
+    Raises:
+        GraphError: see `trace`.
+    """
+    copied = quiet_copy(model)
+    exported = export(copied, batch_of_two(example_inputs))
+    found = propagate(exported, _aliases(named_tensors(copied)), rules)
+    return Program(exported, found), form_groups(found)
 
 
 def _assemble(

@@ -8,6 +8,7 @@ from typing import Literal
 Role = Literal["producer", "consumer", "follower"]
 Kind = Literal["channels", "heads", "hidden", "block"]
 Status = Literal["prunable", "approximate", "frozen"]
+Form = Literal["module", "graph"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Group:
         width: the number of units.
         status: `approximate` groups can be pruned, but a norm or mean runs over them.
         reason: why the group is frozen or approximate, for a user to read; else empty.
+        form: what a model that lost units of this group is: of the user's class, or a
+            `PrunedGraph`, where the model's own forward holds constants that do not follow.
     """
 
     name: str
@@ -45,3 +48,4 @@ class Group:
     members: tuple[Member, ...]
     status: Status
     reason: str = ""
+    form: Form = "module"

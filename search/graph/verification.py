@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from search.graph.exporting import Exported
+from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
 from search.graph.trials import TOLERANCE, NumberTrial, ShapeTrial
@@ -25,6 +26,31 @@ LATE = "unverified: the time limit was reached first"
 IDLE = "unverified: the output does not depend on its units"
 
 Problem: TypeAlias = Callable[[Sequence[str]], str | None]
+
+
+def settle(
+    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+) -> PruningGraph:
+    """Freeze what cannot be trusted, and tell the form of the rest.
+
+    Groups that the user's own class cannot lose, because its forward holds constants, are tried
+    once more on the exported graph. Takes the arguments of `verify`.
+    """
+    own = verify(graph, exported, found, expired)
+    if all(reason in (LATE, IDLE) for reason in own.values()):
+        return frozen_by(graph, own)
+    as_graph = replace(
+        graph,
+        groups=tuple(replace(group, form="graph") for group in graph.groups),
+        program=Program(exported, found),
+    )
+    whole = verify(as_graph, exported, found, expired)
+    if len(whole) >= len(own):
+        return frozen_by(graph, own)
+    groups = tuple(
+        replace(group, form="graph" if group.name in own else "module") for group in graph.groups
+    )
+    return frozen_by(replace(as_graph, groups=groups), whole)
 
 
 def verify(

@@ -144,7 +144,7 @@ class UNet(nn.Module):
 
 
 class FixedView(nn.Module):
-    """A forward that holds a width as a constant: that group cannot shrink."""
+    """A forward that holds a width as a constant, which does not shrink with its group."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -89,7 +89,6 @@ WRONG: dict[str, tuple[type[nn.Module], str, Rule, str]] = {
     "a norm that is not cut": (Plain, "batch_norm", without_ties(norms.batch_norm), "conv1"),
     "an addition without ties": (Residual, "add", without_ties(elementwise.elementwise), "stem"),
     "softmax as if index by index": (SoftChannels, "softmax", elementwise.same_axes, "conv1"),
-    "a chunk without equal parts": (Shuffle, "chunk", without_ties(joining.split), "stem"),
     "a convolution that reads nothing": (
         Plain,
         "conv2d",
@@ -131,11 +130,18 @@ def test_a_norm_that_is_taken_for_exact_still_runs_over_the_kept_units() -> None
     assert statuses(trace(Normed(), image(), rules=rules))["conv2"] == "prunable"
 
 
-def test_a_forward_that_holds_a_width_as_a_constant() -> None:
+def forms(graph: PruningGraph) -> dict[str, str]:
+    return {group.name: group.form for group in graph.prunable}
+
+
+def test_a_forward_that_holds_a_width_as_a_constant_needs_the_exported_graph() -> None:
     graph = trace(FixedView(), image())
-    assert statuses(graph)["conv2"] == "frozen"
-    assert "own forward fails on smaller tensors" in reason(graph, "conv2")
-    assert {statuses(graph)[name] for name in ("conv1", "fc1")} == {"prunable"}
+    assert forms(graph) == {"conv1": "module", "conv2": "graph", "fc1": "module"}
+
+
+def test_parts_of_unequal_sizes_need_the_exported_graph() -> None:
+    graph = trace(Shuffle(), image(), rules={**RULES, "chunk": without_ties(joining.split)})
+    assert forms(graph)["stem"] == "graph"
 
 
 def test_a_group_without_influence_is_not_trusted() -> None:

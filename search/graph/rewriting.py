@@ -1,0 +1,213 @@
+"""Rewrites the sizes that an exported graph holds to those of the units kept.
+
+Sizes are read off the labels: a dimension of a node's output becomes as long as its axis has kept
+atoms. A size that the batch takes part in is scaled by the same share. Knows no parameters.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from search.graph.costs import Kept
+from search.graph.labels import FIXED, Axis, Labels
+from search.graph.propagation import Propagation, operator_name
+
+Arguments = dict[str, Any]
+
+_CHECKS = ("_assert", "sym_constrain")
+
+
+def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> fx.Graph:
+    """The graph that computes the same with only the atoms in `kept`.
+
+    Args:
+        program: an exported graph; its placeholders keep their names.
+        found: the labels of its values.
+        kept: atom -> whether it stays, shape (atoms,).
+    """
+    rewriter = _Rewriter(found, kept)
+    for node in program.nodes:
+        rewriter.copy(node)
+    return rewriter.graph
+
+
+class _Rewriter:
+    """Copies nodes one by one, with their sizes rewritten."""
+
+    def __init__(self, found: Propagation, kept: Kept) -> None:
+        self.graph = fx.Graph()
+        self._found, self._kept = found, kept
+        self._copies: dict[fx.Node, fx.Node] = {}
+
+    def copy(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._copies[node] = self.graph.placeholder(node.name)
+        elif node.op == "output":
+            self.graph.output(fx.map_arg(node.args[0], self._copies.__getitem__))
+        elif node.op == "call_function" and not operator_name(node).startswith(_CHECKS):
+            self._copies[node] = self._call(node)
+
+    def _call(self, node: fx.Node) -> fx.Node:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._copies.__getitem__)
+        rule = _RULES.get(operator_name(node))
+        schema = getattr(node.target, "_schema", None)
+        if rule is None or schema is None:
+            return self._made(node, node.target, args, kwargs)
+        names = [argument.name for argument in schema.arguments]
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        sizes = _Sizes(self, node, {name: _old(node, names, name) for name in names})
+        changed = rule(sizes, given)
+        if changed is None:
+            return self._made(node, node.target, args, kwargs)
+        target = changed.pop("target", node.target)
+        return self._made(node, target, (), changed)
+
+    def _made(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        return self.graph.create_node("call_function", target, args, kwargs, name=node.name)
+
+    def scaled(self, size: Any, axis: Axis) -> Any:
+        """The size of a dimension after pruning; -1 and sizes without units stay."""
+        if axis is None or (isinstance(size, int) and size < 0):
+            return size
+        stays = self.count(axis)
+        if isinstance(size, int) or stays == len(axis):
+            return stays if isinstance(size, int) else size
+        whole = self.graph.call_function(operator.mul, (size, stays))
+        return self.graph.call_function(operator.floordiv, (whole, len(axis)))
+
+    def count(self, axis: Axis, stop: int | None = None) -> int:
+        """How many of the first `stop` indices of an axis stay."""
+        part = axis[:stop] if axis is not None else ()
+        return int(((part == FIXED) | self._kept[part]).sum()) if axis is not None else 0
+
+    def labels(self, node: fx.Node) -> tuple[Labels, ...]:
+        return self._found.values.get(node, ())
+
+
+def _old(node: fx.Node, names: Sequence[str], name: str) -> Any:
+    """An argument as the original node has it."""
+    place = names.index(name)
+    return node.args[place] if place < len(node.args) else node.kwargs.get(name)
+
+
+class _Sizes:
+    """What the rule of one operator is told: old labels, and ways to new sizes."""
+
+    def __init__(self, rewriter: _Rewriter, node: fx.Node, old: Mapping[str, Any]) -> None:
+        self._rewriter, self._old = rewriter, old
+        self.outputs = rewriter.labels(node)
+
+    def input(self, name: str) -> Labels | None:
+        """The labels of a tensor argument."""
+        node = self._old[name]
+        found = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
+        return found[0] if found else None
+
+    def scaled(self, sizes: Sequence[Any], axes: Sequence[Axis]) -> list[Any]:
+        """Sizes, each by its axis."""
+        pairs = zip(sizes, axes, strict=True)
+        return [self._rewriter.scaled(size, axis) for size, axis in pairs]
+
+    def count(self, axis: Axis, stop: int | None = None) -> int:
+        return self._rewriter.count(axis, stop)
+
+    def shrinks(self, axis: Axis) -> bool:
+        return axis is not None and self.count(axis) < len(axis)
+
+
+Rule = Callable[[_Sizes, Arguments], Arguments | None]
+
+
+def _by_output(name: str) -> Rule:
+    """A list of sizes that stands for the last dimensions of the output."""
+
+    def rule(sizes: _Sizes, given: Arguments) -> Arguments | None:
+        (out,) = sizes.outputs
+        listed = list(given[name])
+        if not listed or not any(map(sizes.shrinks, out.axes[-len(listed) :])):
+            return None
+        return given | {name: sizes.scaled(listed, out.axes[-len(listed) :])}
+
+    return rule
+
+
+def _unflatten(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    (out,), listed = sizes.outputs, list(given["sizes"])
+    start = given["dim"] % (len(out.shape) - len(listed) + 1)
+    return given | {"sizes": sizes.scaled(listed, out.axes[start : start + len(listed)])}
+
+
+def _split(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """Parts of the sizes that are left; also of a chunk, which would cut in other places."""
+    dim = given.get("dim", 0)
+    axes = [out.axis(dim) for out in sizes.outputs]
+    if not any(map(sizes.shrinks, axes)):
+        return None
+    parts = [
+        out.shape[dim] if axis is None else sizes.count(axis)
+        for out, axis in zip(sizes.outputs, axes, strict=True)
+    ]
+    target = torch.ops.aten.split_with_sizes.default
+    return {"target": target, "self": given["self"], "split_sizes": parts, "dim": dim}
+
+
+def _slice(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """Start and end move by what was removed before them."""
+    dim, x = given.get("dim", 0), sizes.input("self")
+    axis = None if x is None else x.axis(dim)
+    if axis is None or not sizes.shrinks(axis):
+        return None
+    start, end, _ = slice(given.get("start"), given.get("end")).indices(len(axis))
+    return given | {"dim": dim, "start": sizes.count(axis, start), "end": sizes.count(axis, end)}
+
+
+def _narrow(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    x, start, length = sizes.input("self"), given["start"], given["length"]
+    axis = None if x is None else x.axis(given["dim"])
+    if axis is None or not sizes.shrinks(axis):
+        return None
+    first = sizes.count(axis, start)
+    return given | {"start": first, "length": sizes.count(axis, start + length) - first}
+
+
+def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """Whole conv groups leave."""
+    weight, groups = sizes.input("weight"), given.get("groups", 1)
+    if weight is None or groups == 1 or not sizes.shrinks(weight.axis(0)):
+        return None
+    return given | {"groups": groups * sizes.count(weight.axis(0)) // weight.shape[0]}
+
+
+def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """The dense scale stays: it divides by the width that the heads once had."""
+    query = sizes.input("query")
+    if query is None or given.get("scale") is not None or not sizes.shrinks(query.axis(-1)):
+        return None
+    return given | {"scale": query.shape[-1] ** -0.5}
+
+
+def _rules() -> Iterator[tuple[str, Rule]]:
+    for name in ("_unsafe_view", "empty", "expand", "full", "new_empty", "new_full", "new_ones",
+                 "new_zeros", "ones", "rand", "randn", "view", "zeros"):  # fmt: skip
+        yield name, _by_output("size")
+    for name in ("layer_norm", "rms_norm"):
+        yield name, _by_output("normalized_shape")
+    for name in ("chunk", "split", "split_with_sizes", "tensor_split"):
+        yield name, _split
+    for rank in (1, 2, 3):
+        yield f"conv{rank}d", _convolution
+        yield f"conv_transpose{rank}d", _convolution
+    yield "convolution", _convolution
+    yield "narrow", _narrow
+    yield "reshape", _by_output("shape")
+    yield "scaled_dot_product_attention", _attention
+    yield "slice", _slice
+    yield "unflatten", _unflatten
+
+
+_RULES: Mapping[str, Rule] = dict(_rules())
