@@ -19,11 +19,13 @@ class Call:
         op: the operator without its overload and without the underscore of in-place ones.
         arguments: every argument of the schema by name, defaults filled in; tensors are Labels.
         outputs: the outputs with nothing labelled yet: their shapes and batch dimensions.
+        choice: which of several possible dimensions carries the units, best first.
     """
 
     op: str
     arguments: Mapping[str, Any]
     outputs: tuple[Labels, ...]
+    choice: int = 0
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -37,6 +39,10 @@ class Call:
     def first(self) -> Labels:
         """The first tensor argument."""
         return self.inputs[0]
+
+    def dim(self, default: int = 0, rank: int | None = None) -> int:
+        """The argument `dim` as a number ≥ 0; `rank` is that of the first tensor."""
+        return int(self.arguments.get("dim", default)) % (rank or len(self.first.shape))
 
     @property
     def out(self) -> Labels:
@@ -78,7 +84,7 @@ def _labelled(out: Labels, axes: Sequence[Axis], weight: bool) -> Labels:
     if sizes != out.shape:
         raise ValueError(f"the axes must have the sizes {out.shape}, but got {sizes}")
     tidied = tuple(None if axis is None else tidy(axis) for axis in axes)
-    return Labels(out.shape, tidied, out.batch, weight)
+    return Labels(out.shape, tidied, out.batch, weight and not out.batch)
 
 
 def dims_of(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
 | atom | one index of one dimension of one parameter or buffer; atoms tied together form a unit |
 | axis | the atoms along one dimension, shape (size,); FIXED where an index can never be removed |
 | None | an axis that is FIXED throughout: batch, height, the classes of the output |
+| FREE | an index made from nothing (zeros, an expanded 1): the walk gives it an atom of its own |
 
 A rule returns new labels and an Effect; nothing here knows models, torch or groups.
 """
@@ -12,7 +13,7 @@ A rule returns new labels and an Effect; nothing here knows models, torch or gro
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 Atoms: TypeAlias = NDArray[np.int64]
 Axis: TypeAlias = Atoms | None
 
+PICKED = "single ones of its units are picked by their position"
 FIXED = -1
+FREE = -2
 MEETS_FIXED = "its units meet a dimension that cannot shrink"
 
 
@@ -60,20 +63,20 @@ class Effect:
         freezes: atoms that cannot be removed, and why.
         approximations: atoms that can be removed, but not exactly, and why.
         roles: atoms of weights, and what they do to a unit.
+        heads: atoms along the dimensions that a product of batches of matrices runs in parallel.
+        choices: atoms of an output dimension that another one could carry instead, and how many
+            dimensions could.
     """
 
     ties: tuple[tuple[Atoms, Atoms], ...] = ()
     freezes: tuple[tuple[Atoms, str], ...] = ()
     approximations: tuple[tuple[Atoms, str], ...] = ()
     roles: tuple[tuple[Atoms, Literal["producer", "consumer"]], ...] = ()
+    heads: tuple[Atoms, ...] = ()
+    choices: tuple[tuple[Atoms, int], ...] = ()
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(
-            self.ties + other.ties,
-            self.freezes + other.freezes,
-            self.approximations + other.approximations,
-            self.roles + other.roles,
-        )
+        return total((self, other))
 
     def said_of(self, place: str) -> Effect:
         """The same effect; its reasons name the place."""
@@ -91,7 +94,12 @@ NOTHING = Effect()
 
 def total(effects: Iterable[Effect]) -> Effect:
     """All effects as one."""
-    return sum(effects, NOTHING)
+    listed = list(effects)
+    joined = {
+        field.name: tuple(item for effect in listed for item in getattr(effect, field.name))
+        for field in fields(Effect)
+    }
+    return Effect(**joined)
 
 
 def fixed(shape: Sequence[int], batch: frozenset[int] = frozenset()) -> Labels:
@@ -102,6 +110,17 @@ def fixed(shape: Sequence[int], batch: frozenset[int] = frozenset()) -> Labels:
 def tidy(atoms: Atoms) -> Axis:
     """None where every index is FIXED or there is but one, else the atoms."""
     return None if len(atoms) <= 1 or bool((atoms == FIXED).all()) else atoms
+
+
+def cut(axis: Atoms, part: slice) -> tuple[Axis, Effect]:
+    """The part of an axis; a part of one index has no axis, so its unit has to stay."""
+    atoms = axis[part]
+    return (atoms, NOTHING) if len(atoms) > 1 else (None, freeze(atoms, PICKED))
+
+
+def free(size: int) -> Axis:
+    """The axis of a dimension along which all values are equal: it can be of any length."""
+    return np.full(size, FREE, np.int64) if size > 1 else None
 
 
 def dense(axis: Axis, size: int) -> Atoms:
@@ -132,7 +151,22 @@ def tie(first: Axis, second: Axis, reason: str = MEETS_FIXED) -> Effect:
 
 def tie_columns(rows: Atoms) -> Effect:
     """All entries of one column of a (rows, columns) array are one unit."""
-    return total(tie(rows[0], row) for row in rows[1:])
+    if bool((rows == rows[0]).all()):
+        return NOTHING
+    return tie(np.tile(rows[0], len(rows) - 1), rows[1:].reshape(-1))
+
+
+def meet(axes: Iterable[Axis], reason: str = MEETS_FIXED) -> tuple[Axis, Effect]:
+    """One axis of all: equal positions are tied, and FIXED where one of them is."""
+    listed = list(axes)
+    labelled = [axis for axis in listed if axis is not None]
+    if not labelled:
+        return None, NOTHING
+    if len(labelled) < len(listed):
+        return None, total(freeze(axis, reason) for axis in labelled)
+    fixed_somewhere = np.logical_or.reduce([axis == FIXED for axis in labelled])
+    effect = total(tie(labelled[0], axis, reason) for axis in labelled[1:])
+    return np.where(fixed_somewhere, FIXED, labelled[0]), effect
 
 
 def role(axis: Axis, labels: Labels, name: Literal["producer", "consumer"]) -> Effect:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor, fx
 
 from search.graph.call import Call, Outcome, Rule
 from search.graph.exporting import BATCH, Exported, is_symbol
-from search.graph.labels import Axis, Effect, Labels, fixed, freeze_all, total
+from search.graph.labels import FREE, Atoms, Axis, Effect, Labels, fixed, freeze_all, total
 from search.graph.rules.table import POINTWISE, RULES
+
+NO_CHOICES: Mapping[fx.Node, int] = MappingProxyType({})
 
 
 @dataclass
@@ -25,17 +28,23 @@ class Propagation:
         values: node -> the labels of its outputs.
         tensors: parameter or buffer -> its labels; tied names appear once.
         effects: what each node did, in order.
+        choices: node -> the atoms of a dimension that another one could carry instead, and how
+            many dimensions could.
         atoms: how many atoms there are.
     """
 
     values: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
     tensors: dict[str, Labels] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
+    choices: dict[fx.Node, tuple[Atoms, int]] = field(default_factory=dict)
     atoms: int = 0
 
 
 def propagate(
-    exported: Exported, aliases: Mapping[str, str], rules: Mapping[str, Rule] = RULES
+    exported: Exported,
+    aliases: Mapping[str, str],
+    rules: Mapping[str, Rule] = RULES,
+    choices: Mapping[fx.Node, int] = NO_CHOICES,
 ) -> Propagation:
     """Apply the rules along the graph.
 
@@ -43,6 +52,7 @@ def propagate(
         exported: the model's graph.
         aliases: name of a parameter -> the first name of the same tensor.
         rules: operator -> rule; a pointwise operator needs none.
+        choices: node -> which of the dimensions that could carry its units does, best first.
     """
     found = Propagation()
     for node in exported.graph_module.graph.nodes:
@@ -51,10 +61,27 @@ def propagate(
         elif node.op == "output":
             found.effects.append(_output(node, found))
         elif node.op == "call_function":
-            outputs, effect = _visit(node, exported, found, rules)
-            found.values[node] = outputs
+            outputs, effect = _visit(node, exported, found, rules, choices.get(node, 0))
+            found.values[node] = tuple(_settled(labels, found) for labels in outputs)
             found.effects.append(effect)
+            for choice in effect.choices:
+                found.choices[node] = choice
     return found
+
+
+def _settled(labels: Labels, found: Propagation) -> Labels:
+    """Labels with an atom of its own for every index that is FREE."""
+    if not any(axis is not None and bool((axis == FREE).any()) for axis in labels.axes):
+        return labels
+    axes: list[Axis] = []
+    for axis in labels.axes:
+        settled = None if axis is None else axis.copy()
+        if settled is not None:
+            places = np.flatnonzero(settled == FREE)
+            settled[places] = np.arange(found.atoms, found.atoms + len(places))
+            found.atoms += len(places)
+        axes.append(settled)
+    return replace(labels, axes=tuple(axes))
 
 
 def _placeholder(
@@ -87,12 +114,16 @@ def _output(node: fx.Node, found: Propagation) -> Effect:
 
 
 def _visit(
-    node: fx.Node, exported: Exported, found: Propagation, rules: Mapping[str, Rule]
+    node: fx.Node,
+    exported: Exported,
+    found: Propagation,
+    rules: Mapping[str, Rule],
+    choice: int,
 ) -> Outcome:
     if node.target is operator.getitem:
         source, index = node.args
         return _item(found.values.get(source, ()), index), Effect()  # type: ignore[arg-type]
-    call = _bind(node, exported, found)
+    call = replace(_bind(node, exported, found), choice=choice)
     rule = _rule(node, call, rules)
     try:
         outputs, effect = rule(call) if rule else call.give_frozen("there is no pruning rule")
@@ -108,10 +139,10 @@ def _item(values: Sequence[Labels], index: Any) -> tuple[Labels, ...]:
 
 
 def _rule(node: fx.Node, call: Call, rules: Mapping[str, Rule]) -> Rule | None:
+    if call.outputs and call.op in rules:
+        return rules[call.op]
     if not call.inputs or not call.outputs:
         return lambda call: (call.outputs, Effect())
-    if call.op in rules:
-        return rules[call.op]
     return POINTWISE if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
 
 

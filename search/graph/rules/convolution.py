@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and matrix products: columns read units, rows create them."""
+"""Convolutions: columns of the weight read units, its rows create them."""
 
 from __future__ import annotations
 
@@ -52,46 +52,6 @@ def _grouped_transposed(call: Call, x: Labels, weight: Labels, groups: int) -> O
         leaders = rows.reshape(groups, -1)[:, 0]
         made = np.repeat(leaders, call.out.shape[channel] // groups)
     return call.give(_channel_axes(call, made, channel), effect + _bias(call, made))
-
-
-def linear(call: Call) -> Outcome:
-    """x (…, I), weight (O, I), bias (O,) -> (…, O)."""
-    x, weight = call["input"], call["weight"]
-    made, read = weight.axis(0), weight.axis(-1)
-    effect = (
-        tie(x.axis(-1), read) + role(made, weight, "producer") + role(read, weight, "consumer")
-    )
-    if len(weight.shape) == 1:
-        return call.give(x.axes[:-1], effect)
-    return call.give((*x.axes[:-1], made), effect + _bias(call, made))
-
-
-def matmul(call: Call) -> Outcome:
-    """a (…, n, k) @ b (…, k, m): the inner axes are one, the outer ones go through."""
-    a, b = call.inputs[:2]
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        return call.give_frozen("its units take part in a product with a vector")
-    return call.give(*_product(call, a, b))
-
-
-def addmm(call: Call) -> Outcome:
-    """c + a @ b."""
-    a, b, c = call["mat1"], call["mat2"], call["self"]
-    axes, effect = _product(call, a, b)
-    return call.give(axes, effect + tie(axes[-1], c.axis(-1)) if c.shape[-1:] != (1,) else effect)
-
-
-def _product(call: Call, a: Labels, b: Labels) -> tuple[list[Axis], Effect]:
-    effect = tie(a.axis(-1), b.axis(-2))
-    effect += role(b.axis(-1), b, "producer") + role(b.axis(-2), b, "consumer")
-    effect += role(a.axis(-2), a, "producer") + role(a.axis(-1), a, "consumer")
-    axes: list[Axis] = []
-    rank = len(call.out.shape)
-    for dim in range(-rank, -2):
-        sides = [x for x in (a, b) if len(x.shape) >= -dim and x.shape[dim] > 1]
-        effect += tie(sides[0].axes[dim], sides[-1].axes[dim]) if len(sides) == 2 else Effect()
-        axes.append(sides[0].axes[dim] if sides else None)
-    return [*axes, a.axis(-2), b.axis(-1)], effect
 
 
 def _channel(call: Call, weight: Labels) -> int:

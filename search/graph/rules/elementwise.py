@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, Labels, tie
+from search.graph.labels import Axis, Labels, meet, tie, total
 
 
 def elementwise(call: Call) -> Outcome:
@@ -28,27 +28,15 @@ def join(call: Call, operands: tuple[Labels, ...]) -> Outcome:
     """Tie `operands` as broadcasting aligns them."""
     rank = len(call.out.shape)
     axes: list[Axis] = []
-    effect = Effect()
-    for dim in range(rank):
-        joined, tied = _meet(
-            [axis for labels in operands for axis in _aligned(labels, dim - rank)]
-        )
+    effects = []
+    for dim in range(-rank, 0):
+        joined, effect = meet(axis for labels in operands for axis in aligned(labels, dim))
         axes.append(joined)
-        effect += tied
-    return call.give(axes, effect)
+        effects.append(effect)
+    return call.give(axes, total(effects))
 
 
-def _aligned(labels: Labels, dim: int) -> list[Axis]:
+def aligned(labels: Labels, dim: int) -> list[Axis]:
+    """The axis at `dim`, counted from the end; none where the value is broadcast."""
     extends = len(labels.shape) >= -dim and labels.shape[dim] > 1
     return [labels.axes[dim]] if extends else []
-
-
-def _meet(axes: list[Axis]) -> tuple[Axis, Effect]:
-    """The axes that meet in one dimension of the output: all of them are one."""
-    labelled = [axis for axis in axes if axis is not None]
-    if not labelled:
-        return None, Effect()
-    effect = Effect()
-    for axis in [*labelled[1:], *(axis for axis in axes if axis is None)]:
-        effect += tie(labelled[0], axis)
-    return labelled[0], effect

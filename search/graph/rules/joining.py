@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, Labels, dense, freeze, tie, tie_columns
-from search.graph.rules.shapes import CUT
+from search.graph.labels import (
+    PICKED,
+    Axis,
+    Effect,
+    Labels,
+    cut,
+    dense,
+    freeze,
+    meet,
+    tie_columns,
+    total,
+)
 
 
 def concatenate(call: Call) -> Outcome:
@@ -20,7 +30,7 @@ def concatenate(call: Call) -> Outcome:
         if dim == joined:
             axes.append(np.concatenate([dense(part.axes[dim], part.shape[dim]) for part in parts]))
         else:
-            tied, meeting = _all_one([part.axes[dim] for part in parts])
+            tied, meeting = meet(part.axes[dim] for part in parts)
             axes.append(tied)
             effect += meeting
     return call.give(axes, effect)
@@ -32,7 +42,7 @@ def stack(call: Call) -> Outcome:
     axes: list[Axis] = []
     effect = Effect()
     for dim in range(len(parts[0].shape)):
-        tied, meeting = _all_one([part.axes[dim] for part in parts])
+        tied, meeting = meet(part.axes[dim] for part in parts)
         axes.append(tied)
         effect += meeting
     axes.insert(call.arguments.get("dim", 0) % len(call.out.shape), None)
@@ -40,26 +50,29 @@ def stack(call: Call) -> Outcome:
 
 
 def split(call: Call) -> Outcome:
-    """Chunk, split: equal parts lose the same positions, so that the cuts stay in place."""
-    x = call.first
-    dim = call.arguments.get("dim", 0) % len(x.shape)
+    """Chunk, split: each part has its atoms.
+
+    Equal parts lose the same positions, so that a model that halves its channels goes on doing so.
+    """
+    x, dim = call.first, call.dim()
     axis = x.axes[dim]
     if axis is None:
         return call.give(x.axes)
     sizes = [out.shape[dim] for out in call.outputs]
-    if len(set(sizes)) > 1:
-        blank = (*x.axes[:dim], None, *x.axes[dim + 1 :])
-        return call.give(blank, freeze(axis, CUT))
-    rows = axis.reshape(len(sizes), -1)
-    parts = [(*x.axes[:dim], row, *x.axes[dim + 1 :]) for row in rows]
-    return call.give_each(parts, tie_columns(rows))
+    ends = np.cumsum(sizes)
+    cuts = [cut(axis, slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    parts = [(*x.axes[:dim], part, *x.axes[dim + 1 :]) for part, _ in cuts]
+    effect = total(effect for _, effect in cuts)
+    if len(set(sizes)) == 1:
+        effect += tie_columns(axis.reshape(len(sizes), -1))
+    return call.give_each(parts, effect)
 
 
 def unbind(call: Call) -> Outcome:
     """One output per index of a dimension that cannot shrink."""
     x = call.first
-    dim = call.arguments.get("dim", 0) % len(x.shape)
-    return call.give((*x.axes[:dim], *x.axes[dim + 1 :]), freeze(x.axes[dim], CUT))
+    dim = call.dim()
+    return call.give((*x.axes[:dim], *x.axes[dim + 1 :]), freeze(x.axes[dim], PICKED))
 
 
 def glu(call: Call) -> Outcome:
@@ -71,12 +84,3 @@ def glu(call: Call) -> Outcome:
         return call.give(x.axes)
     rows = axis.reshape(2, -1)
     return call.give((*x.axes[:dim], rows[0], *x.axes[dim + 1 :]), tie_columns(rows))
-
-
-def _all_one(axes: list[Axis]) -> tuple[Axis, Effect]:
-    labelled = next((axis for axis in axes if axis is not None), None)
-    effect = Effect()
-    for axis in axes:
-        if axis is not labelled:
-            effect += tie(labelled, axis)
-    return labelled, effect

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, tie, tie_columns, total
+from search.graph.labels import Axis, Effect, freeze, tie, tie_columns, total
 
 MIXES = "a norm takes its statistics over its units"
 
 
 def batch_norm(call: Call) -> Outcome:
-    """Also instance norm: statistics of each channel alone, so exact."""
-    names = ("weight", "bias", "running_mean", "running_var")
-    return call.give_each(
-        [call["input"].axes] * len(call.outputs), _vectors(call, call["input"].axis(1), names)
-    )
+    """Each channel by its own statistics, so exact; those of a batch may run over other units."""
+    x = call["input"]
+    effect = _vectors(call, x.axis(1), ("weight", "bias", "running_mean", "running_var"))
+    if call.arguments.get("training", call.arguments.get("use_input_stats")):
+        effect += total(_mixed(axis) for dim, axis in enumerate(x.axes) if dim != 1)
+    return call.give_each([x.axes] * len(call.outputs), effect)
 
 
 def layer_norm(call: Call) -> Outcome:
-    """Statistics over the last dimensions, which may lose units: approximate."""
+    """Statistics over the last dimensions, which may lose units: approximate. Also RMS norm."""
     x = call["input"]
     effect = Effect()
     for dim in range(-len(call["normalized_shape"]), 0):
@@ -32,10 +33,22 @@ def group_norm(call: Call) -> Outcome:
     """Each of `num_groups` norm groups loses the same positions, so that they stay equal."""
     x, groups = call["input"], call["num_groups"]
     axis = x.axis(1)
-    effect = _mixed(axis) + _vectors(call, axis, ("weight", "bias"))
-    if axis is not None:
+    effect = total(_mixed(own) for own in x.axes[1:]) + _vectors(call, axis, ("weight", "bias"))
+    if axis is not None and len(axis) > groups:
         effect += tie_columns(axis.reshape(groups, -1))
+    elif axis is not None:
+        effect += freeze(axis, "each of its units is a norm group")
     return call.give(x.axes, effect)
+
+
+def weight_norm(call: Call) -> Outcome:
+    """g · v / |v|, the norm over all dimensions but one: approximate where these lose units."""
+    v, g, dim = call["v"], call["g"], call["dim"]
+    effect = total(_mixed(axis) for place, axis in enumerate(v.axes) if place != dim)
+    return call.give_each(
+        [v.axes, *(out.axes for out in call.outputs[1:])],
+        effect + tie(v.axes[dim], g.axes[dim]),
+    )
 
 
 def _mixed(axis: Axis) -> Effect:

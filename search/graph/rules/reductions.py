@@ -5,38 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from search.graph.call import Call, Outcome, dims_of
-from search.graph.labels import Axis, Effect, freeze, total
+from search.graph.labels import Axis, Effect, Labels, freeze, total
+from search.graph.rules.elementwise import elementwise
 
 
 def reduction(call: Call) -> Outcome:
-    """Maximum, product, variance and the like: a removed unit would change the result."""
+    """Maximum, product and the like: a removed unit would change the result."""
+    if isinstance(call.arguments.get("other"), Labels):
+        return elementwise(call)
     return _reduce(call, lambda axis: freeze(axis, f"{call.op} reduces over its units"))
 
 
 def sum_like(call: Call) -> Outcome:
-    """Sums and norms: a unit of zeros counts nothing, so removing units is exact."""
+    """Sums and norms: a unit of zeros counts nothing, so removing units is exact.
+
+    A sum over a weight is another matter: what it sums is not zero where a unit is gone.
+    """
+    if call.first.weight:
+        return _reduce(call, lambda axis: _approximate(axis, f"{call.op} runs over its weights"))
     return _reduce(call, lambda axis: Effect())
 
 
 def mean(call: Call) -> Outcome:
-    """A mean over the kept units: approximate, as its divisor changes."""
-    return _reduce(call, _approximate)
+    """A mean or variance over the kept units: approximate, as its divisor changes."""
+    name = "mean" if call.op == "mean" else "variance"
+    return _reduce(call, lambda axis: _approximate(axis, f"a {name} runs over its units"))
 
 
 def over_fixed(call: Call) -> Outcome:
-    """Softmax, sort and the like: the shape stays, and units along the dimension freeze."""
-    dim = call.arguments.get("dim", -1)
+    """Softmax, sort, top-k and the like: units along the dimension freeze."""
     x = call.first
-    frozen = [x.axes[d] for d in dims_of(dim, len(x.shape))] if x.shape else []
-    return call.give(
-        x.axes, total(freeze(axis, f"{call.op} runs over its units") for axis in frozen)
-    )
+    if not x.shape:
+        return call.give(())
+    over = dims_of(call.arguments.get("dim", -1), len(x.shape))
+    axes = [None if dim in over else axis for dim, axis in enumerate(x.axes)]
+    reason = f"{call.op} runs over its units"
+    return call.give(axes, total(freeze(x.axes[dim], reason) for dim in over))
 
 
-def _approximate(axis: Axis) -> Effect:
-    if axis is None:
-        return Effect()
-    return Effect(approximations=((axis[axis >= 0], "a mean runs over its units"),))
+def _approximate(axis: Axis, reason: str) -> Effect:
+    return Effect() if axis is None else Effect(approximations=((axis[axis >= 0], reason),))
 
 
 def _reduce(call: Call, over: Callable[[Axis], Effect]) -> Outcome:

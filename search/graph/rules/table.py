@@ -11,16 +11,20 @@ from search.graph.call import Rule
 from search.graph.rules import (
     convolution,
     elementwise,
+    factories,
+    indexing,
     joining,
+    moving,
     norms,
     pooling,
+    products,
+    recurrent,
     reductions,
     shapes,
+    windows,
 )
 
 _CONVOLUTIONS: dict[str, Rule] = {
-    "addmm": convolution.addmm,
-    "bmm": convolution.matmul,
     "conv1d": convolution.convolution,
     "conv2d": convolution.convolution,
     "conv3d": convolution.convolution,
@@ -28,95 +32,119 @@ _CONVOLUTIONS: dict[str, Rule] = {
     "conv_transpose2d": convolution.transposed_convolution,
     "conv_transpose3d": convolution.transposed_convolution,
     "convolution": convolution.general_convolution,
-    "linear": convolution.linear,
-    "matmul": convolution.matmul,
-    "mm": convolution.matmul,
+}
+
+_PRODUCTS: dict[str, Rule] = {
+    **dict.fromkeys(("addmm", "addmv", "baddbmm"), products.add_product),
+    **dict.fromkeys(("bmm", "dot", "matmul", "mm", "mv"), products.matmul),
+    "einsum": products.einsum,
+    "linear": products.linear,
+    "scaled_dot_product_attention": products.attention,
+}
+
+_RECURRENT: dict[str, Rule] = dict.fromkeys(
+    ("gru", "lstm", "rnn_relu", "rnn_tanh"), recurrent.recurrent
+)
+
+_FACTORIES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("empty", "full", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "zeros"),
+        factories.uniform,
+    ),
+    **dict.fromkeys(
+        ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like"),
+        factories.like,
+    ),
 }
 
 _SAME: dict[str, Rule] = dict.fromkeys(
-    (
-        "_to_copy",
-        "alias",
-        "alpha_dropout",
-        "clone",
-        "contiguous",
-        "cumsum",
-        "detach",
-        "dropout",
-        "empty_like",
-        "feature_alpha_dropout",
-        "feature_dropout",
-        "full_like",
-        "lift_fresh_copy",
-        "ones_like",
-        "rrelu",
-        "to",
-        "type_as",
-        "zeros_like",
-    ),
+    ("_to_copy", "alias", "alpha_dropout", "bernoulli", "clone", "contiguous", "cumsum", "detach",
+     "dropout", "feature_alpha_dropout", "feature_dropout", "fill", "lift_fresh",
+     "lift_fresh_copy", "rrelu", "to", "type_as"),
     elementwise.same_axes,
-)
+)  # fmt: skip
 
 _JOINING: dict[str, Rule] = {
-    "cat": joining.concatenate,
-    "chunk": joining.split,
-    "concat": joining.concatenate,
-    "concatenate": joining.concatenate,
+    **dict.fromkeys(("cat", "concat", "concatenate"), joining.concatenate),
+    **dict.fromkeys(
+        ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split",
+         "unsafe_split_with_sizes"),
+        joining.split,
+    ),
     "glu": joining.glu,
-    "split": joining.split,
-    "split_with_sizes": joining.split,
     "stack": joining.stack,
-    "tensor_split": joining.split,
     "unbind": joining.unbind,
+}  # fmt: skip
+
+_INDEXING: dict[str, Rule] = {
+    **dict.fromkeys(("_unsafe_index", "index"), indexing.index),
+    **dict.fromkeys(("gather", "take_along_dim"), indexing.gather),
+    "embedding": indexing.embedding,
+    "index_select": indexing.index_select,
+    "narrow": indexing.slicing,
+    "select": indexing.select,
+    "slice": indexing.slicing,
 }
 
 _ELEMENTWISE: dict[str, Rule] = {
-    **dict.fromkeys(("copy", "hardswish", "log_sigmoid", "rsub"), elementwise.elementwise),
+    **dict.fromkeys(
+        ("complex", "copy", "floor_divide", "hardswish", "log_sigmoid", "polar", "rsub"),
+        elementwise.elementwise,
+    ),
     "prelu": elementwise.prelu,
 }
 
 _NORMS: dict[str, Rule] = {
-    "_native_batch_norm_legit": norms.batch_norm,
-    "batch_norm": norms.batch_norm,
+    **dict.fromkeys(("_native_batch_norm_legit", "batch_norm", "instance_norm"), norms.batch_norm),
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), norms.weight_norm),
+    **dict.fromkeys(("layer_norm", "rms_norm"), norms.layer_norm),
     "group_norm": norms.group_norm,
-    "instance_norm": norms.batch_norm,
-    "layer_norm": norms.layer_norm,
 }
 
 _REDUCTIONS: dict[str, Rule] = {
-    "mean": reductions.mean,
+    **dict.fromkeys(("mean", "std", "std_mean", "var", "var_mean"), reductions.mean),
     **dict.fromkeys(("linalg_vector_norm", "norm", "sum"), reductions.sum_like),
-    **dict.fromkeys(("log_softmax", "softmax", "_softmax", "_log_softmax"), reductions.over_fixed),
     **dict.fromkeys(
-        ("all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "min", "prod",
-         "std", "var", "std_mean", "var_mean"),
+        ("_log_softmax", "_softmax", "argsort", "cummax", "cummin", "cumprod",
+         "log_softmax", "logcumsumexp", "softmax", "sort", "topk"),
+        reductions.over_fixed,
+    ),
+    **dict.fromkeys(
+        ("all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "median", "min",
+         "prod"),
         reductions.reduction,
     ),
 }  # fmt: skip
 
-_SHAPES: dict[str, Rule] = {
-    **dict.fromkeys(
-        ("_unsafe_view", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view",
-         "view_as", "reshape_as"),
-        shapes.reshape,
-    ),
-    "channel_shuffle": shapes.channel_shuffle,
-    "constant_pad_nd": shapes.pad,
-    "expand": shapes.expand,
-    "expand_as": shapes.expand_as,
-    "flip": shapes.flip,
-    "pad": shapes.pad,
-    "permute": shapes.permute,
-    "pixel_shuffle": shapes.pixel_shuffle,
-    "pixel_unshuffle": shapes.pixel_unshuffle,
-    "repeat": shapes.repeat,
-    "roll": shapes.roll,
-    "select": shapes.select,
-    "slice": shapes.slicing,
-    "swapaxes": shapes.transpose,
-    "t": shapes.transpose,
-    "transpose": shapes.transpose,
-}  # fmt: skip
+_SHAPES: dict[str, Rule] = dict.fromkeys(
+    ("_unsafe_view", "atleast_1d", "atleast_2d", "atleast_3d", "flatten", "ravel", "reshape",
+     "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as"),
+    shapes.reshape,
+)  # fmt: skip
+
+_MOVING: dict[str, Rule] = {
+    **dict.fromkeys(("adjoint", "swapaxes", "swapdims", "t", "transpose"), moving.transpose),
+    **dict.fromkeys(("broadcast_to", "expand"), moving.expand),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), moving.channel_shuffle),
+    **dict.fromkeys(("constant_pad_nd", "pad"), moving.pad),
+    **dict.fromkeys(("movedim", "moveaxis"), moving.movedim),
+    **dict.fromkeys(("repeat", "tile"), moving.repeat),
+    **dict.fromkeys(("tril", "triu"), pooling.over_last(2)),
+    "expand_as": moving.expand_as,
+    "flip": moving.flip,
+    "permute": moving.permute,
+    "pixel_shuffle": moving.pixel_shuffle,
+    "pixel_unshuffle": moving.pixel_unshuffle,
+    "repeat_interleave": moving.repeat_interleave,
+    "roll": moving.roll,
+}
+
+_WINDOWS: dict[str, Rule] = {
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), windows.sampled),
+    "col2im": windows.from_columns,
+    "im2col": windows.to_columns,
+    "unfold": windows.sliding,
+}
 
 _SPACE: dict[str, Rule] = {
     f"{op}{rank}d": pooling.over_last(rank)
@@ -149,12 +177,18 @@ _SPACE: dict[str, Rule] = {
 RULES: Mapping[str, Rule] = {
     **_CONVOLUTIONS,
     **_ELEMENTWISE,
+    **_FACTORIES,
+    **_INDEXING,
     **_JOINING,
+    **_MOVING,
     **_NORMS,
+    **_PRODUCTS,
+    **_RECURRENT,
     **_REDUCTIONS,
     **_SAME,
     **_SHAPES,
     **_SPACE,
+    **_WINDOWS,
 }
 
 POINTWISE: Rule = elementwise.elementwise

@@ -367,31 +367,16 @@ FREEZING: dict[str, tuple[Body, str]] = {
         lambda m, x: m.b(x * x.amax(1, keepdim=True)),
         "amax reduces over its units",
     ),
-    "slice": (lambda m, x: m.b(torch.cat([x[:, :1], x[:, 1:]], 1)), "cut at a fixed position"),
-    "unequal parts": (
-        lambda m, x: m.b(torch.cat(x.split([1, 3], 1), 1)),
-        "cut at a fixed position",
-    ),
-    "one channel": (lambda m, x: m.b(x * x[:, :1]), "cut at a fixed position"),
+    "a slice in steps": (lambda m, x: m.b(torch.cat([x[:, ::2], x[:, 1::2]], 1)), "in steps"),
+    "one channel": (lambda m, x: m.b(x * x[:, :1]), "picked by their position"),
+    "a selected channel": (lambda m, x: m.b(x * x[:, 0, None]), "picked by their position"),
     "padded channels": (lambda m, x: m.b(F.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:5]), "are padded"),
-    "a product with a vector": (
-        lambda m, x: m.b(x) * (x.transpose(1, 3) @ torch.ones(4).to(x)).sum(),
-        "its units take part in a product with a vector",
-    ),
     "rolled as one line": (lambda m, x: m.b(x.roll(1)), "its units move between dimensions"),
-    "both sides of a product flattened together": (
-        lambda m, x: m.f((x.flatten(2) @ m.b(x).flatten(2).transpose(1, 2)).flatten(1)),
-        "two dimensions that could both shrink are flattened together",
-    ),
     "a convolution over the channels as space": (
         lambda m, x: m.b(F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3)),
         "avg_pool2d runs over its units",
     ),
-    "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "at a fixed position"),
-    "merged with the batch": (
-        lambda m, x: m.b(x.reshape(-1, 4, 4).reshape(x.shape)),
-        "its units are merged with the batch dimension",
-    ),
+    "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "by their position"),
     "no rule": (
         lambda m, x: m.b(torch.fft.ifft(torch.fft.fft(x)).real),
         "there is no pruning rule (operator fft_fft in the model itself)",

@@ -1,0 +1,17 @@
+"""Tensors made from nothing."""
+
+from __future__ import annotations
+
+from search.graph.call import Call, Outcome
+from search.graph.labels import free
+
+
+def uniform(call: Call) -> Outcome:
+    """Zeros, ones: equal everywhere, so of any length."""
+    out = call.out
+    return call.give([None if d in out.batch else free(n) for d, n in enumerate(out.shape)])
+
+
+def like(call: Call) -> Outcome:
+    """As long as the operand, which shrinks."""
+    return call.give(call.first.axes)

@@ -1,0 +1,95 @@
+"""Operators that pick indices: slice, select, gather, tables read by an index."""
+
+from __future__ import annotations
+
+from search.graph.call import Call, Outcome
+from search.graph.labels import PICKED, Axis, Effect, Labels, cut, freeze, meet, tie, total
+from search.graph.rules.elementwise import aligned
+
+STEPPED = "its units are cut in steps"
+LOOKED_UP = "its units are looked up by an index"
+
+
+def slicing(call: Call) -> Outcome:
+    """Slice and narrow: the atoms of the part."""
+    x, dim = call.first, call.dim()
+    axes = list(x.axes)
+    axis = axes[dim]
+    if axis is None or call.out.shape[dim] == x.shape[dim]:
+        return call.give(axes)
+    part = _part(call, len(axis))
+    if part.step not in (None, 1):
+        axes[dim] = None
+        return call.give(axes, freeze(axis, STEPPED))
+    axes[dim], effect = cut(axis, part)
+    return call.give(axes, effect)
+
+
+def _part(call: Call, size: int) -> slice:
+    if "length" not in call.arguments:
+        start, end = (call.arguments.get(name) for name in ("start", "end"))
+        return slice(start, end, call.arguments.get("step"))
+    start = call["start"] % size
+    return slice(start, start + call["length"])
+
+
+def select(call: Call) -> Outcome:
+    """One index of a dimension that cannot shrink."""
+    x, dim = call.first, call.dim()
+    return call.give((*x.axes[:dim], *x.axes[dim + 1 :]), freeze(x.axes[dim], PICKED))
+
+
+def index(call: Call) -> Outcome:
+    """x[:, i, j]: the indexed dimensions become those of the index, the others go through."""
+    x = call.first
+    given: list[Labels | None] = [
+        item if isinstance(item, Labels) else None for item in call["indices"]
+    ]
+    given += [None] * (len(x.shape) - len(given))
+    places = [dim for dim, item in enumerate(given) if item is not None]
+    rest = [axis for axis, item in zip(x.axes, given, strict=True) if item is None]
+    effect = total(freeze(x.axes[dim], LOOKED_UP) for dim in places)
+    adjacent = places == list(range(places[0], places[-1] + 1))
+    lead = places[0] if adjacent else 0
+    picked, meeting = _broadcast([item for item in given if item is not None])
+    return call.give((*rest[:lead], *picked, *rest[lead:]), effect + meeting)
+
+
+def _broadcast(values: list[Labels]) -> tuple[list[Axis], Effect]:
+    rank = max(len(value.shape) for value in values)
+    met = [
+        meet(axis for value in values for axis in aligned(value, dim)) for dim in range(-rank, 0)
+    ]
+    return [axis for axis, _ in met], total(effect for _, effect in met)
+
+
+def index_select(call: Call) -> Outcome:
+    """Also `take` along one dimension: only that dimension is looked up."""
+    x, dim, chosen = call.first, call.dim(), call["index"]
+    picked = chosen.axes[0] if chosen.axes else None
+    axes = (*x.axes[:dim], picked, *x.axes[dim + 1 :])
+    return call.give(axes, freeze(x.axes[dim], LOOKED_UP))
+
+
+def gather(call: Call) -> Outcome:
+    """Along `dim` the index decides; along the others value and index are one."""
+    x, dim = call.first, call.dim()
+    chosen = call.arguments.get("index", call.arguments.get("indices"))
+    axes: list[Axis] = []
+    effect = freeze(x.axes[dim], LOOKED_UP)
+    for place, (own, other) in enumerate(zip(x.axes, chosen.axes, strict=True)):
+        if place == dim:
+            axes.append(other)
+        elif x.shape[place] == chosen.shape[place]:
+            effect += tie(own, other)
+            axes.append(own if other is not None else None)
+        else:
+            effect += freeze(own, LOOKED_UP) + freeze(other, LOOKED_UP)
+            axes.append(None)
+    return call.give(axes, effect)
+
+
+def embedding(call: Call) -> Outcome:
+    """A row of the table for every index."""
+    table, indices = call["weight"], call["indices"]
+    return call.give((*indices.axes, table.axis(1)), freeze(table.axis(0), LOOKED_UP))

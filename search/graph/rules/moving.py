@@ -1,0 +1,146 @@
+"""Operators that move or copy whole dimensions and indices: permute, expand, roll, shuffles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.graph.call import Call, Outcome, dims_of
+from search.graph.labels import Axis, Effect, Labels, free, freeze, tie_columns, total
+
+
+def permute(call: Call) -> Outcome:
+    """Dimensions in a new order."""
+    x = call.first
+    return call.give([x.axes[dim] for dim in dims_of(call["dims"], len(x.shape))])
+
+
+def movedim(call: Call) -> Outcome:
+    """Dimensions moved to other places, the rest in order."""
+    x = call.first
+    rank = len(x.shape)
+    places = dict(
+        zip(dims_of(call["destination"], rank), dims_of(call["source"], rank), strict=True)
+    )
+    rest = (dim for dim in range(rank) if dim not in places.values())
+    return call.give([x.axes[places[d] if d in places else next(rest)] for d in range(rank)])
+
+
+def transpose(call: Call) -> Outcome:
+    """Two dimensions swapped; `t` swaps the only two."""
+    axes = list(call.first.axes)
+    if len(axes) > 1:
+        a, b = call.arguments.get("dim0", 0), call.arguments.get("dim1", 1)
+        axes[a], axes[b] = axes[b], axes[a]
+    return call.give(axes)
+
+
+def expand_as(call: Call) -> Outcome:
+    """Dimensions of size 1 grow to those of the other operand, and shrink with them."""
+    x, other = call["self"], call["other"]
+    axes = list(other.axes)
+    for dim in range(-len(x.shape), 0):
+        if x.shape[dim] > 1:
+            axes[dim] = x.axes[dim]
+    return call.give(axes)
+
+
+def repeat(call: Call) -> Outcome:
+    """Tiles: copies of a unit leave together."""
+    x = call.first
+    given = call.arguments.get("repeats", call.arguments.get("dims"))
+    times = [1] * (len(x.shape) - len(given)) + list(given)
+    lead = len(times) - len(x.shape)
+    axes = [
+        None if axis is None else np.tile(axis, count)
+        for axis, count in zip(x.axes, times[lead:], strict=True)
+    ]
+    return call.give((*(None,) * lead, *axes))
+
+
+def repeat_interleave(call: Call) -> Outcome:
+    """Every index repeated in place: copies of a unit leave together."""
+    x, times = call.first, call["repeats"]
+    if call.arguments.get("dim") is None or not isinstance(times, int):
+        return call.give_frozen("its units are repeated by a tensor or as one line")
+    dim, axes = call.dim(), list(x.axes)
+    axis = axes[dim]
+    axes[dim] = None if axis is None else np.repeat(axis, times)
+    return call.give(axes)
+
+
+def flip(call: Call) -> Outcome:
+    """Dimensions reversed."""
+    axes = list(call.first.axes)
+    for dim in dims_of(call["dims"], len(axes)):
+        axis = axes[dim]
+        axes[dim] = None if axis is None else axis[::-1].copy()
+    return call.give(axes)
+
+
+def roll(call: Call) -> Outcome:
+    """Indices moved around, in a circle; without `dims` the whole tensor is one line."""
+    x, dims = call.first, call["dims"]
+    axes = list(x.axes)
+    if not dims:
+        return call.give_frozen("its units move between dimensions")
+    for dim, shift in zip(dims, call["shifts"], strict=True):
+        axis = axes[dim]
+        axes[dim] = None if axis is None else np.roll(axis, shift)
+    return call.give(axes)
+
+
+def pad(call: Call) -> Outcome:
+    """Borders, given from the last dimension on; units along a padded dimension freeze."""
+    x, widths = call.first, call["pad"]
+    axes = list(x.axes)
+    effect = Effect()
+    for step in range(len(widths) // 2):
+        if any(widths[2 * step : 2 * step + 2]):
+            effect += freeze(axes[-1 - step], "its units are padded")
+            axes[-1 - step] = None
+    return call.give(axes, effect)
+
+
+def expand(call: Call) -> Outcome:
+    """Dimensions of size 1 repeated, new ones in front: of any length, as all is equal there."""
+    x, out = call.first, call.out
+    lead = len(out.shape) - len(x.shape)
+    own: list[Axis] = [*(None,) * lead, *x.axes]
+    sizes = (*(1,) * lead, *x.shape)
+    axes = [
+        free(size) if size > old and dim not in out.batch else axis
+        for dim, (axis, old, size) in enumerate(zip(own, sizes, out.shape, strict=True))
+    ]
+    return call.give(axes)
+
+
+def pixel_shuffle(call: Call) -> Outcome:
+    """(…, C · r · r, H, W) -> (…, C, H · r, W · r): r · r channels in a row are one unit."""
+    x, factor = call.first, call["upscale_factor"]
+    axis, space = x.axis(-3), _frozen_space(x)
+    if axis is None:
+        return call.give((*x.axes[:-3], None, None, None), space)
+    rows = axis.reshape(-1, factor * factor)
+    return call.give((*x.axes[:-3], rows[:, 0], None, None), tie_columns(rows.T) + space)
+
+
+def pixel_unshuffle(call: Call) -> Outcome:
+    """(…, C, H · r, W · r) -> (…, C · r · r, H, W)."""
+    x, factor = call.first, call["downscale_factor"]
+    axis = x.axis(-3)
+    wide = None if axis is None else np.repeat(axis, factor * factor)
+    return call.give((*x.axes[:-3], wide, None, None), _frozen_space(x))
+
+
+def _frozen_space(x: Labels) -> Effect:
+    return total(freeze(axis, "its units are shuffled as space") for axis in x.axes[-2:])
+
+
+def channel_shuffle(call: Call) -> Outcome:
+    """(B, groups · n, …): the same channel of every shuffle group is one unit."""
+    x, groups = call.first, call["groups"]
+    axis = x.axis(1)
+    if axis is None:
+        return call.give(x.axes)
+    rows = axis.reshape(groups, -1)
+    return call.give((x.axes[0], rows.T.reshape(-1), *x.axes[2:]), tie_columns(rows))

@@ -1,0 +1,31 @@
+"""Recurrent layers: their inputs may lose units, their hidden sizes may not."""
+
+from __future__ import annotations
+
+from search.graph.call import Call, Outcome
+from search.graph.labels import Effect, Labels, freeze, freeze_all, role, tie, total
+
+HIDDEN = "it is the hidden size of a recurrent layer"
+
+
+def recurrent(call: Call) -> Outcome:
+    """x (…, I), weights (gates · H, I), (gates · H, H) and biases, layer by layer."""
+    x, params = call["input"], list(call["params"])
+    directions = 2 if call["bidirectional"] else 1
+    per_layer = len(params) // (call["num_layers"] * directions)
+    firsts = params[: per_layer * directions : per_layer]
+    effect = total(_reads(x, weight) for weight in firsts)
+    effect += total(_hidden(weight, weight in firsts) for weight in params)
+    states = call.arguments.get("hx", ())
+    listed = [states] if isinstance(states, Labels) else states
+    effect += total(freeze_all(state, HIDDEN) for state in listed)
+    return call.outputs, effect
+
+
+def _reads(x: Labels, weight: Labels) -> Effect:
+    return tie(x.axis(-1), weight.axis(1)) + role(weight.axis(1), weight, "consumer")
+
+
+def _hidden(weight: Labels, first: bool) -> Effect:
+    axes = weight.axes[:1] if first else weight.axes
+    return total(freeze(axis, HIDDEN) for axis in axes)
