@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from search.errors import GraphError
 from search.graph.call import Rule
+from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
 from search.graph.program import Program
-from search.graph.propagation import Propagation, propagate
+from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import double_copy, quiet_copy, stirred
+from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
 from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
@@ -50,14 +52,20 @@ def trace(
         clock: seconds that only ever grow.
 
     Raises:
-        GraphError: the model cannot be copied or exported, or the inputs are not tensors.
+        GraphError: the model cannot be copied or exported, it holds what cannot be pruned (NaN,
+            sparse or quantized tensors, no parameters at all), its output does not depend on its
+            parameters, or the inputs are not tensors.
     """
     end = clock() + time_limit_s
+    check_model(model)
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
+    check_inputs(inputs)
     exported = export(copy, inputs)
-    found = propagate(exported, _aliases(named_tensors(copy)), rules)
+    found = analysed(exported, _aliases(named_tensors(copy)), rules)
     graph = _assemble(copy, inputs, exported, found)
+    reads_parameters = set(graph.unused) < set(_parameters(copy).values())
+    check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
     graph = settle(graph, exported, found, lambda: clock() >= end)
     graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
     if all(group.form == "module" for group in graph.groups):
@@ -95,7 +103,7 @@ def program_of(
     """
     copied = quiet_copy(model)
     exported = export(copied, batch_of_two(example_inputs))
-    found = propagate(exported, _aliases(named_tensors(copied)), rules)
+    found = analysed(exported, _aliases(named_tensors(copied)), rules)
     return Program(exported, found), form_groups(found)
 
 
@@ -103,21 +111,24 @@ def _assemble(
     model: nn.Module, inputs: tuple[Tensor, ...], exported: Exported, found: Propagation
 ) -> PruningGraph:
     grouping = form_groups(found)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     return PruningGraph(
         model=model,
         example_inputs=inputs,
         groups=grouping.groups,
         shapes={name: labels.shape for name, labels in found.tensors.items()},
-        unused=_unused(exported, _aliases(parameters)),
+        unused=_unused(exported, _parameters(model)),
         dynamic_batch=exported.dynamic,
         group_of=grouping.group_of,
         unit_of=grouping.unit_of,
         parameter_counts=parameter_products(
-            found.tensors, dict.fromkeys(_aliases(parameters).values())
+            found.tensors, dict.fromkeys(_parameters(model).values())
         ),
         mac_counts=mac_products(found, dynamic=exported.dynamic),
     )
+
+
+def _parameters(model: nn.Module) -> dict[str, str]:
+    return _aliases(dict(model.named_parameters(remove_duplicate=False)))
 
 
 def _unused(exported: Exported, aliases: Mapping[str, str]) -> tuple[str, ...]:
