@@ -1,4 +1,4 @@
-"""Builds a network from its name: `python:`, `torchvision:`, `timm:` or `transformers:`.
+"""Builds a network from its name: `python:`, or one of the four zoos that it knows.
 
 Downloads nothing: weights always come from the user's own safetensors.
 """
@@ -55,6 +55,16 @@ def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str
     return model.eval()
 
 
+def zoo(name: str) -> Any:
+    """The library `name`, imported.
+
+    Raises:
+        ArchitectureError: it is not installed.
+    """
+    _declare_torchvision_operators()
+    return _library(name, "secateur[zoo]")
+
+
 def _library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -81,8 +91,7 @@ def _declare_torchvision_operators() -> None:
 
 
 def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
-    _declare_torchvision_operators()
-    models = _library("torchvision.models", "secateur[zoo]")
+    models = zoo("torchvision.models")
     if name not in models.list_models():
         raise ArchitectureError(
             f"torchvision has no model {name!r}; see torchvision.models.list_models()"
@@ -93,19 +102,26 @@ def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
 
 
 def _from_timm(name: str, kwargs: dict[str, Any]) -> Any:
-    _declare_torchvision_operators()
-    timm = _library("timm", "secateur[zoo]")
+    timm = zoo("timm")
     if not timm.is_model(name):
         raise ArchitectureError(f"timm has no model {name!r}; see timm.list_models()")
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
 def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
-    transformers = _library("transformers", "secateur[zoo]")
+    transformers = zoo("transformers")
     model_class = getattr(transformers, name, None)
     if model_class is None or not hasattr(model_class, "config_class"):
         raise ArchitectureError(f"transformers has no model class {name!r}")
     return model_class(model_class.config_class(**kwargs))
+
+
+def _from_pytorchcv(name: str, kwargs: dict[str, Any]) -> Any:
+    provider = _library("pytorchcv.model_provider", "pytorchcv")
+    try:
+        return provider.get_model(name, pretrained=False, **kwargs)
+    except ValueError as error:
+        raise ArchitectureError(f"pytorchcv has no model {name!r}: {error}") from error
 
 
 # Arguments by which a library would load weights from elsewhere, some of them as pickles.
@@ -131,4 +147,5 @@ BUILDERS: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
     "torchvision": _from_torchvision,
     "timm": _from_timm,
     "transformers": _from_transformers,
+    "pytorchcv": _from_pytorchcv,
 }

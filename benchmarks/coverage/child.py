@@ -1,0 +1,31 @@
+"""`python -m benchmarks.coverage.child NAME FOLDER`: one model in a process that can be killed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--time-limit", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+
+    import torch
+
+    from benchmarks.coverage.examination import examine
+
+    logging.disable(logging.ERROR)
+    torch.set_num_threads(options.threads)
+    row = examine(options.name, options.folder, time_limit_s=options.time_limit)
+    (options.folder / "row.json").write_text(json.dumps(asdict(row)))
+
+
+if __name__ == "__main__":
+    main()

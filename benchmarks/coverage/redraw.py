@@ -1,0 +1,65 @@
+"""Float64 copies with parameters drawn anew, of order one, and noise as inputs.
+
+Its own on purpose: it shares nothing with the library's verification.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A float64 copy in evaluation mode; every parameter and running statistic is random.
+
+    At initialisation zero gains and tiny layer scales hide whole branches: a wrong pruning would
+    compute the right output.
+    """
+    doubled = copy.deepcopy(model).double().eval().requires_grad_(False)
+    source = torch.Generator().manual_seed(seed)
+    for parameter in doubled.parameters():
+        parameter.copy_(_weights(parameter, source))
+    for name, buffer in doubled.named_buffers():
+        if name.endswith("running_var"):
+            buffer.copy_(_uniform(buffer, source))
+        elif name.endswith("running_mean"):
+            buffer.copy_(0.2 * _normal(buffer, source))
+    return doubled
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, tied ones under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def noise(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
+    """The inputs in float64, floating ones with noise added."""
+    source = torch.Generator().manual_seed(seed)
+    return tuple(
+        value.double() + 0.5 * _normal(value, source) if value.is_floating_point() else value
+        for value in inputs
+    )
+
+
+def _weights(tensor: Tensor, source: torch.Generator) -> Tensor:
+    """Matrices keep the variance of what passes; vectors are gains, or biases: of order one."""
+    if tensor.ndim < 2 or tensor.numel() == max(tensor.shape):
+        return _uniform(tensor, source)
+    fan_in = tensor.numel() // tensor.shape[0]
+    return _normal(tensor, source) * math.sqrt(1.5 / max(fan_in, 1))
+
+
+def _normal(tensor: Tensor, source: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=source, dtype=torch.float64)
+
+
+def _uniform(tensor: Tensor, source: torch.Generator) -> Tensor:
+    drawn = torch.rand(tensor.shape, generator=source, dtype=torch.float64)
+    return drawn + 0.5

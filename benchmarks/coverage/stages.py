@@ -1,0 +1,48 @@
+"""Named stages with their seconds; the current one is on disk for the parent to read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ANALYSIS = ("start", "build", "trace", "prune")
+
+
+class Stages:
+    """Times stages and notes which one runs.
+
+    Args:
+        folder: where the file `stage` is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "stage"
+        self.current = "start"
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Everything inside belongs to `name`; after an exception it stays the current one."""
+        self.current = name
+        self._file.write_text(name)
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begun
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
+
+    @property
+    def analysis_s(self) -> float:
+        """Seconds of building, tracing and pruning."""
+        return sum(self.seconds.get(name, 0.0) for name in ANALYSIS)
+
+
+def stage_in(folder: Path) -> str:
+    """The stage that the child in `folder` is in."""
+    try:
+        return (folder / "stage").read_text() or "start"
+    except OSError:
+        return "start"
