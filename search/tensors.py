@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from search.attributes import Attributes
 from search.errors import PlanError
@@ -21,7 +22,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
-    """A deep copy in which the named parameters and buffers have other values; ties live on."""
+    """A deep copy in which the named parameters and buffers have other values; ties live on.
+
+    A tensor with a history that the module keeps as an attribute (its last attention map, a weight
+    that a hook computes anew) is copied without the history.
+    """
     tensors = named_tensors(model)
     memo: dict[int, Any] = {
         id(tensors[name]): type(old)(value, old.requires_grad)
@@ -29,7 +34,35 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module
         else value
         for name, value in replacements.items()
     }
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, _detached(model) | memo)
+
+
+def shell_of(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares their parameters and buffers.
+
+    What a forward leaves behind in the copy (a cache, an attention map) does not reach `model`.
+    """
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in named_tensors(model).values()}
+    return copy.deepcopy(model, _detached(model) | shared)
+
+
+def _detached(model: nn.Module) -> dict[int, Any]:
+    """The tensors with a history among the attributes, as deepcopy wants them."""
+    return {
+        id(leaf): leaf.detach().clone()
+        for module in model.modules()
+        for name, value in vars(module).items()
+        for leaf in _tensors_in(name, value)
+        if not leaf.is_leaf
+    }
+
+
+def _tensors_in(name: str, value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if name.startswith("_") or not value or not isinstance(value, list | tuple | dict):
+        return []
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def set_attributes(model: nn.Module, edits: Mapping[str, Attributes]) -> None:

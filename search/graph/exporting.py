@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +16,8 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
+from search.graph.refusals import untraceable
+from search.tensors import shell_of
 
 BATCH = 2
 
@@ -73,20 +78,28 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
     free = tuple({0: Dim.AUTO} if _batched(value, BATCH) else None for value in inputs)
     for shapes in (free, None):
         try:
-            with warnings.catch_warnings(action="ignore"):
-                program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+            with _quiet():
+                program = torch.export.export(
+                    shell_of(model), inputs, dynamic_shapes=shapes, strict=False
+                )
         except Exception as error:  # torch.export raises whatever the model's forward raises
             failure = error
         else:
             return _described(program)
-    raise GraphError(
-        f"the model must be traceable by torch.export, but got: {_first_line(failure)}"
-    )
+    raise GraphError(untraceable(shell_of(model), inputs, failure)) from failure
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A failure is told by an exception; torch would print the whole graph as well."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _described(program: ExportedProgram) -> Exported:

@@ -211,4 +211,6 @@ def _blank(value: Any, dynamic: bool) -> Labels:
 
 
 def _hint(size: int | torch.SymInt) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    """The traced size; one that only the data tells counts as that of a batch."""
+    hint = size if isinstance(size, int) else size.node.hint
+    return BATCH if hint is None else int(hint)

@@ -5,13 +5,13 @@ At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from search.errors import GraphError
+from search.tensors import copy_with
 
 
 def quiet_copy(model: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def quiet_copy(model: nn.Module) -> nn.Module:
         GraphError: the model cannot be copied.
     """
     try:
-        copied = copy.deepcopy(model).eval()
+        copied = copy_with(model, {}).eval()
     except (RuntimeError, TypeError, AttributeError) as error:
         raise GraphError(
             f"the model must be copyable by copy.deepcopy, but got: {error}"
