@@ -155,12 +155,19 @@ def test_what_no_analysis_can_help_is_refused_before_it(model: Any, message: str
         trace(model, image())
 
 
+def compiled() -> nn.Module:
+    """A module that holds another one where the result of torch.compile does."""
+    model = nn.Module()
+    model._orig_mod = Plain()
+    return model
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize:UserWarning")
 def test_scripted_compiled_and_quantized_modules_are_refused() -> None:
     with pytest.raises(GraphError, match="but got a TorchScript module"):
         trace(torch.jit.script(nn.Linear(3, 2)), image())
     with pytest.raises(GraphError, match="must not be compiled yet"):
-        trace(torch.compile(Plain()), image())  # type: ignore[arg-type]
+        trace(compiled(), image())
     tensor = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     with pytest.raises(GraphError, match="must be dense, but 'extra' is quantized"):
         trace(with_buffer(tensor), image())
