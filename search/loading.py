@@ -35,18 +35,15 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
         name: _resized(name, tensors.get(name), shape)
         for name, shape in document["tensors"].items()
     }
+    pruned = copy_with(model, resized)
+    set_attributes(pruned, document["modules"])
     if document.get("form") == "graph":
-        pruned = _as_graph(model, resized, document)
-    else:
-        pruned = copy_with(model, resized)
-        set_attributes(pruned, document["modules"])
+        pruned = _as_graph(model, pruned, document)
     _load_weights(pruned, Path(weights_path))
     return pruned
 
 
-def _as_graph(
-    model: nn.Module, resized: Mapping[str, Tensor], document: Mapping[str, Any]
-) -> nn.Module:
+def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) -> nn.Module:
     """A `PrunedGraph`: the model is exported again, and its groups are those of the plan."""
     from search.graph.grouping import kept_atoms
     from search.graph.tracing import program_of
@@ -57,7 +54,7 @@ def _as_graph(
     if widths.keys() != kept.keys() or any(kept[name][-1] >= widths[name] for name in kept):
         raise PlanError("the plan must be made for this model, but has other groups or units")
     atoms = kept_atoms(grouping.groups, grouping.group_of, grouping.unit_of, kept)
-    return program.pruned(model, resized, atoms)
+    return program.pruned(body, atoms)
 
 
 def _example_inputs(document: Mapping[str, Any]) -> tuple[Tensor, ...]:

@@ -17,26 +17,28 @@ from search.tensors import copy_with, named_tensors, set_attributes
 
 if TYPE_CHECKING:
     from search.graph.pruning_graph import PruningGraph
-    from search.graph.types import Group, Member
+    from search.graph.types import Form, Group, Member
 
 __all__ = ["check_plan", "kept_indices", "load_pruned", "plan_document", "prune"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
+def prune(
+    model: nn.Module, graph: PruningGraph, plan: Plan, *, form: Form | None = None
+) -> nn.Module:
     """A smaller copy of `model` without the units that `plan` removes.
 
     It is of the same class, unless `graph.form(plan)` is "graph": then it is a `PrunedGraph`, as
     the model's own forward holds constants. Parameters keep their values, dtype, device and
-    requires_grad; modules keep their training flags and hooks (a `PrunedGraph` has no modules of
-    the user's, so it only takes over the flag of the whole model); tied parameters stay tied.
-    `model` is not touched.
+    requires_grad; modules keep their training flags and hooks (which a `PrunedGraph` does not
+    call); tied parameters stay tied. `model` is not touched.
 
     Args:
         model: the traced model, or another with the same tensors (trained further, say).
         graph: its analysis.
         plan: the kept units of every group of the graph.
+        form: "graph" asks for a `PrunedGraph` where the graph has a program, whatever the plan.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -51,10 +53,10 @@ def prune(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
     for name, dims in kept.items():
         for dim, indices in dims.items():
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
-    if graph.program is not None and graph.form(plan) == "graph":
-        return graph.program.pruned(model, cut, graph.kept_atoms(plan))
     pruned = copy_with(model, cut)
     set_attributes(pruned, _module_edits(model, shapes))
+    if graph.program is not None and (form or graph.form(plan)) == "graph":
+        return graph.program.pruned(pruned, graph.kept_atoms(plan))
     return pruned
 
 
@@ -74,13 +76,12 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     shapes = {
         name: _cut_shape(graph, name, dims) for name, dims in kept_indices(graph, plan).items()
     }
-    form = graph.form(plan)
     return {
         "version": VERSION,
-        "form": form,
+        "form": graph.form(plan),
         "plan": json.loads(plan.to_json()),
         "tensors": {name: list(shape) for name, shape in shapes.items()},
-        "modules": _module_edits(model, shapes) if form == "module" else {},
+        "modules": _module_edits(model, shapes),
         "inputs": [
             {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
             for value in graph.example_inputs

@@ -3,25 +3,29 @@
 | symbol | meaning |
 |---|---|
 | program | the exported graph of the dense model in its own dtype, with its labels |
+| body | the user's module with smaller tensors, whose forward is not used |
+| owner | the module whose forward called an operator |
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
+from search.graph.labels import Atoms
 from search.graph.propagation import Propagation, module_path, operator_name
 from search.graph.rewriting import shrunk
 from search.tensors import named_tensors
 
-# Operator -> the place of its flag in training. The dense model was exported for evaluation.
+# Operator -> the place of its flag in training; the dense model was exported for evaluation.
 _FLAGS = {
     "alpha_dropout": 2,
     "batch_norm": 5,
@@ -32,9 +36,12 @@ _FLAGS = {
     "instance_norm": 5,
     "lstm": 6,
 }
+_MOMENTUM = 6
 _ATTENTION = "scaled_dot_product_attention"
 _DROPOUTS = ("dropout", "dropout_p", "attn_drop", "attention_dropout", "attn_dropout")
 CONSTANTS = "lifted_constants"
+
+Owners = dict[str, tuple[str, float]]  # node -> path of its owner, attention dropout of that one
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,43 +51,62 @@ class Program:
     exported: Exported
     found: Propagation
 
-    def pruned(self, model: nn.Module, tensors: Mapping[str, Tensor], kept: Kept) -> PrunedGraph:
-        """The model with other parameters and buffers, and the sizes that belong to them.
+    def uneven(self, group_of: Atoms, unit_of: Atoms) -> set[int]:
+        """Groups with a value that carries some units more often than others, or not at all.
+
+        The sizes of such a value depend on which units are kept, not on their number alone.
+        """
+        axes = {
+            id(axis): axis
+            for outputs in self.found.values.values()
+            for labels in outputs
+            for axis in labels.axes
+            if axis is not None
+        }
+        found: set[int] = set()
+        for axis in axes.values():
+            groups, units = group_of[axis[axis >= 0]], unit_of[axis[axis >= 0]]
+            for group in set(groups.tolist()) - found - {-1}:
+                width = int(unit_of[group_of == group].max()) + 1
+                counts = np.bincount(units[groups == group], minlength=width)
+                if counts.min() != counts.max():
+                    found.add(group)
+        return found
+
+    def pruned(self, body: nn.Module, kept: Kept) -> PrunedGraph:
+        """The model that computes with the tensors of `body`, of which atoms in `kept` are left.
 
         Args:
-            model: the dense model; tensors that are not replaced are copied from it.
-            tensors: parameter or buffer -> its value after pruning.
-            kept: atom -> whether it stays.
+            body: taken over, not copied.
+            kept: atom -> whether it stays, shape (atoms,).
         """
         graph = shrunk(self.exported.graph_module.graph, self.found, kept)
-        return PrunedGraph(graph, model, tensors, self.exported)
+        return PrunedGraph(graph, body, self.exported)
 
 
 class PrunedGraph(nn.Module):
-    """Runs an exported graph with parameters of its own, named as in the dense model.
+    """Runs an exported graph on the modules of the pruned model, which keep their names and kinds.
 
-    It trains like the dense model (batch norm, dropout, attention dropout), takes any batch size
-    that the dense model takes, and exports. What Python code decided while the dense model was
-    traced stays decided: a stochastic depth, for example, is gone.
+    It trains like the dense model (batch norm, dropout, attention dropout, each by the training
+    flag of its own module), takes any batch size that the dense model takes, and exports. What
+    Python code decided while the dense model was traced stays decided: a stochastic depth, for
+    example, is gone, and hooks of its modules are not called.
     """
 
-    def __init__(
-        self, graph: fx.Graph, model: nn.Module, tensors: Mapping[str, Tensor], exported: Exported
-    ) -> None:
+    def __init__(self, graph: fx.Graph, body: nn.Module, exported: Exported) -> None:
         super().__init__()
+        _take_over(self, body)
         self._graph = graph
-        self._sources = dict(exported.sources)
         self._outputs = exported.outputs
-        self._attention_dropout = _attention_dropout(exported, model)
-        copies: dict[int, Tensor] = {}
-        for name, tensor in named_tensors(model).items():
-            value = copies.setdefault(id(tensor), _owned(tensor, tensors.get(name)))
-            _place(self, name, value, name in model.state_dict())
-        device = next((tensor.device for tensor in copies.values()), None)
+        self._sources = dict(exported.sources)
+        self._owners = _owners(exported, body)
+        device = next((tensor.device for tensor in named_tensors(body).values()), None)
+        constants = nn.Module()
         for name, constant in exported.constants.items():
             self._sources[name] = f"{CONSTANTS}.{name}"
-            _place(self, f"{CONSTANTS}.{name}", constant.to(device), False)
-        self.train(model.training)
+            constants.register_buffer(name, constant.to(device), persistent=False)
+        self.add_module(CONSTANTS, constants)
+        self.training = body.training
 
     def forward(self, *inputs: Tensor) -> Any:
         given = iter(inputs)
@@ -90,16 +116,16 @@ class PrunedGraph(nn.Module):
             else next(given)
             for node in self._graph.find_nodes(op="placeholder")
         ]
-        outputs = _Run(self, self._graph, self._attention_dropout).run(*values)
+        outputs = _Run(self, self._graph, self._owners).run(*values)
         return pytree.tree_unflatten(list(outputs), self._outputs)
 
 
 class _Run(fx.Interpreter):
-    """One forward: training flags as the module has them, new tensors where its weights are."""
+    """One forward: flags as the modules have them, new tensors where the weights are."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, dropout: Mapping[str, float]) -> None:
+    def __init__(self, module: nn.Module, graph: fx.Graph, owners: Owners) -> None:
         super().__init__(module, graph=graph)
-        self._is_training, self._dropout = module.training, dropout
+        self._root, self._owners = module, owners
         self._device = next((t.device for t in named_tensors(module).values()), None)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -108,49 +134,62 @@ class _Run(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if kwargs.get("device") is not None and self._device is not None:
             kwargs = {**kwargs, "device": self._device}
-        place = _FLAGS.get(operator_name(n)) if self._is_training else None
-        if place is not None and len(args) > place:
-            args = (*args[:place], True, *args[place + 1 :])
-        if self._is_training and n.name in self._dropout:
-            args, kwargs = _with_dropout(args, kwargs, self._dropout[n.name])
+        if n.name in self._owners:
+            path, dropout = self._owners[n.name]
+            owner = self._root.get_submodule(path)
+            if owner.training and operator_name(n) == _ATTENTION:
+                args, kwargs = _attention_in_training(args, kwargs, dropout)
+            elif owner.training:
+                args = _in_training(operator_name(n), args, owner)
         return n.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _with_dropout(args: Any, kwargs: Any, probability: float) -> tuple[Any, Any]:
-    """Attention with the probability of its dropout, the fifth argument."""
-    return (*args[:4], probability, *args[5:]) if len(args) > 4 else args, (
-        kwargs if len(args) > 4 else {**kwargs, "dropout_p": probability}
-    )
+def _attention_in_training(
+    args: tuple[Any, ...], kwargs: dict[str, Any], probability: float
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attention that drops weights."""
+    if len(args) > 4:
+        return (*args[:4], probability, *args[5:]), kwargs
+    return args, {**kwargs, "dropout_p": probability}
 
 
-def _owned(tensor: Tensor, value: Tensor | None) -> Tensor:
-    """A copy of its own, with `requires_grad` and the kind of the original."""
-    own = tensor.detach().clone() if value is None else value
-    return nn.Parameter(own, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else own
+def _in_training(name: str, args: tuple[Any, ...], owner: nn.Module) -> tuple[Any, ...]:
+    """The arguments that an operator has when its owner is training."""
+    place = _FLAGS[name]
+    args = (*args[:place], True, *args[place + 1 :])
+    if isinstance(owner, _NormBase) and owner.num_batches_tracked is not None:
+        owner.num_batches_tracked.add_(1)
+        if owner.momentum is None:
+            average = 1.0 / float(owner.num_batches_tracked)
+            args = (*args[:_MOMENTUM], average, *args[_MOMENTUM + 1 :])
+    return args
 
 
-def _place(root: nn.Module, path: str, tensor: Tensor, persistent: bool) -> None:
-    *parents, name = path.split(".")
-    module = root
-    for parent in parents:
-        if parent not in module._modules:
-            module.add_module(parent, nn.Module())
-        module = module.get_submodule(parent)
-    if isinstance(tensor, nn.Parameter):
-        module.register_parameter(name, tensor)
-    else:
-        module.register_buffer(name, tensor, persistent)
+def _dropout_of(owner: nn.Module) -> float:
+    """The probability with which a module drops attention weights in training."""
+    values = (getattr(owner, name, None) for name in _DROPOUTS)
+    plain = (getattr(value, "p", value) for value in values)
+    return next((value for value in plain if isinstance(value, float)), 0.0)
 
 
-def _attention_dropout(exported: Exported, model: nn.Module) -> dict[str, float]:
-    """Node of an attention -> the probability that its module drops with in training."""
+def _owners(exported: Exported, body: nn.Module) -> Owners:
+    """Where operators behave differently in training."""
+    modules = dict(body.named_modules())
     found = {}
     for node in exported.graph_module.graph.nodes:
-        if node.op == "call_function" and operator_name(node) == _ATTENTION:
-            module = dict(model.named_modules()).get(module_path(node))
-            values = (getattr(module, name, None) for name in _DROPOUTS)
-            plain = (getattr(value, "p", value) for value in values)
-            probability = next((p for p in plain if isinstance(p, float) and p > 0), None)
-            if probability is not None:
-                found[node.name] = probability
+        name = operator_name(node) if node.op == "call_function" else ""
+        if name == _ATTENTION or (name in _FLAGS and len(node.args) > _FLAGS[name]):
+            path = module_path(node) if module_path(node) in modules else ""
+            found[node.name] = path, _dropout_of(modules[path])
     return found
+
+
+def _take_over(root: nn.Module, body: nn.Module) -> None:
+    """Give `root` the children, parameters and buffers of `body`."""
+    kept = body.state_dict().keys()
+    for name, child in body.named_children():
+        root.add_module(name, child)
+    for name, parameter in body.named_parameters(recurse=False):
+        root.register_parameter(name, parameter)
+    for name, buffer in body.named_buffers(recurse=False):
+        root.register_buffer(name, buffer, persistent=name in kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +53,15 @@ class PruningGraph:
     def prunable(self) -> tuple[Group, ...]:
         """The groups that can lose units, approximate ones among them."""
         return tuple(group for group in self.groups if group.status != "frozen")
+
+    @cached_property
+    def uneven(self) -> frozenset[str]:
+        """Names of the groups whose width alone does not tell every size: cut into parts that do
+        not keep the same units."""
+        if self.program is None:
+            return frozenset()
+        numbers = self.program.uneven(self.group_of, self.unit_of)
+        return frozenset(self.groups[number].name for number in numbers)
 
     def form(self, plan: Plan) -> Form:
         """What a model pruned to `plan` is: of the user's own class, or a `PrunedGraph`."""

@@ -184,9 +184,12 @@ def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
 
 
 def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """The dense scale stays: it divides by the width that the heads once had."""
+    """The dense scale stays: it divides by the width that the heads once had.
+
+    It is written down whenever the heads may shrink, so that all plans give the same operators.
+    """
     query = sizes.input("query")
-    if query is None or given.get("scale") is not None or not sizes.shrinks(query.axis(-1)):
+    if query is None or given.get("scale") is not None or query.axis(-1) is None:
         return None
     return given | {"scale": query.shape[-1] ** -0.5}
 

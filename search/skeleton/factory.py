@@ -41,7 +41,9 @@ class SkeletonFactory:
 
     def __init__(self, graph: PruningGraph, *, batch_size: int = 1) -> None:
         self._graph, self._batch_size = graph, batch_size
-        self._irregular = [group for group in graph.groups if not is_regular(group)]
+        self._irregular = [
+            group for group in graph.groups if group.name in graph.uneven or not is_regular(group)
+        ]
         self.problem: str | None = None
         self._derivation: Derivation | None = None
         self._solved = False
@@ -123,8 +125,8 @@ class SkeletonFactory:
 
     def _exported(self, plan: Plan) -> ModelProto:
         graph = self._graph
-        dense = plan == graph.dense_plan()
-        model = graph.model if dense else prune(graph.model, graph, plan)
+        dense = plan == graph.dense_plan() and graph.program is None
+        model = graph.model if dense else prune(graph.model, graph, plan, form="graph")
         proto = export_proto(model, graph.example_inputs, batch_size=self._batch_size)
         return canonical(proto)
 
