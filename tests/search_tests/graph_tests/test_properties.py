@@ -82,7 +82,7 @@ class Gate(nn.Module):
         self.squeeze, self.excite = nn.Linear(width, 4), nn.Linear(4, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
+        gate: Tensor = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
         return x * gate.reshape(len(x), -1, 1, 1)
 
 
