@@ -7,6 +7,7 @@ SearchError
 ├── WeightsError     weights that do not fit the pruned model
 ├── CriterionError   an unknown criterion, or one that cannot be computed
 ├── SkeletonError    an ONNX graph that cannot be exported or derived
+├── OnnxError        an ONNX file that cannot become a module
 └── ExplorerError    an answer or a state that the explorer does not know
 """
 
@@ -39,6 +40,10 @@ class CriterionError(SearchError, ValueError):
 
 class SkeletonError(SearchError):
     """An ONNX graph that cannot be exported or derived."""
+
+
+class OnnxError(SearchError, ValueError):
+    """An ONNX file that cannot become a module; it says what would have to change."""
 
 
 class ExplorerError(SearchError, ValueError):

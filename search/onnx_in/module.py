@@ -1,0 +1,146 @@
+"""OnnxModule: runs the steps that `building` made of an ONNX graph. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search.errors import OnnxError
+from search.onnx_in.reading import Input, Node
+from search.onnx_in.values import Call, Entry, Numbers, Op, Value
+
+
+@dataclass(frozen=True)
+class Held:
+    """A constant that the module holds as a parameter or buffer."""
+
+    attribute: str
+
+
+Source = str | Held | Numbers | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node.
+
+    Attributes:
+        function: computes it; None where a module does.
+        layer: the name of that module.
+        sources: its inputs: the name of a value, a held tensor, numbers, or None.
+        pattern: see `values.following`.
+        last: values that nobody reads afterwards.
+    """
+
+    node: Node
+    function: Op | None
+    layer: str | None
+    sources: tuple[Source, ...]
+    pattern: tuple[Entry, ...] | None = None
+    last: tuple[str, ...] = ()
+
+
+class OnnxModule(nn.Module):
+    """An ONNX graph as a module, made by `from_onnx`.
+
+    Convolutions, linear layers and norms are modules of torch.nn, named after their weights;
+    weights that operators read are parameters; other constants are buffers. Dropout is left out.
+
+    Attributes:
+        inputs: what the model is called with, batch first; the batch is free.
+    """
+
+    def __init__(
+        self, opset: int, inputs: tuple[Input, ...], outputs: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self._opset = opset
+        self._outputs: tuple[str, ...] = ()
+        self._steps: tuple[Step, ...] = ()
+
+    def set_steps(self, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> None:
+        """What forward runs, and the values that it returns."""
+        self._steps, self._outputs = steps, outputs
+
+    def example_inputs(self, batch_size: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
+        """Seeded noise in [0, 1] for float inputs, zeros and ones for others."""
+        generator = torch.Generator().manual_seed(seed)
+        examples = []
+        for each in self.inputs:
+            noise = torch.rand((batch_size, *_sizes(each)), generator=generator)
+            whole = each.dtype != torch.float32
+            examples.append((noise > 0.5).to(each.dtype) if whole else noise)
+        return tuple(examples)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """One tensor, or a tuple where the model has several outputs."""
+        if len(inputs) != len(self.inputs):
+            raise OnnxError(f"the model takes {len(self.inputs)} inputs, but got {len(inputs)}")
+        values: dict[str, Value] = {
+            each.name: value for each, value in zip(self.inputs, inputs, strict=True)
+        }
+        dtype = self._float_type(inputs)
+        for step in self._steps:
+            made = self._run(step, values, dtype, inputs[0].device)
+            values.update(zip(step.node.outputs, made, strict=False))
+            for name in step.last:
+                values.pop(name, None)
+        results = tuple(self._result(name, values, inputs[0]) for name in self._outputs)
+        return results[0] if len(results) == 1 else results
+
+    def _run(
+        self, step: Step, values: Mapping[str, Value], dtype: torch.dtype, device: torch.device
+    ) -> tuple[Value, ...]:
+        inputs = tuple(self._fetched(source, values) for source in step.sources)
+        try:
+            if step.layer is not None:
+                return (self.get_submodule(step.layer)(inputs[0]),)
+            return called(step, self._opset, inputs, dtype, device)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise OnnxError(f"{step.node.title} cannot run: {error}") from error
+
+    def _fetched(self, source: Source, values: Mapping[str, Value]) -> Value | None:
+        if isinstance(source, Held):
+            held: Tensor = getattr(self, source.attribute)
+            return held
+        return values[source] if isinstance(source, str) else source
+
+    def _float_type(self, inputs: tuple[Tensor, ...]) -> torch.dtype:
+        for tensor in (*self.parameters(), *inputs):
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.float32
+
+    def _result(self, name: str, values: Mapping[str, Value], like: Tensor) -> Tensor:
+        value = values[name]
+        if isinstance(value, Tensor):
+            return value
+        call = Call("output", self._opset, {}, (value,), 1, self._float_type(()), like.device)
+        return call.tensor(0)
+
+
+def called(
+    step: Step,
+    opset: int,
+    inputs: tuple[Value | None, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Value, ...]:
+    """The outputs of a step that a function computes."""
+    node = step.node
+    call = Call(
+        node.op, opset, node.attributes, inputs, len(node.outputs), dtype, device, step.pattern
+    )
+    if step.function is None:
+        raise OnnxError(f"{node.title} has neither a function nor a module")
+    made = step.function(call)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _sizes(given: Input) -> list[int]:
+    return [size if size is not None else 1 for size in given.shape[1:]]

@@ -1,0 +1,34 @@
+"""The table of operators, keyed by op_type. A new operator is one small function and a line.
+
+Nodes whose weights are constants become modules instead where `layers` knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from search.errors import OnnxError
+from search.onnx_in.ops.elementwise import ELEMENTWISE
+from search.onnx_in.ops.reductions import REDUCTIONS
+from search.onnx_in.ops.resizing import RESIZING
+from search.onnx_in.ops.shapes import SHAPES
+from search.onnx_in.ops.space import SPACE
+from search.onnx_in.reading import Node
+from search.onnx_in.values import Op
+
+OPS: Mapping[str, Op] = {**ELEMENTWISE, **REDUCTIONS, **RESIZING, **SHAPES, **SPACE}
+
+QUANTIZED = ("Quantize", "Dequantize", "QLinear", "DynamicQuantize", "Integer")
+
+
+def known(node: Node) -> Op:
+    """The function of a node.
+
+    Raises:
+        OnnxError: the table has none; the message names the operator.
+    """
+    if node.op in OPS:
+        return OPS[node.op]
+    if any(part in node.op for part in QUANTIZED):
+        raise OnnxError(f"the model is quantized ({node.title}): export it in float32")
+    raise OnnxError(f"operator {node.op!r} is not known ({node.title})")
