@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
-from search.graph.refusals import untraceable
+from search.graph.refusals import refusal
 from search.tensors import shell_of
 
 BATCH = 2
@@ -73,10 +75,10 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
         inputs: a batch of two, see `batch_of_two`.
 
     Raises:
-        GraphError: torch.export cannot trace the model even at a fixed batch size.
+        GraphError: the model does not run on `inputs`.
+        ExportError: it does, but torch.export cannot trace it even at a fixed batch size.
     """
-    free = tuple({0: Dim.AUTO} if _batched(value, BATCH) else None for value in inputs)
-    for shapes in (free, None):
+    for shapes in (_free_batch(model, inputs), None):
         try:
             with _quiet():
                 program = torch.export.export(
@@ -84,9 +86,21 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
                 )
         except Exception as error:  # torch.export raises whatever the model's forward raises
             failure = error
+            if isinstance(error, GuardOnDataDependentSymNode):
+                break  # a fixed batch changes nothing
         else:
             return _described(program)
-    raise GraphError(untraceable(shell_of(model), inputs, failure)) from failure
+    raise refusal(shell_of(model), inputs, failure) from failure
+
+
+def _free_batch(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
+    """One entry per parameter of `forward`; those that `*inputs` takes are one tuple."""
+    free = tuple({0: Dim.AUTO} if _batched(value, BATCH) else None for value in inputs)
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return free
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*free[:first], free[first:])
 
 
 @contextmanager
