@@ -3,6 +3,7 @@
 SearchError
 ├── ConfigError      a configuration value that cannot work
 ├── GraphError       the model cannot be traced
+│   └── ExportError  it runs, but torch.export cannot trace it as a whole
 ├── PlanError        a plan that is malformed, or does not fit the graph or the model
 ├── WeightsError     weights that do not fit the pruned model
 ├── CriterionError   an unknown criterion, or one that cannot be computed
@@ -24,6 +25,10 @@ class ConfigError(SearchError, ValueError):
 
 class GraphError(SearchError):
     """The model cannot be traced."""
+
+
+class ExportError(GraphError):
+    """The model runs, but torch.export cannot trace it as a whole."""
 
 
 class PlanError(SearchError, ValueError):

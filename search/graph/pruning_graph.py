@@ -35,6 +35,8 @@ class PruningGraph:
         parameter_counts: one product per parameter.
         mac_counts: the products of convolutions, linear layers and other products of matrices.
         program: the exported graph, where a group has the form `graph`; else None.
+        parts: the submodules that were traced where the whole could not be; else empty.
+        obstacle: why the whole could not be traced; else empty.
     """
 
     model: nn.Module
@@ -48,6 +50,8 @@ class PruningGraph:
     parameter_counts: tuple[Product, ...]
     mac_counts: tuple[Product, ...]
     program: Program | None = None
+    parts: tuple[str, ...] = ()
+    obstacle: str = ""
 
     @property
     def prunable(self) -> tuple[Group, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from search.errors import GraphError
+from search.errors import ExportError, GraphError
 from search.tensors import named_tensors
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
@@ -98,23 +98,24 @@ def check_outputs(graph: fx.Graph, *, reads_parameters: bool) -> None:
         raise GraphError("the model's output must depend on its parameters, but it reads none")
 
 
-def untraceable(model: nn.Module, inputs: Sequence[Tensor], failure: Exception) -> str:
+def refusal(model: nn.Module, inputs: Sequence[Tensor], failure: Exception) -> GraphError:
     """Why torch.export fails: the model does not run, its flow depends on values, or else."""
     if isinstance(failure, GuardOnDataDependentSymNode):
-        return (
+        return ExportError(
             "the model's forward must not depend on the values of tensors, but it does"
             f"{_place(failure)}: use torch.where, or move this out of the part to be pruned"
         )
     own = _own_failure(model, inputs)
     if own is None:
         what = "the model must be traceable by torch.export"
-        return f"{what}, but got: {told(failure)}{_place(failure)}"
+        return ExportError(f"{what}, but got: {told(failure)}{_place(failure)}")
     hint = (
         "; the analysis runs in float64, so tensors must be created with the dtype of the input"
         if "double" in str(own).lower() and "long" not in str(own).lower()
         else ""
     )
-    return f"the model must run on its example inputs, but got: {told(own)}{_place(own)}{hint}"
+    what = "the model must run on its example inputs"
+    return GraphError(f"{what}, but got: {told(own)}{_place(own)}{hint}")
 
 
 def _own_failure(model: nn.Module, inputs: Sequence[Tensor]) -> Exception | None:

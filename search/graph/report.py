@@ -41,6 +41,8 @@ def describe(graph: PruningGraph) -> dict[str, Any]:
         "half_width": _half_width(graph),
         "graph_form_groups": [g.name for g in graph.prunable if form_of(g) == "graph"],
         "frozen": _frozen(graph),
+        "parts": list(graph.parts),
+        "obstacle": graph.obstacle,
         "unused": list(graph.unused),
         "batch": "dynamic" if graph.dynamic_batch else "static",
     }

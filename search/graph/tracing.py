@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor, nn
 
-from search.errors import GraphError
+from search.errors import ExportError, GraphError
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
+from search.graph.partial import inputs_of, rejoined, side_by_side, traceable_calls
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
@@ -41,7 +42,9 @@ def trace(
     The model is exported by torch.export at a batch of two; one rule per operator ties the
     dimensions of its parameters into groups; every group is then cut in a redrawn float64 copy,
     which must compute what the dense graph does with the same units zeroed. What fails, what has
-    no rule, and what the time limit leaves unverified is frozen, with the reason.
+    no rule, and what the time limit leaves unverified is frozen, with the reason. Of a model that
+    cannot be exported as a whole (post-processing that branches on values, say), the largest
+    submodules that can be are analysed; the rest stays as it is.
 
     Args:
         model: any traceable module, in any mode and dtype; it is not touched.
@@ -57,7 +60,40 @@ def trace(
             parameters, or the inputs are not tensors.
     """
     end = clock() + time_limit_s
+
+    def expired() -> bool:
+        return clock() >= end
+
     check_model(model)
+    try:
+        return _traced(model, example_inputs, rules, expired)
+    except ExportError as obstacle:
+        graph = _traced_in_parts(model, example_inputs, rules, expired)
+        if graph is None or not graph.prunable:
+            raise
+        return replace(graph, obstacle=str(obstacle))
+
+
+def _traced_in_parts(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    rules: Mapping[str, Rule],
+    expired: Callable[[], bool],
+) -> PruningGraph | None:
+    """The analysis of the submodules that can be exported; None if there are none."""
+    calls = traceable_calls(model, example_inputs, expired)
+    if not calls:
+        return None
+    graph = _traced(side_by_side(model, calls), inputs_of(calls), rules, expired)
+    return rejoined(graph, model, example_inputs, calls, expired)
+
+
+def _traced(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    rules: Mapping[str, Rule],
+    expired: Callable[[], bool],
+) -> PruningGraph:
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
@@ -66,7 +102,7 @@ def trace(
     graph = _assemble(copy, inputs, exported, found)
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    graph = settle(graph, exported, found, lambda: clock() >= end)
+    graph = settle(graph, exported, found, expired)
     graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
     if all(group.form == "module" for group in graph.groups):
         return graph

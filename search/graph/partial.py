@@ -1,0 +1,210 @@
+"""Finds the parts of a model that torch.export can trace, where it cannot trace the whole.
+
+A part is a submodule that computes with tensors alone: a backbone, a head. Parts run side by side
+on the inputs that they received in a real forward; so the units that leave a part are outputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from search.errors import GraphError
+from search.graph.exporting import BATCH, batch_of_two, export
+from search.graph.pruning_graph import PruningGraph
+from search.graph.redrawing import quiet_copy
+from search.graph.refusals import told
+from search.graph.trials import random_plan
+from search.graph.types import Group
+from search.graph.verification import Halving, frozen_by
+from search.surgery import prune
+from search.tensors import shell_of
+
+MOST_CALLS = 8
+OUTPUT = "its units are an output of the model"
+LEAVES = "its units leave the traced part of the model"
+NO_PROGRAM = (
+    "the model's own forward holds constants that do not follow, and the whole model cannot be "
+    "exported to replace it"
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a submodule was called with: its arguments as a list of leaves and their nesting."""
+
+    module: str
+    leaves: tuple[Any, ...]
+    nesting: pytree.TreeSpec
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors among the leaves."""
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
+
+
+def traceable_calls(
+    model: nn.Module, inputs: Sequence[Tensor], expired: Callable[[], bool]
+) -> tuple[Call, ...]:
+    """The calls of the largest submodules that can be exported, those on whole batches first.
+
+    Args:
+        model: any module that runs on `inputs`.
+        inputs: its example inputs.
+        expired: tells that the time is over; what was found until then is returned.
+    """
+    copied = quiet_copy(model)
+    try:
+        calls = _recorded(copied, batch_of_two(inputs))
+    except Exception:  # whatever the forward of a user's module raises
+        return ()
+    found = [call for name in _largest(copied, calls, expired, "") for call in calls[name]]
+    return tuple(sorted(found, key=lambda call: call.tensors[0].shape[:1] != (BATCH,)))
+
+
+def side_by_side(model: nn.Module, calls: Sequence[Call]) -> nn.Module:
+    """A copy that shares the tensors of `model` under the same names, and only makes `calls`."""
+    shell = shell_of(model)
+    shell._forward_hooks.clear()
+    shell._forward_pre_hooks.clear()
+    shell.__dict__["forward"] = MethodType(_forward_of(tuple(calls)), shell)
+    return shell
+
+
+def inputs_of(calls: Sequence[Call]) -> tuple[Tensor, ...]:
+    """The inputs of what `side_by_side` made."""
+    return tuple(tensor for call in calls for tensor in call.tensors)
+
+
+def rejoined(
+    graph: PruningGraph,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    calls: Sequence[Call],
+    expired: Callable[[], bool],
+) -> PruningGraph:
+    """The analysis of the parts as one of the whole, which must run with all of them cut.
+
+    Args:
+        graph: what was found in the parts side by side.
+        model: the whole.
+        inputs: its example inputs.
+        calls: those of the parts.
+        expired: tells that the time is over.
+    """
+    parts = tuple(dict.fromkeys(call.module for call in calls))
+    unused = (name for name in graph.unused if name.startswith(tuple(f"{p}." for p in parts)))
+    whole = replace(
+        graph,
+        model=model,
+        example_inputs=inputs,
+        groups=tuple(map(_in_whole, graph.groups)),
+        unused=tuple(unused),
+        program=None,
+        parts=parts,
+    )
+    copied, batch = quiet_copy(model), batch_of_two(inputs)
+
+    def problem(names: Sequence[str]) -> str | None:
+        plan = random_plan(whole.groups, names, 0)
+        try:
+            _run(prune(copied, whole, plan), batch)
+        except Exception as error:  # whatever the forward of a user's module raises
+            return f"outside of the traced part the model fails on smaller tensors ({told(error)})"
+        return None
+
+    halving = Halving(expired)
+    halving.keep([group.name for group in whole.prunable], problem)
+    return frozen_by(whole, halving.reasons)
+
+
+def _in_whole(group: Group) -> Group:
+    if group.status == "frozen":
+        return replace(group, reason=group.reason.replace(OUTPUT, LEAVES))
+    if group.form == "graph":
+        return replace(group, status="frozen", reason=NO_PROGRAM, form="module")
+    return group
+
+
+def _recorded(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, list[Call]]:
+    """Submodule that holds others -> its first calls in a forward."""
+    calls: dict[str, list[Call]] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            known = calls.setdefault(name, [])
+            if len(known) < MOST_CALLS:
+                leaves, nesting = pytree.tree_flatten((args, kwargs))
+                known.append(Call(name, tuple(map(_copied, leaves)), nesting))
+
+        return record
+
+    handles = [
+        module.register_forward_pre_hook(recorder(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if name and any(True for _ in module.children())
+    ]
+    try:
+        _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _largest(
+    model: nn.Module, calls: Mapping[str, Sequence[Call]], expired: Callable[[], bool], path: str
+) -> Iterator[str]:
+    """Below `path`, the submodules that can be exported while what holds them cannot be."""
+    for name, child in model.get_submodule(path).named_children():
+        inner = f"{path}.{name}" if path else name
+        if expired() or not any(True for _ in child.parameters()):
+            continue
+        if inner in calls and _exportable(model, calls[inner]):
+            yield inner
+        else:
+            yield from _largest(model, calls, expired, inner)
+
+
+def _exportable(model: nn.Module, calls: Sequence[Call]) -> bool:
+    if not all(call.tensors and call.tensors[0].ndim for call in calls):
+        return False
+    try:
+        export(side_by_side(model, calls), inputs_of(calls))
+    except GraphError:
+        return False
+    return True
+
+
+def _forward_of(calls: tuple[Call, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    def forward(self: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        outputs: list[Tensor] = []
+        for call in calls:
+            leaves = [next(given) if isinstance(x, Tensor) else x for x in call.leaves]
+            args, kwargs = pytree.tree_unflatten(leaves, call.nesting)
+            result = self.get_submodule(call.module)(*args, **kwargs)
+            outputs += [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
+        return tuple(outputs)
+
+    names = ["self", *(f"x{place}" for place in range(len(inputs_of(calls))))]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # torch.export wants each input named
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    return forward
+
+
+def _run(model: nn.Module, inputs: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        model(*(value.clone() for value in inputs))
