@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     file.drop(options.again)
     limits = Limits(options.time_limit, options.check_limit, int(options.memory_limit * 1e9))
     waiting = [name for name in names if name not in file.names]
-    command = child_command(limits, options.threads)
+    command = child_command(limits, options.threads, quick=options.quick)
     try:
         rows = run(waiting, command, limits, jobs=options.jobs, threads=options.threads)
         for done, row in enumerate(rows, 1):
@@ -42,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [row for row in file.rows if row.name in names]
     sys.stdout.write(table(wanted) + summary(wanted))
     return 0
+
+
+def _interruptible() -> None:
+    """Ending by a signal is an interruption too, also where a shell had SIGINT ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _progress(row: Row, done: int, total: int) -> None:
@@ -86,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jobs", type=_count, default=1, help="models at a time")
     parser.add_argument("--threads", type=_count, default=1, help="threads of one child")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="trace, prune, run and compare only: no training, export or loading",
+    )
     parser.add_argument("--resume", action="store_true", help="keep the rows that --json has")
     parser.add_argument(
         "--again",
@@ -113,4 +125,5 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
+    _interruptible()
     sys.exit(main())

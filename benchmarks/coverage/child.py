@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--time-limit", type=float, default=60.0)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
 
@@ -23,7 +24,9 @@ def main() -> None:
 
     logging.disable(logging.ERROR)
     torch.set_num_threads(options.threads)
-    row = examine(options.name, options.folder, time_limit_s=options.time_limit)
+    row = examine(
+        options.name, options.folder, time_limit_s=options.time_limit, quick=options.quick
+    )
     (options.folder / "row.json").write_text(json.dumps(asdict(row)))
 
 

@@ -41,12 +41,13 @@ class Limits:
     memory_bytes: int
 
 
-def child_command(limits: Limits, threads: int) -> Command:
+def child_command(limits: Limits, threads: int = 1, *, quick: bool = False) -> Command:
     """The command of a real child."""
 
     def command(name: str, folder: Path) -> list[str]:
         module = [sys.executable, "-m", "benchmarks.coverage.child", name, str(folder)]
-        return [*module, f"--time-limit={limits.time_s}", f"--threads={threads}"]
+        options = [f"--time-limit={limits.time_s}", f"--threads={threads}"]
+        return [*module, *options, *(["--quick"] if quick else [])]
 
     return command
 
@@ -107,7 +108,7 @@ class Child:
             return self._row("timeout", f"{stage}: more than {limit:g} s")
         if _resident_bytes(self._process.pid) > self._limits.memory_bytes:
             gigabytes = self._limits.memory_bytes / 1e9
-            return self._row("failed", f"{stage}: more than {gigabytes:.0f} GB of memory")
+            return self._row("failed", f"{stage}: more than {gigabytes:g} GB of memory")
         return None
 
     def _written(self) -> Row | None:

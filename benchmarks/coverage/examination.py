@@ -32,6 +32,16 @@ Tracer = Callable[..., PruningGraph]
 SHARE_OF_LIMIT = 0.8  # of what is left after building; pruning needs the rest
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, one example of each of its inputs, and a folder for files about it."""
+
+    name: str
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    folder: Path
+
+
 @dataclass
 class Findings:
     """What is known of a model so far."""
@@ -48,8 +58,8 @@ def examine(
     folder: Path,
     *,
     time_limit_s: float,
+    quick: bool = False,
     tracer: Tracer = trace,
-    stages: Stages | None = None,
 ) -> Row:
     """Take `name` through all stages.
 
@@ -57,28 +67,30 @@ def examine(
         name: a model; see `load`.
         folder: for files that pass between processes.
         time_limit_s: for building, tracing and pruning together; tracing is told what is left.
+        quick: leave out training, export and loading.
         tracer: what finds the groups.
-        stages: where to note the stages.
     """
-    stages, findings = stages or Stages(folder), Findings()
+    stages, findings = Stages(folder), Findings()
     try:
-        _examine(name, folder, time_limit_s, tracer, stages, findings)
+        with stages.stage("build"):
+            model, inputs = load(name)
+        subject = Subject(name, model, inputs, folder)
+        graph, pruned = _analyse(subject, time_limit_s, tracer, stages, findings)
+        with stages.stage("equality"):
+            _judge(findings, subject, graph)
+        if not quick:
+            _use(subject, graph, pruned, stages, findings)
     except Exception as error:  # every failure is a row
         findings.detail["wrong_output"] = isinstance(error, WrongOutput)
         return _row(name, stages, findings, f"{stages.current}: {checks.said(error)}")
     return _row(name, stages, findings, "")
 
 
-def _examine(
-    name: str,
-    folder: Path,
-    time_limit_s: float,
-    tracer: Tracer,
-    stages: Stages,
-    findings: Findings,
-) -> None:
-    with stages.stage("build"):
-        model, inputs = load(name)
+def _analyse(
+    subject: Subject, time_limit_s: float, tracer: Tracer, stages: Stages, findings: Findings
+) -> tuple[PruningGraph, nn.Module]:
+    """Trace, prune, count and run; the graph, and the model at half width."""
+    model, inputs = subject.model, subject.inputs
     with stages.stage("run dense"):
         expected = outputs_of(model, inputs)
         if not expected:
@@ -98,14 +110,20 @@ def _examine(
     del exactly
     with stages.stage("forward"):
         findings.notes += checks.run_batches(pruned, model, inputs)
+    return graph, pruned
+
+
+def _use(
+    subject: Subject, graph: PruningGraph, pruned: nn.Module, stages: Stages, findings: Findings
+) -> None:
+    """Train, export, save, and load elsewhere."""
+    model, inputs, folder = subject.model, subject.inputs, subject.folder
     with stages.stage("train"):
         findings.notes += checks.train_once(pruned, model, inputs)
-    with stages.stage("equality"):
-        _judge(findings, model, inputs, graph)
     with stages.stage("onnx"):
         findings.notes += checks.export_to_onnx(pruned, model, inputs, folder)
     with stages.stage("save"):
-        checks.save(folder, name, model, graph, plan, pruned)
+        checks.save(folder, subject.name, model, graph, half_plan(graph), pruned)
     with stages.stage("load"):
         checks.load_elsewhere(folder, inputs, outputs_of(pruned, inputs))
 
@@ -125,10 +143,8 @@ def _count(
     findings.detail["macs"] = whole
 
 
-def _judge(
-    findings: Findings, model: nn.Module, inputs: tuple[Tensor, ...], graph: PruningGraph
-) -> None:
-    oracle = Oracle(model, checks.batch_of(inputs, 2), graph, prune)
+def _judge(findings: Findings, subject: Subject, graph: PruningGraph) -> None:
+    oracle = Oracle(subject.model, checks.batch_of(subject.inputs, 2), graph, prune)
     plans = {
         "exact half": half_plan(graph, EXACT),
         "half": half_plan(graph, ALL),
@@ -173,7 +189,7 @@ def main_reason(graph: PruningGraph) -> str:
 
 
 def _row(name: str, stages: Stages, findings: Findings, failure: str) -> Row:
-    detail = {**findings.detail, "stages": stages.seconds}
+    detail = {**findings.detail, "stages": stages.seconds, "cpu": stages.cpu_seconds}
     if findings.notes:
         detail["notes"] = findings.notes
     enough = is_enough(findings.exact, findings.approximate)

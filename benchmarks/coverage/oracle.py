@@ -124,7 +124,9 @@ class Oracle:
                 tensor = tensors[member.tensor]
                 if member.role in roles and tensor.is_floating_point():
                     places = [index for unit in gone for index in member.indices[unit]]
-                    tensor.index_fill_(member.dim, torch.tensor(sorted(places)), value)
+                    tensor.index_fill_(
+                        member.dim, torch.tensor(sorted(places), dtype=torch.long), value
+                    )
         return marked
 
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,11 +87,9 @@ class RowFile:
         """Write the row: readers see the old file or the new one, never half of it."""
         self._rows[row.name] = asdict(row)
         text = json.dumps(list(self._rows.values()), indent=1) + "\n"
-        with tempfile.NamedTemporaryFile(
-            "w", dir=self._path.parent, prefix=f".{self._path.name}", delete=False
-        ) as file:
-            file.write(text)
-        Path(file.name).replace(self._path)
+        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self._path)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

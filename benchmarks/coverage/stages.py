@@ -1,4 +1,7 @@
-"""Named stages with their seconds; the current one is on disk for the parent to read."""
+"""Named stages with their seconds; the current one is on disk for the parent to read.
+
+Seconds of the processor tell a slow model from a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,19 @@ class Stages:
         self._file = folder / "stage"
         self.current = "start"
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Everything inside belongs to `name`; after an exception it stays the current one."""
         self.current = name
         self._file.write_text(name)
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            spent = time.perf_counter() - begun
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
+            self.seconds[name] = round(time.perf_counter() - begun, 2)
+            self.cpu_seconds[name] = round(time.process_time() - cpu_begun, 2)
 
     @property
     def analysis_s(self) -> float:

@@ -1,0 +1,49 @@
+"""Models that the benchmark's tests name as `python:` functions."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+HERE = "python:tests.benchmarks_tests.nets"
+
+
+def chain() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Two convolutions with a batch norm, and a classifier."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, stride=2),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+    )
+    return model, (torch.randn(1, 3, 12, 12),)
+
+
+def mixer() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A layer norm runs over the units of the first layer: they are approximate."""
+    model = nn.Sequential(
+        nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 10), nn.GELU(), nn.Linear(10, 3)
+    )
+    return model, (torch.randn(1, 5, 6),)
+
+
+def single() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Nothing in it can be cut."""
+    return nn.Linear(4, 3), (torch.randn(1, 4),)
+
+
+def endless() -> nn.Module:
+    """Never returns."""
+    while True:
+        time.sleep(1)
+
+
+def lyric() -> str:
+    """No module."""
+    return "la la la"

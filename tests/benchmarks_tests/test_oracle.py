@@ -1,0 +1,108 @@
+"""The oracle tells right prunings from wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.coverage.absence import AbsentUnits
+from benchmarks.coverage.oracle import TOLERANCE, Oracle, WrongOutput
+from benchmarks.coverage.plans import ALL, EXACT, half_plan, other_plan, random_plan
+from search import PruningGraph, prune, trace
+from tests.benchmarks_tests.nets import chain, mixer
+
+Net = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
+
+
+@cache
+def traced(net: Net) -> tuple[nn.Module, tuple[Tensor, ...], PruningGraph]:
+    model, inputs = net()
+    return model, inputs, trace(model.eval(), inputs)
+
+
+def rolled(graph: PruningGraph, role: str) -> PruningGraph:
+    """The graph with the indices of every member of `role` moved on by one unit: it is wrong."""
+    groups = tuple(
+        replace(
+            group,
+            members=tuple(
+                replace(member, indices=member.indices[1:] + member.indices[:1])
+                if member.role == role
+                else member
+                for member in group.members
+            ),
+        )
+        for group in graph.groups
+    )
+    return replace(graph, groups=groups)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_plan_is_judged_by_masked_columns(seed: int) -> None:
+    model, inputs, graph = traced(chain)
+    for plan in (half_plan(graph, EXACT), random_plan(graph, seed)):
+        verdict = Oracle(model, inputs, graph, prune, seed).judge(plan)
+        assert verdict.way == "masked"
+        assert verdict.error <= TOLERANCE < verdict.control
+
+
+def test_approximate_plan_is_judged_with_units_absent() -> None:
+    model, inputs, graph = traced(mixer)
+    verdict = Oracle(model, inputs, graph, prune).judge(half_plan(graph, ALL))
+    assert verdict.way == "absent"
+    assert verdict.error <= TOLERANCE < verdict.control
+
+
+def test_both_ways_agree_on_an_exact_plan() -> None:
+    model, inputs, graph = traced(chain)
+    oracle = Oracle(model, inputs, graph, prune)
+    plan = random_plan(graph)
+    masked, absent = oracle._masked_outputs(plan), oracle._absent_outputs(plan)
+    torch.testing.assert_close(masked, absent)
+
+
+@pytest.mark.parametrize("net", [chain, mixer])
+@pytest.mark.parametrize("role", ["consumer", "producer"])
+def test_wrong_columns_are_a_wrong_output(net: Net, role: str) -> None:
+    model, inputs, right = traced(net)
+    wrong = rolled(right, role)
+    oracle = Oracle(model, inputs, right, lambda dense, _, plan: prune(dense, wrong, plan))
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        oracle.judge(half_plan(right, ALL))
+
+
+def test_units_that_do_not_matter_prove_nothing() -> None:
+    model, inputs, graph = traced(chain)
+    oracle = Oracle(model, inputs, graph, lambda dense, _, plan: Deaf())
+    oracle._masked_outputs = lambda plan: [torch.ones(1, 4)]  # type: ignore[method-assign]
+    with pytest.raises(WrongOutput, match="with other units removed it is off by 0.0e"):
+        oracle.judge(half_plan(graph, EXACT))
+
+
+def test_unit_that_leaks_into_an_output_makes_it_absent() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double().requires_grad_(False)
+    inputs = (torch.randn(2, 3, dtype=torch.float64),)
+    run = AbsentUnits(model, inputs)
+    model[0].weight[1] = float("nan")  # type: ignore[operator]
+    (output,) = run.outputs(model, inputs)
+    assert output.isnan().all(0).tolist() == [False, True, False, False]
+
+
+def test_control_plan_keeps_as_many_units_but_others() -> None:
+    model, inputs, graph = traced(chain)
+    plan = half_plan(graph)
+    other = other_plan(graph, plan)
+    assert other.widths == plan.widths
+    assert other != plan
+
+
+class Deaf(nn.Module):
+    """Returns ones whatever it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1, 4)
