@@ -10,17 +10,19 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
-from search.graph.labels import Atoms
+from search.graph.labels import FIXED, Atoms, dense
 from search.graph.propagation import Propagation, module_path, operator_name
 from search.graph.rewriting import shrunk
 from search.tensors import named_tensors
@@ -81,7 +83,20 @@ class Program:
             kept: atom -> whether it stays, shape (atoms,).
         """
         graph = shrunk(self.exported.graph_module.graph, self.found, kept)
-        return PrunedGraph(graph, body, self.exported)
+        return PrunedGraph(graph, body, self.exported, self._constants(kept))
+
+    def _constants(self, kept: Kept) -> dict[str, Tensor]:
+        """Constants of which units take their part: a fixed filter per channel, say."""
+        nodes = self.exported.graph_module.graph.find_nodes(op="placeholder")
+        labels = {node.name: self.found.values[node][0] for node in nodes}
+        constants = {}
+        for name, constant in self.exported.constants.items():
+            for dim in labels[name].labelled:
+                axis = dense(labels[name].axes[dim], constant.shape[dim])
+                stays = torch.from_numpy(((axis == FIXED) | kept[axis]).nonzero()[0])
+                constant = constant.index_select(dim, stays.to(constant.device))
+            constants[name] = constant
+        return constants
 
 
 class PrunedGraph(nn.Module):
@@ -93,7 +108,13 @@ class PrunedGraph(nn.Module):
     example, is gone, and hooks of its modules are not called.
     """
 
-    def __init__(self, graph: fx.Graph, body: nn.Module, exported: Exported) -> None:
+    def __init__(
+        self,
+        graph: fx.Graph,
+        body: nn.Module,
+        exported: Exported,
+        constants: Mapping[str, Tensor],
+    ) -> None:
         super().__init__()
         _take_over(self, body)
         self._graph = graph
@@ -101,11 +122,11 @@ class PrunedGraph(nn.Module):
         self._sources = dict(exported.sources)
         self._owners = _owners(exported, body)
         device = next((tensor.device for tensor in named_tensors(body).values()), None)
-        constants = nn.Module()
-        for name, constant in exported.constants.items():
+        lifted = nn.Module()
+        for name, constant in constants.items():
             self._sources[name] = f"{CONSTANTS}.{name}"
-            constants.register_buffer(name, constant.to(device), persistent=False)
-        self.add_module(CONSTANTS, constants)
+            lifted.register_buffer(name, constant.to(device), persistent=False)
+        self.add_module(CONSTANTS, lifted)
         self.training = body.training
 
     def forward(self, *inputs: Tensor) -> Any:

@@ -92,7 +92,8 @@ def _placeholder(
         return blank
     source = exported.sources.get(node.name)
     if source is None:
-        return Labels(blank.shape, blank.axes, weight=True)
+        decimal = exported.constants[node.name].is_floating_point()
+        return _fresh(blank.shape, found) if decimal else replace(blank, weight=True)
     name = aliases.get(source, source)
     if name not in found.tensors:
         found.tensors[name] = _fresh(blank.shape, found)

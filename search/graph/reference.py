@@ -1,13 +1,15 @@
 """The dense graph run with units zeroed: what the pruned model must compute.
 
 Units are zeroed wherever a value carries them, beginning at their producers' outputs. Norms and
-means over units run over the kept ones.
+means over units run over the kept ones. A view of a masked value is masked already, and must stay
+a view: models write through it.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +21,11 @@ from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Labels
 from search.graph.propagation import Propagation, operator_name
 
-_PRODUCERS = ("addmm", "bmm", "conv", "linear", "matmul", "mm")
+_PRODUCERS = ("addmm", "baddbmm", "bmm", "conv", "einsum", "linear", "matmul", "mm")
+_REPEATING = ("broadcast_to", "expand", "expand_as")
+_READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
+
+Shrunk: TypeAlias = list[Any] | None
 
 
 class Reference(fx.Interpreter):
@@ -61,14 +67,26 @@ class Reference(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """One operator, then zeros for the units that are gone."""
-        if n.op != "call_function":
+        if n.op == "output":
             return super().run_node(n)
-        shrunk = self._run_on_kept(n)
+        shrunk = self._run_on_kept(n) if n.op == "call_function" else None
         value = super().run_node(n) if shrunk is None else shrunk
-        outputs = self._found.values.get(n, ())
-        if isinstance(value, Tensor) and len(outputs) == 1:
-            return self._masked(value, outputs[0], operator_name(n).startswith(_PRODUCERS))
-        return value
+        labels = self._found.values.get(n, ())
+        if not labels or _is_masked(n):
+            return value
+        if isinstance(value, Tensor):
+            return self._masked_result(n, value, labels[0])
+        return [
+            self._masked(part, own, False) if isinstance(part, Tensor) else part
+            for part, own in zip(value, labels, strict=True)
+        ]
+
+    def _masked_result(self, node: fx.Node, value: Tensor, labels: Labels) -> Tensor:
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            value.data.copy_(self._masked(value.data, labels, False))
+            return value
+        return self._masked(value, labels, operator_name(node).startswith(_PRODUCERS))
 
     def _masked(self, value: Tensor, labels: Labels, produced: bool) -> Tensor:
         for dim in labels.labelled if value.is_floating_point() else ():
@@ -88,10 +106,10 @@ class Reference(fx.Interpreter):
             return torch.ones(labels.shape[dim], dtype=torch.bool, device=value.device)
         return torch.from_numpy((atoms == FIXED) | self._kept[atoms]).to(value.device)
 
-    def _run_on_kept(self, node: fx.Node) -> Tensor | None:
+    def _run_on_kept(self, node: fx.Node) -> Any:
         """Norms and means over units that are gone: gathered, computed, put back among zeros."""
-        operator, source = operator_name(node), next(iter(node.args), None)
-        if operator not in _STATISTICS or not isinstance(source, fx.Node):
+        name, source = operator_name(node), next(iter(node.args), None)
+        if name not in _STATISTICS or not isinstance(source, fx.Node):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         labels, x = self._found.values[source][0], args[0]
@@ -99,9 +117,20 @@ class Reference(fx.Interpreter):
         places = {dim: kept.nonzero()[:, 0] for dim, kept in stays.items() if not bool(kept.all())}
         if not places:
             return None
-        shrunk = _STATISTICS[operator](args, places)
-        value: Tensor = node.target(*shrunk, **kwargs)  # type: ignore[operator]
-        return value if operator == "mean" else _scatter(value, x, places)
+        shrunk = _STATISTICS[name](args, places)
+        if shrunk is None:
+            return None
+        value = node.target(*shrunk, **kwargs)  # type: ignore[operator]
+        return value if name in _REDUCING else _scatter(value, x, places)
+
+
+def _is_masked(node: fx.Node) -> bool:
+    """A parameter that only layers read, a view, a list of sizes: nothing to zero."""
+    if node.op == "placeholder":
+        return all(operator_name(user).startswith(_READERS) for user in node.users)
+    if node.target is operator.getitem:
+        return True
+    return getattr(node.target, "is_view", False) and operator_name(node) not in _REPEATING
 
 
 def _along(vector: Tensor, dim: int, value: Tensor) -> Tensor:
@@ -121,31 +150,44 @@ def _scatter(value: Tensor, like: Tensor, places: Mapping[int, Tensor]) -> Tenso
     return value
 
 
-def _mean_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+def _mean_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> Shrunk:
     """Dimensions that the mean keeps are masked afterwards, so they must not be gathered."""
     x = args[0]
-    reduced = dims_of(args[1] if len(args) > 1 else None, x.ndim)
+    given = args[1] if len(args) > 1 and not isinstance(args[1], bool) else None
+    reduced = dims_of(given, x.ndim)
     return [_gather(x, {dim: kept for dim, kept in places.items() if dim in reduced}), *args[1:]]
 
 
-def _layer_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+def _layer_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> Shrunk:
     x = _gather(args[0], places)
     lead = x.ndim - len(args[1])
     inner = {dim - lead: kept for dim, kept in places.items() if dim >= lead}
     return [x, list(x.shape[lead:]), *_gather_each(args[2:], inner)]
 
 
-def _group_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
+def _group_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> Shrunk:
     inner = {0: places[1]} if 1 in places else {}
     return [_gather(args[0], places), args[1], *_gather_each(args[2:], inner)]
+
+
+def _batch_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> Shrunk:
+    """Statistics of the batch itself, over dimensions that lose units."""
+    if not args[5] or places.keys() <= {1}:
+        return None
+    inner = {0: places[1]} if 1 in places else {}
+    return [_gather(args[0], places), *_gather_each(args[1:5], inner), *args[5:]]
 
 
 def _gather_each(values: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
     return [_gather(value, places) if isinstance(value, Tensor) else value for value in values]
 
 
-_STATISTICS: Mapping[str, Callable[[Sequence[Any], Mapping[int, Tensor]], list[Any]]] = {
+_REDUCING = ("mean", "std", "std_mean", "var", "var_mean")
+_STATISTICS: Mapping[str, Callable[[Sequence[Any], Mapping[int, Tensor]], Shrunk]] = {
+    **dict.fromkeys(_REDUCING, _mean_arguments),
+    "batch_norm": _batch_norm_arguments,
     "group_norm": _group_norm_arguments,
+    "instance_norm": _batch_norm_arguments,
     "layer_norm": _layer_norm_arguments,
-    "mean": _mean_arguments,
+    "rms_norm": _layer_norm_arguments,
 }

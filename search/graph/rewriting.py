@@ -166,6 +166,20 @@ def _slice(sizes: _Sizes, given: Arguments) -> Arguments | None:
     return given | {"dim": dim, "start": sizes.count(axis, start), "end": sizes.count(axis, end)}
 
 
+def _pad(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """Borders around units follow what they are concatenated with."""
+    (out,), x, widths = sizes.outputs, sizes.input("self"), list(given["pad"])
+    if x is None or not any(map(sizes.shrinks, out.axes[-(len(widths) // 2) :])):
+        return None
+    for step in range(len(widths) // 2):
+        axis, before = out.axes[-1 - step], widths[2 * step]
+        if axis is not None:
+            inner = sizes.count(axis, before + x.shape[-1 - step])
+            widths[2 * step] = sizes.count(axis, before)
+            widths[2 * step + 1] = sizes.count(axis) - inner
+    return given | {"pad": widths}
+
+
 def _narrow(sizes: _Sizes, given: Arguments) -> Arguments | None:
     x, start, length = sizes.input("self"), given["start"], given["length"]
     axis = None if x is None else x.axis(given["dim"])
@@ -198,6 +212,8 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     for name in ("_unsafe_view", "empty", "expand", "full", "new_empty", "new_full", "new_ones",
                  "new_zeros", "ones", "rand", "randn", "view", "zeros"):  # fmt: skip
         yield name, _by_output("size")
+    for name in ("constant_pad_nd", "pad"):
+        yield name, _pad
     for name in ("layer_norm", "rms_norm"):
         yield name, _by_output("normalized_shape")
     for name in ("chunk", "split", "split_with_sizes", "tensor_split"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from search.graph.call import Call, Outcome, dims_of
-from search.graph.labels import Axis, Effect, Labels, free, freeze, tie_columns, total
+from search.graph.labels import FREE, Atoms, Axis, Effect, Labels, free, freeze, tie_columns, total
 
 
 def permute(call: Call) -> Outcome:
@@ -90,15 +90,28 @@ def roll(call: Call) -> Outcome:
 
 
 def pad(call: Call) -> Outcome:
-    """Borders, given from the last dimension on; units along a padded dimension freeze."""
-    x, widths = call.first, call["pad"]
+    """Borders, given from the last dimension on.
+
+    One number everywhere, they can be of any width; those that mirror or cut units freeze them.
+    """
+    x, widths = call.first, list(call["pad"])
     axes = list(x.axes)
     effect = Effect()
     for step in range(len(widths) // 2):
-        if any(widths[2 * step : 2 * step + 2]):
-            effect += freeze(axes[-1 - step], "its units are padded")
+        before, after = widths[2 * step : 2 * step + 2]
+        axis = axes[-1 - step]
+        if axis is None or before == after == 0:
+            continue
+        if min(before, after) < 0 or call.arguments.get("mode", "constant") != "constant":
+            effect += freeze(axis, "its units are padded")
             axes[-1 - step] = None
+        else:
+            axes[-1 - step] = np.concatenate([_border(before), axis, _border(after)])
     return call.give(axes, effect)
+
+
+def _border(width: int) -> Atoms:
+    return np.full(width, FREE, np.int64)
 
 
 def expand(call: Call) -> Outcome:

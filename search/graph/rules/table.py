@@ -60,7 +60,7 @@ _FACTORIES: dict[str, Rule] = {
 _SAME: dict[str, Rule] = dict.fromkeys(
     ("_to_copy", "alias", "alpha_dropout", "bernoulli", "clone", "contiguous", "cumsum", "detach",
      "dropout", "feature_alpha_dropout", "feature_dropout", "fill", "lift_fresh",
-     "lift_fresh_copy", "rrelu", "to", "type_as"),
+     "lift_fresh_copy", "rrelu", "to", "type_as", "zero"),
     elementwise.same_axes,
 )  # fmt: skip
 

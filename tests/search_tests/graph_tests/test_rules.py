@@ -370,7 +370,7 @@ FREEZING: dict[str, tuple[Body, str]] = {
     "a slice in steps": (lambda m, x: m.b(torch.cat([x[:, ::2], x[:, 1::2]], 1)), "in steps"),
     "one channel": (lambda m, x: m.b(x * x[:, :1]), "picked by their position"),
     "a selected channel": (lambda m, x: m.b(x * x[:, 0, None]), "picked by their position"),
-    "padded channels": (lambda m, x: m.b(F.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:5]), "are padded"),
+    "padded channels": (lambda m, x: m.b(F.pad(x, (0, 0, 0, 0, 1, -1))), "are padded"),
     "rolled as one line": (lambda m, x: m.b(x.roll(1)), "its units move between dimensions"),
     "a convolution over the channels as space": (
         lambda m, x: m.b(F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3)),
