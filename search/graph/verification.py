@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -26,6 +27,7 @@ LATE = "unverified: the time limit was reached first"
 IDLE = "unverified: the output does not depend on its units"
 
 Problem: TypeAlias = Callable[[Sequence[str]], str | None]
+Families: TypeAlias = list[list[str]]
 
 
 def settle(
@@ -34,9 +36,10 @@ def settle(
     """Freeze what cannot be trusted, and tell the form of the rest.
 
     Groups that the user's own class cannot lose, because its forward holds constants, are tried
-    once more on the exported graph. Takes the arguments of `verify`.
+    once more on the exported graph. Which ones these are is only asked by families, the groups of
+    repeated blocks, because it costs nothing but the class. Takes the arguments of `verify`.
     """
-    own = verify(graph, exported, found, expired)
+    own = verify(graph, exported, found, expired, family=family)
     if all(reason in (LATE, IDLE) for reason in own.values()):
         return frozen_by(graph, own)
     as_graph = replace(
@@ -45,16 +48,26 @@ def settle(
         program=Program(exported, found),
     )
     whole = verify(as_graph, exported, found, expired)
-    if len(whole) >= len(own):
-        return frozen_by(graph, own)
+    if len(whole) > len(own):
+        return frozen_by(graph, verify(graph, exported, found, expired))
     groups = tuple(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
 
 
+def family(name: str) -> str:
+    """Groups whose names differ in an index only belong to blocks that are alike."""
+    return re.sub(r"(^|(?<=\.))\d+(?=\.)", "#", name)
+
+
 def verify(
-    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+    graph: PruningGraph,
+    exported: Exported,
+    found: Propagation,
+    expired: Callable[[], bool],
+    *,
+    family: Callable[[str], str] = str,
 ) -> dict[str, str]:
     """Find the groups that cannot be trusted.
 
@@ -67,11 +80,12 @@ def verify(
         exported: the dense graph.
         found: its labels.
         expired: tells that the time is over; asked before every step.
+        family: groups of equal families pass or fail together; by default each is its own.
 
     Returns:
         Group name -> the reason why it must be frozen.
     """
-    halving = Halving(expired)
+    halving = Halving(expired, family)
     names = [group.name for group in graph.prunable]
     shapes = ShapeTrial(graph)
     if shapes.possible:
@@ -94,38 +108,48 @@ def verify(
 class Halving:
     """Finds the groups that stand a trial together, and the reason why each other one does not."""
 
-    def __init__(self, expired: Callable[[], bool]) -> None:
+    def __init__(self, expired: Callable[[], bool], family: Callable[[str], str] = str) -> None:
         self.reasons: dict[str, str] = {}
-        self._expired = expired
+        self._expired, self._family = expired, family
 
     def keep(self, names: list[str], problem: Problem) -> list[str]:
         """The groups of `names` that pass `problem`, jointly."""
-        told = self._ask(names, problem)
+        families: dict[str, list[str]] = {}
+        for name in names:
+            families.setdefault(self._family(name), []).append(name)
+        return _names(self._keep(list(families.values()), problem))
+
+    def _keep(self, families: Families, problem: Problem) -> Families:
+        told = self._ask(families, problem)
         if told is None:
-            return names
-        if len(names) == 1 or told == LATE:
-            self._freeze(names, told)
+            return families
+        if len(families) == 1 or told == LATE:
+            self._freeze(families, told)
             return []
-        half = len(names) // 2
-        first, second = self.keep(names[:half], problem), self.keep(names[half:], problem)
-        if not first or not second or len(first + second) == len(names):
+        half = len(families) // 2
+        first, second = self._keep(families[:half], problem), self._keep(families[half:], problem)
+        if not first or not second or len(first + second) == len(families):
             return self._settle(first, second, told if first and second else None)
         return self._settle(first, second, self._ask(first + second, problem))
 
-    def _settle(self, first: list[str], second: list[str], told: str | None) -> list[str]:
+    def _settle(self, first: Families, second: Families, told: str | None) -> Families:
         if told is None:
             return first + second
-        self._freeze(second, told if told == LATE else f"beside {first[0]}, {told}")
+        self._freeze(second, told if told == LATE else f"beside {first[0][0]}, {told}")
         return first
 
-    def _ask(self, names: list[str], problem: Problem) -> str | None:
-        if not names:
+    def _ask(self, families: Families, problem: Problem) -> str | None:
+        if not families:
             return None
-        return LATE if self._expired() else problem(names)
+        return LATE if self._expired() else problem(_names(families))
 
-    def _freeze(self, names: list[str], told: str) -> None:
+    def _freeze(self, families: Families, told: str) -> None:
         reason = told if told == LATE else f"unverified: {told}"
-        self.reasons |= dict.fromkeys(names, reason)
+        self.reasons |= dict.fromkeys(_names(families), reason)
+
+
+def _names(families: Families) -> list[str]:
+    return [name for names in families for name in names]
 
 
 def frozen_by(graph: PruningGraph, reasons: dict[str, str]) -> PruningGraph:
