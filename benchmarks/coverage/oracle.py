@@ -12,10 +12,12 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.coverage.absence import AbsentUnits
 from benchmarks.coverage.plans import other_plan
@@ -23,6 +25,7 @@ from benchmarks.coverage.redraw import noise, redrawn, tensors_of
 from search import Plan, PruningGraph
 
 TOLERANCE = 1e-8
+SINGLE_TOLERANCE = 1e-4
 CONTROL = 100
 
 Outputs = list[Tensor]
@@ -41,6 +44,9 @@ class Verdict:
     control: float
 
 
+Pruner = Callable[[nn.Module, PruningGraph, Plan], nn.Module]
+
+
 class Oracle:
     """Judges plans of one model.
 
@@ -56,28 +62,62 @@ class Oracle:
         model: nn.Module,
         inputs: Sequence[Tensor],
         graph: PruningGraph,
-        prune: Callable[[nn.Module, PruningGraph, Plan], nn.Module],
+        prune: Pruner,
         seed: int = 1,
     ) -> None:
-        self._dense = redrawn(model, seed)
-        self._inputs = noise(inputs, seed)
+        self._model, self._inputs, self._seed = model, inputs, seed
         self._graph, self._prune = graph, prune
-        self._absent: AbsentUnits | None = None
+        self._double = self._compared(torch.float64, TOLERANCE)
 
     def judge(self, plan: Plan) -> Verdict:
         """The verdict on `plan`.
+
+        A model whose code casts to single precision is as exact as that allows; one that does
+        not run in double precision at all is judged in its own.
 
         Raises:
             WrongOutput: neither way agrees with the pruned model, or the negative control does,
                 so that the comparison proves nothing.
         """
+        try:
+            return self._double.judge(plan)
+        except WrongOutput:
+            raise
+        except Exception:  # casts in the model's code: whatever its operators raise
+            return self._compared(torch.float32, SINGLE_TOLERANCE).judge(plan)
+
+    def _compared(self, dtype: torch.dtype, tolerance: float) -> Comparison:
+        dense = redrawn(self._model, self._seed).to(dtype)
+        inputs = noise(self._inputs, self._seed, dtype)
+        if dtype is torch.float64 and computes_in_single(dense, inputs):
+            tolerance = SINGLE_TOLERANCE
+        return Comparison(dense, inputs, self._graph, self._prune, tolerance)
+
+
+class Comparison:
+    """Pruned outputs beside those of the dense model, in one precision."""
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        inputs: Sequence[Tensor],
+        graph: PruningGraph,
+        prune: Pruner,
+        tolerance: float,
+    ) -> None:
+        self._dense, self._inputs, self._tolerance = dense, inputs, tolerance
+        self._graph, self._prune = graph, prune
+        self._absent: AbsentUnits | None = None
+
+    def judge(self, plan: Plan) -> Verdict:
+        """See `Oracle.judge`."""
         found = outputs_of(self._prune(self._dense, self._graph, plan), self._inputs)
-        ways = [self._masked_outputs, self._absent_outputs]
+        ways = [self.masked_outputs, self.absent_outputs]
         errors = []
         for way in ways[self._is_approximate(plan) :]:
-            name = way.__name__.strip("_").removesuffix("_outputs")
+            name = way.__name__.removesuffix("_outputs")
             error = relative_error(found, way(plan))
-            if error <= TOLERANCE:
+            if error <= self._tolerance:
                 return self._controlled(way, name, plan, found, error)
             errors.append(f"{error:.1e} ({name})")
         raise WrongOutput(f"the pruned model is off by {', '.join(errors)}")
@@ -94,7 +134,7 @@ class Oracle:
         if other == plan:
             return Verdict(name, error, float("inf"))
         control = relative_error(found, way(other))
-        if control < CONTROL * TOLERANCE:
+        if control < CONTROL * self._tolerance:
             raise WrongOutput(f"with other units removed it is off by {control:.1e} only")
         return Verdict(name, error, control)
 
@@ -104,11 +144,12 @@ class Oracle:
             for group in self._graph.groups
         )
 
-    def _masked_outputs(self, plan: Plan) -> Outputs:
+    def masked_outputs(self, plan: Plan) -> Outputs:
         """The dense module's outputs when no weight reads a removed unit."""
         return outputs_of(self._marked(plan, 0.0, {"consumer"}), self._inputs)
 
-    def _absent_outputs(self, plan: Plan) -> Outputs:
+    def absent_outputs(self, plan: Plan) -> Outputs:
+        """The dense graph's outputs when removed units are absent."""
         if self._absent is None:
             self._absent = AbsentUnits(self._dense, self._inputs)
         marked = self._marked(plan, float("nan"), {"producer", "consumer", "follower"})
@@ -128,6 +169,30 @@ class Oracle:
                         member.dim, torch.tensor(sorted(places), dtype=torch.long), value
                     )
         return marked
+
+
+class _Precision(TorchDispatchMode):
+    """Notes whether an operator gives single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.single = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        self.single |= any(value.dtype is torch.float32 for value in tensors_in(given))
+        return given
+
+
+def computes_in_single(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    """Whether a model in double precision casts to single precision on its way."""
+    precision = _Precision()
+    try:
+        with precision:
+            outputs_of(model, inputs)
+    except Exception:  # whatever the model's forward raises; it is told elsewhere
+        return True
+    return precision.single
 
 
 def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> Outputs:

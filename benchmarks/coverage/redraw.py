@@ -39,11 +39,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def noise(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """The inputs in float64, floating ones with noise added."""
+def noise(
+    inputs: Sequence[Tensor], seed: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, ...]:
+    """The inputs, floating ones in `dtype` with noise added."""
     source = torch.Generator().manual_seed(seed)
     return tuple(
-        value.double() + 0.5 * _normal(value, source) if value.is_floating_point() else value
+        (value + 0.5 * _normal(value, source)).to(dtype) if value.is_floating_point() else value
         for value in inputs
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coverage.absence import AbsentUnits
-from benchmarks.coverage.oracle import TOLERANCE, Oracle, WrongOutput
+from benchmarks.coverage.oracle import SINGLE_TOLERANCE, TOLERANCE, Oracle, WrongOutput
 from benchmarks.coverage.plans import ALL, EXACT, half_plan, other_plan, random_plan
 from search import PruningGraph, prune, trace
 from tests.benchmarks_tests.nets import chain, mixer
@@ -62,7 +62,7 @@ def test_both_ways_agree_on_an_exact_plan() -> None:
     model, inputs, graph = traced(chain)
     oracle = Oracle(model, inputs, graph, prune)
     plan = random_plan(graph)
-    masked, absent = oracle._masked_outputs(plan), oracle._absent_outputs(plan)
+    masked, absent = oracle._double.masked_outputs(plan), oracle._double.absent_outputs(plan)
     torch.testing.assert_close(masked, absent)
 
 
@@ -79,7 +79,7 @@ def test_wrong_columns_are_a_wrong_output(net: Net, role: str) -> None:
 def test_units_that_do_not_matter_prove_nothing() -> None:
     model, inputs, graph = traced(chain)
     oracle = Oracle(model, inputs, graph, lambda dense, _, plan: Deaf())
-    oracle._masked_outputs = lambda plan: [torch.ones(1, 4)]  # type: ignore[method-assign]
+    oracle._double.masked_outputs = lambda plan: [torch.ones(1, 4)]  # type: ignore[method-assign]
     with pytest.raises(WrongOutput, match="with other units removed it is off by 0.0e"):
         oracle.judge(half_plan(graph, EXACT))
 
@@ -99,6 +99,25 @@ def test_control_plan_keeps_as_many_units_but_others() -> None:
     other = other_plan(graph, plan)
     assert other.widths == plan.widths
     assert other != plan
+
+
+class Casting(nn.Module):
+    """Computes in single precision whatever precision its parameters have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x).float().sigmoid().to(x.dtype))
+        return out
+
+
+def test_model_that_casts_is_judged_as_exactly_as_it_computes() -> None:
+    model, inputs = Casting().eval(), (torch.randn(2, 5),)
+    graph = trace(model, inputs)
+    verdict = Oracle(model, inputs, graph, prune).judge(half_plan(graph))
+    assert verdict.error <= SINGLE_TOLERANCE < verdict.control
 
 
 class Deaf(nn.Module):
