@@ -115,9 +115,17 @@ def _groups(
                 members[group].append(Member(name, dim, role, indices))
     names = _names(members)
     ranks = {name: len(labels.shape) for name, labels in found.tensors.items()}
+    heads = {
+        group
+        for effect in found.effects
+        for atoms in effect.heads
+        for group in np.unique(group_of[atoms]).tolist()
+    }
     return [
-        Group(name, width, _kind(own, ranks), tuple(own), "prunable")
-        for name, width, own in zip(names, widths, members, strict=True)
+        Group(
+            name, width, "heads" if number in heads else _kind(own, ranks), tuple(own), "prunable"
+        )
+        for number, (name, width, own) in enumerate(zip(names, widths, members, strict=True))
     ]
 
 

@@ -71,6 +71,12 @@ def pruned(graph: PruningGraph) -> nn.Module:
     return model
 
 
+def test_attention_loses_whole_heads(graph: PruningGraph) -> None:
+    (heads,) = [group for group in graph.groups if group.kind == "heads"]
+    assert (heads.name, heads.width, heads.form) == ("qkv", 4, "graph")
+    assert [len(units) for units in heads.members[0].indices] == [12] * 4
+
+
 def test_every_size_is_rewritten_and_any_batch_runs(
     graph: PruningGraph, pruned: nn.Module
 ) -> None:
