@@ -71,6 +71,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "prunable MACs": _shares(report, "prunable_mac_share"),
         "gone at half width": _gone(half),
         "result": _result(report),
+        "traced": _traced(report),
         "not used": _some(report.get("unused") or []),
         "problem": (model.problem or {}).get("detail"),
     }
@@ -122,6 +123,12 @@ def _result(report: Mapping[str, Any]) -> str:
     return (
         f"a PrunedGraph where one of {len(names)} groups is cut ({_some(names)}), else your class"
     )
+
+
+def _traced(report: Mapping[str, Any]) -> str:
+    """The whole, or the parts that could be, and what was in the way."""
+    parts = report.get("parts") or []
+    return f"in parts ({', '.join(parts)}): {report.get('obstacle')}" if parts else "as a whole"
 
 
 def _cause(entry: Mapping[str, Any]) -> tuple[object, ...]:

@@ -33,7 +33,7 @@ function missing(error, parts, id) {
 function show(parts, model) {
   const report = model.report ?? {};
   parts.head.show([model.name, model.state], () => heading(model));
-  parts.notice.show([model.state, model.problem], () => notices(model));
+  parts.notice.show([model.state, model.problem, report.parts], () => notices(model));
   parts.tiles.show(report, () => (model.report ? tiles(report) : null));
   parts.frozen.show(report, () => (report.frozen?.length ? frozenPanel(report) : null));
   parts.groups.show(report, () => (report.groups?.length ? groupsPanel(report) : null));
@@ -51,6 +51,11 @@ function notices(model) {
   if (model.problem) {
     return h("div", { class: "notice bad", role: "alert" },
       h("strong", {}, model.problem.title ?? "Problem"), h("p", {}, model.problem.detail ?? ""));
+  }
+  const parts = model.report?.parts ?? [];
+  if (parts.length) {
+    return h("div", { class: "notice", role: "status" },
+      h("strong", {}, `Only parts of it could be traced: ${parts.join(", ")}`), h("p", {}, model.report.obstacle ?? ""));
   }
   return model.state === "checking"
     ? h("p", { class: "notice", role: "status" }, "A worker is building and tracing this model.") : null;

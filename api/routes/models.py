@@ -82,7 +82,8 @@ def read_graph(model: str, session: Reading, caller: Reader) -> dict[str, Any]:
     ``PrunedGraph``, not your class), and the ``parameters`` and ``macs`` that its units touch.
     ``frozen``: the frozen groups by cause. ``prunable_parameter_share`` and
     ``prunable_mac_share``, each also ``…_exact`` and ``…_approximate``, say what prunable groups
-    touch; ``half_width`` says what is gone when all of them lose half of their units.
+    touch; ``half_width`` says what is gone when all of them lose half of their units. Where only
+    ``parts`` of the model could be traced, ``obstacle`` says why, and MACs are those of the parts.
     """
     row = found(session, model)
     if row.state == InputState.REJECTED:

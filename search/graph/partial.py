@@ -6,7 +6,6 @@ on the inputs that they received in a real forward; so the units that leave a pa
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -198,10 +197,6 @@ def _forward_of(calls: tuple[Call, ...]) -> Callable[..., tuple[Tensor, ...]]:
             outputs += [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
         return tuple(outputs)
 
-    names = ["self", *(f"x{place}" for place in range(len(inputs_of(calls))))]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # torch.export wants each input named
-    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-    forward.__signature__ = signature  # type: ignore[attr-defined]
     return forward
 
 

@@ -39,7 +39,7 @@ def describe(graph: PruningGraph) -> dict[str, Any]:
         "macs": graph.macs(graph.dense_plan()),
         **_prunable_shares(graph),
         "half_width": _half_width(graph),
-        "graph_form_groups": [g.name for g in graph.prunable if form_of(g) == "graph"],
+        "graph_form_groups": [g.name for g in graph.prunable if g.form == "graph"],
         "frozen": _frozen(graph),
         "parts": list(graph.parts),
         "obstacle": graph.obstacle,
@@ -53,11 +53,6 @@ def cause_of(reason: str) -> str:
     return _DETAILS.sub("", _PLACE.sub("", reason))
 
 
-def form_of(group: Group) -> str:
-    """`module` where the pruned model is of the user's class, `graph` where a PrunedGraph."""
-    return str(getattr(group, "form", "module"))
-
-
 def _described(group: Group, parameters: int, macs: int) -> dict[str, Any]:
     return {
         "name": group.name,
@@ -65,7 +60,7 @@ def _described(group: Group, parameters: int, macs: int) -> dict[str, Any]:
         "kind": group.kind,
         "status": group.status,
         "reason": group.reason,
-        "form": form_of(group),
+        "form": group.form,
         "parameters": parameters,
         "macs": macs,
         "members": [

@@ -75,6 +75,15 @@ def test_groups_that_need_another_form_are_named(
     assert "a PrunedGraph where one of 1 groups is cut (heads), else your class" in shown
 
 
+def test_parts_are_named_with_what_was_in_the_way_of_the_whole(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    obstacle = "it must not depend on values (net.py:12 in forward)"
+    add(api, report(group("body.0", 12, 500), parts=["body", "head"], obstacle=obstacle))
+    assert secateur("models", "inspect", "net") == 0
+    assert f"in parts (body, head): {obstacle}" in capsys.readouterr().out
+
+
 def test_frozen_groups_are_summed_up_by_cause(
     secateur: Secateur, api: Served, capsys: Captured
 ) -> None:
