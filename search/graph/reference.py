@@ -21,7 +21,9 @@ from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Labels
 from search.graph.propagation import Propagation, operator_name
 
-_PRODUCERS = ("addmm", "baddbmm", "bmm", "conv", "einsum", "linear", "matmul", "mm")
+# A norm over the unit alone undoes a gain before it, so the gain is applied again.
+_NORMS = ("group_norm", "instance_norm")
+_PRODUCERS = ("addmm", "baddbmm", "bmm", "conv", "einsum", "linear", "matmul", "mm", *_NORMS)
 _REPEATING = ("broadcast_to", "expand", "expand_as")
 _READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
 
@@ -166,6 +168,12 @@ def _layer_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> 
 
 
 def _group_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> Shrunk:
+    """Where whole norm groups leave, the others compute what they did."""
+    if 1 in places and places.keys() <= {1}:
+        left = torch.zeros(args[0].shape[1], dtype=torch.bool, device=args[0].device)
+        left[places[1]] = True
+        if not bool(left.view(args[1], -1).any(1).all()):
+            return None
     inner = {0: places[1]} if 1 in places else {}
     return [_gather(args[0], places), args[1], *_gather_each(args[2:], inner)]
 

@@ -6,6 +6,7 @@ atoms. A size that the batch takes part in is scaled by the same share. Knows no
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -197,6 +198,18 @@ def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
     return given | {"groups": groups * sizes.count(weight.axis(0)) // weight.shape[0]}
 
 
+def _group_norm(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """Norm groups that have lost all channels are gone."""
+    x, groups = sizes.input("input"), given["num_groups"]
+    axis = None if x is None else x.axis(1)
+    if axis is None or not sizes.shrinks(axis):
+        return None
+    size = len(axis) // groups
+    ends = [sizes.count(axis, size * number) for number in range(groups + 1)]
+    left = sum(start < end for start, end in itertools.pairwise(ends))
+    return given | {"num_groups": left}
+
+
 def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:
     """The dense scale stays: it divides by the width that the heads once had.
 
@@ -222,6 +235,7 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         yield f"conv{rank}d", _convolution
         yield f"conv_transpose{rank}d", _convolution
     yield "convolution", _convolution
+    yield "group_norm", _group_norm
     yield "narrow", _narrow
     yield "reshape", _by_output("shape")
     yield "scaled_dot_product_attention", _attention

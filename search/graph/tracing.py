@@ -22,6 +22,7 @@ from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
+from search.graph.standardising import with_fixed_statistics
 from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
 
@@ -97,7 +98,7 @@ def _traced(
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
-    exported = export(copy, inputs)
+    exported = with_fixed_statistics(export(copy, inputs), named_tensors(copy))
     found = analysed(exported, _aliases(named_tensors(copy)), rules)
     graph = _assemble(copy, inputs, exported, found)
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
@@ -138,8 +139,9 @@ def program_of(
         GraphError: see `trace`.
     """
     copied = quiet_copy(model)
-    exported = export(copied, batch_of_two(example_inputs))
-    found = analysed(exported, _aliases(named_tensors(copied)), rules)
+    tensors = named_tensors(copied)
+    exported = with_fixed_statistics(export(copied, batch_of_two(example_inputs)), tensors)
+    found = analysed(exported, _aliases(tensors), rules)
     return Program(exported, found), form_groups(found)
 
 

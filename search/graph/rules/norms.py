@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, freeze, tie, tie_columns, total
+from search.graph.labels import Axis, Effect, tie, tie_columns, total
 
+MANY = 8  # norm groups, of which half can leave without a coarse choice
 MIXES = "a norm takes its statistics over its units"
 
 
@@ -30,14 +31,17 @@ def layer_norm(call: Call) -> Outcome:
 
 
 def group_norm(call: Call) -> Outcome:
-    """Each of `num_groups` norm groups loses the same positions, so that they stay equal."""
+    """Of many norm groups whole ones leave, which is exact.
+
+    Each of a few loses the same positions, so that they stay equal; its statistics change.
+    """
     x, groups = call["input"], call["num_groups"]
     axis = x.axis(1)
-    effect = total(_mixed(own) for own in x.axes[1:]) + _vectors(call, axis, ("weight", "bias"))
-    if axis is not None and len(axis) > groups:
-        effect += tie_columns(axis.reshape(groups, -1))
-    elif axis is not None:
-        effect += freeze(axis, "each of its units is a norm group")
+    effect = total(_mixed(own) for own in x.axes[2:]) + _vectors(call, axis, ("weight", "bias"))
+    if axis is None:
+        return call.give(x.axes, effect)
+    rows = axis.reshape(groups, -1)
+    effect += tie_columns(rows.T) if groups >= MANY else _mixed(axis) + tie_columns(rows)
     return call.give(x.axes, effect)
 
 

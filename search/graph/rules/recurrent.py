@@ -13,9 +13,9 @@ def recurrent(call: Call) -> Outcome:
     x, params = call["input"], list(call["params"])
     directions = 2 if call["bidirectional"] else 1
     per_layer = len(params) // (call["num_layers"] * directions)
-    firsts = params[: per_layer * directions : per_layer]
-    effect = total(_reads(x, weight) for weight in firsts)
-    effect += total(_hidden(weight, weight in firsts) for weight in params)
+    firsts = range(0, per_layer * directions, per_layer)
+    effect = total(_reads(x, params[place]) for place in firsts)
+    effect += total(_hidden(weight, place in firsts) for place, weight in enumerate(params))
     states = call.arguments.get("hx", ())
     listed = [states] if isinstance(states, Labels) else states
     effect += total(freeze_all(state, HIDDEN) for state in listed)
