@@ -20,8 +20,8 @@ from search.graph import PruningGraph
 from search.plan import Plan
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, skeleton
-from search.surgery import prune
-from search.training import recalibrate
+from search.surgery import kept_indices, prune
+from search.training import Reference, recalibrate
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float]
@@ -33,7 +33,7 @@ class SearchResult:
 
     Attributes:
         plan: The best plan within the budget; None when there is none.
-        model: The model pruned by it, batch norm recalibrated, not fine-tuned.
+        model: The model pruned by it, recalibrated, not fine-tuned.
         ratio: Its measured ratio to the dense model.
         loss: Its calibration loss; None if it could not be evaluated.
         dense_loss: The dense model's.
@@ -88,8 +88,7 @@ def run_search(
         criterion: Name of an importance criterion.
         batches: Images and labels, for criteria that need them.
         tolerance: τ of the layer floors, doubled until they leave room for the budget.
-        recalibration_batches: Inputs for batch norm's statistics; None keeps those of the dense
-            model.
+        recalibration_batches: Inputs for `recalibrate`; None leaves it out.
         batch_size: Batch size of the skeletons.
         sensitivity: Measured earlier; skips that phase.
         staircases: Measured earlier; skips that phase.
@@ -152,7 +151,7 @@ def _pruned(
 ) -> nn.Module:
     pruned = prune(model, graph, plan)
     if batches is not None:
-        recalibrate(pruned, batches)
+        recalibrate(pruned, batches, Reference(model, kept_indices(graph, plan)))
     return pruned
 
 

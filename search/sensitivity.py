@@ -3,7 +3,7 @@
 | symbol | meaning |
 |---|---|
 | r | share of a group's units removed, those with the lowest scores |
-| S_g(r) | loss with group g pruned by r and batch norm recalibrated, minus the dense loss |
+| S_g(r) | loss with group g pruned by r and recalibrated, minus the dense loss |
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from search.criteria import best_units
 from search.errors import ConfigError
 from search.plan import Plan
-from search.surgery import prune
-from search.training import recalibrate
+from search.surgery import kept_indices, prune
+from search.training import Reference, recalibrate
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -114,7 +114,8 @@ def pruned_loss(
     """The loss of the pruned, recalibrated model; the given model is not touched."""
     pruned = prune(model, graph, plan)
     if recalibration_batches is not None:
-        recalibrate(pruned, recalibration_batches)
+        reference = Reference(model, kept_indices(graph, plan))
+        recalibrate(pruned, recalibration_batches, reference)
     return evaluate(pruned)
 
 
@@ -136,7 +137,7 @@ def layer_sensitivity(
         evaluate: the calibration loss of a model, lower is better.
         scores: from `score_channels`.
         ratios: shares to remove, ascending in (0, 1).
-        recalibration_batches: inputs for batch norm's statistics, dense and pruned alike.
+        recalibration_batches: inputs for `recalibrate`, dense and pruned alike.
         progress: called with (measured, total) after every group.
     """
     check_ratios(ratios)

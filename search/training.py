@@ -1,4 +1,4 @@
-"""Loss, accuracy, batch norm recalibration and fine-tuning by distillation.
+"""Loss, accuracy, recalibration and fine-tuning by distillation.
 
 Knows nothing of plans, groups or devices. The loss of fine-tuning (Hinton et al. 2015) is
 (1 − w) · CE(student, label) + w · T² · KL(teacher/T ‖ student/T):
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from search.correction import Kept, correct_moments
 from search.errors import ConfigError, WeightsError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Precision = Literal["float32", "bfloat16"]
+Recalibration = Literal["batch norm", "mean and scale"]
 
 
 @contextmanager
@@ -39,17 +41,44 @@ def _training_flags_kept(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+@dataclass(frozen=True)
+class Reference:
+    """What a pruned model was cut from.
+
+    Attributes:
+        model: the dense model.
+        kept: weight -> dimension -> the indices that are left, as `surgery.kept_indices` says.
+    """
+
+    model: nn.Module
+    kept: Kept
+
+
+def recalibration(model: nn.Module) -> Recalibration:
+    """Which of the two `recalibrate` does to this model, and to those pruned from it."""
+    return "batch norm" if _batch_norms(model) else "mean and scale"
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def recalibrate(
+    model: nn.Module, batches: Iterable[Tensor], reference: Reference | None = None
+) -> None:
     """Replaces batch norm's running statistics by their mean over the batches, in place.
 
     Every batch weighs alike (a cumulative average, no forgetting). Nothing else changes: dropout
-    stays off and training flags are restored. A model without batch norm is left as it is.
+    stays off and training flags are restored. A model without batch norm gets the means and
+    scales of its `reference` back instead (see `correction`), or without one is left as it is.
 
     Raises:
-        ConfigError: there are batch norm layers, but no batch.
+        ConfigError: there is something to recalibrate, but no batch.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = _batch_norms(model)
     if not norms:
+        if reference is not None:
+            correct_moments(model, reference.model, reference.kept, batches)
         return
     momenta = [norm.momentum for norm in norms]
     seen = 0

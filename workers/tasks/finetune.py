@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
 from search.plan import Plan
-from search.surgery import prune
+from search.surgery import kept_indices, prune
 from search.training import (
     Finetune,
     FinetuneConfig,
+    Reference,
     accuracy,
     cross_entropy_loss,
     native_bfloat16,
@@ -28,7 +29,7 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
     student = prune(work.graph.model, work.graph, Plan.from_document(work.payload["plan"]))
     if work.snapshot.spec.finetune.steps == 0:
-        recalibrate(student, _calibration(work))
+        _recalibrate(work, student)
         return _finished(work, student, 0)
     run = _opened(work, student)
     run.run(time_limit_s=slice_s)
@@ -54,7 +55,7 @@ def _opened(work: Work, student: nn.Module) -> Finetune:
     run = Finetune(student, work.graph.model, images, labels, config)
     checkpoint = work.payload["checkpoint"]
     if checkpoint is None:
-        recalibrate(student, _calibration(work))
+        _recalibrate(work, student)
     else:
         run.load_state_dict(load(work.context.store.get(checkpoint)))
     return run
@@ -75,9 +76,11 @@ def _finished(work: Work, student: nn.Module, steps: int) -> Done:
     )
 
 
-def _calibration(work: Work) -> list[Tensor]:
-    data = work.data
-    return [images for images, _ in batches(data.images, data.splits.calibration)]
+def _recalibrate(work: Work, student: nn.Module) -> None:
+    data, graph = work.data, work.graph
+    inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
+    kept = kept_indices(graph, Plan.from_document(work.payload["plan"]))
+    recalibrate(student, inputs, Reference(graph.model, kept))
 
 
 def _file(work: Work, name: str) -> str:

@@ -12,7 +12,7 @@ from workers.work import Done, Work
 
 
 def score(work: Work) -> Done:
-    """{"loss"}: of the plan in the payload, after batch norm recalibration."""
+    """{"loss"}: of the plan in the payload, after recalibration."""
     return Done({"loss": finite(calibration_loss(work, Plan.from_document(work.payload["plan"])))})
 
 
