@@ -187,7 +187,7 @@ class _Builder:
             made = layer(site, bias=self._biases)
             if made is None:
                 return None
-            name = self._free(_layer_name(node))
+            name = _free(self._module, _layer_name(node))
             self._module.add_module(name, made)
             if any(c.ndim > 1 for c in found.values()):
                 self._layers[key] = name
@@ -251,25 +251,20 @@ class _Builder:
         """Matrices that several nodes read are one tensor; vectors are each node's own."""
         vector = constant.numel() == max(constant.shape, default=1)
         if id(constant) not in self._held or vector:
-            attribute = self._free(_sanitized(name) or f"{node.op}_constant")
+            holder = self._module.held
+            attribute = _free(holder, _held_name(node, name))
             if node.op in WEIGHED and name in self._weights:
-                self._module.register_parameter(attribute, nn.Parameter(constant.clone()))
+                holder.register_parameter(attribute, nn.Parameter(constant.clone()))
             else:
-                self._module.register_buffer(attribute, constant.clone())
+                holder.register_buffer(attribute, constant.clone())
             self._held[id(constant)] = Held(attribute)
         return self._held[id(constant)]
 
     def _fetched(self, source: Source) -> Value | None:
         if isinstance(source, Held):
-            held: Tensor = getattr(self._module, source.attribute)
+            held: Tensor = getattr(self._module.held, source.attribute)
             return held.detach().to(META)
         return self._values[source] if isinstance(source, str) else source
-
-    def _free(self, name: str) -> str:
-        free, number = name, 2
-        while hasattr(self._module, free):
-            free, number = f"{name}_{number}", number + 1
-        return free
 
 
 def _sizes(given: Input, batch: int) -> list[int]:
@@ -327,12 +322,26 @@ def _with_last(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...
     return tuple(reversed(result))
 
 
+def _free(module: nn.Module, name: str) -> str:
+    """The name, or the first with a number that the module does not have."""
+    free, number = name, 2
+    while hasattr(module, free):
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
 def _layer_name(node: Node) -> str:
     weight = node.inputs[0 if node.op == "Gather" else 1]
     stem, _, leaf = weight.rpartition(".")
     if stem and leaf == "weight":
         return _sanitized(stem)
     return _sanitized(node.name) or f"{node.op}_{_sanitized(weight)}"
+
+
+def _held_name(node: Node, name: str) -> str:
+    """A vector that is added is called a bias."""
+    plain = _sanitized(name) or f"{node.op}_constant"
+    return f"{plain}_bias" if node.op in ("Add", "Sub") and "bias" not in plain else plain
 
 
 def _sanitized(name: str) -> str:

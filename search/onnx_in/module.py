@@ -52,6 +52,7 @@ class OnnxModule(nn.Module):
 
     Attributes:
         inputs: what the model is called with, batch first; the batch is free.
+        held: the tensors that belong to no layer.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class OnnxModule(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = inputs
+        self.held = nn.Module()
         self._opset = opset
         self._outputs: tuple[str, ...] = ()
         self._steps: tuple[Step, ...] = ()
@@ -106,7 +108,7 @@ class OnnxModule(nn.Module):
 
     def _fetched(self, source: Source, values: Mapping[str, Value]) -> Value | None:
         if isinstance(source, Held):
-            held: Tensor = getattr(self, source.attribute)
+            held: Tensor = getattr(self.held, source.attribute)
             return held
         return values[source] if isinstance(source, str) else source
 

@@ -215,6 +215,8 @@ def _node(node: NodeProto) -> Node:
     if not any(node.output):
         raise OnnxError(f"{title} must have an output, but has none")
     attributes = {each.name: _attribute(each, title) for each in node.attribute}
+    if node.op_type == "ConstantOfShape" and isinstance(attributes.get("value"), Tensor):
+        attributes["value"] = attributes["value"].reshape(-1)[0].item()
     return Node(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
 
 

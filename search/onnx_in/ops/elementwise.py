@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -153,6 +154,20 @@ def cast(call: Call) -> Value:
     return call.tensor(0).to(kind)
 
 
+def cast_like(call: Call) -> Value:
+    """To the type of another value."""
+    like = call.value(1)
+    if isinstance(like, Tensor):
+        floats, kind = like.is_floating_point(), like.dtype
+    else:
+        sample = next(iter(like.flat), 0)
+        floats, kind = isinstance(sample, float), torch.int64
+    if floats:
+        return cast(replace(call, inputs=call.inputs[:1], attributes={"to": 1}))
+    to = next(number for number, (dtype, _) in INTEGERS.items() if dtype == kind)
+    return cast(replace(call, inputs=call.inputs[:1], attributes={"to": to}))
+
+
 def _as_float(x: Any) -> Any:
     return torch.sym_float(x) if isinstance(x, torch.SymInt) else float(x)
 
@@ -246,6 +261,7 @@ ELEMENTWISE: dict[str, Op] = {
     "Add": binary(operator.add, operator.add),
     "And": binary(torch.logical_and, lambda a, b: bool(a) and bool(b), tensors_only=True),
     "Cast": cast,
+    "CastLike": cast_like,
     "Ceil": unary(torch.ceil, lambda x: _as_float(math.ceil(x))),
     "Celu": celu,
     "Clip": clip,

@@ -19,7 +19,6 @@ from search.onnx_in.values import (
     Op,
     Value,
     axis_of,
-    from_constant,
     numbers,
 )
 
@@ -276,13 +275,12 @@ PADDING = {"constant": "constant", "edge": "replicate", "reflect": "reflect"}
 def constant_of_shape(call: Call) -> Value:
     """One value everywhere; few numbers stay numbers."""
     sizes = call.ints(0)
-    value = call.attributes.get("value", torch.zeros(1))
-    filler = from_constant(value.reshape(()))
+    filler = call.attributes.get("value", 0.0)
     known = all(isinstance(entry, int) for entry in sizes)
     if known and len(sizes) <= 1 and math.prod(sizes) <= MAX_NUMBERS:
-        return np.full(sizes, filler.item(), object)
-    kind = call.dtype if value.is_floating_point() else value.dtype
-    return torch.full(sizes, filler.item(), dtype=kind, device=call.device)
+        return np.full(sizes, filler, object)
+    kind = call.dtype if isinstance(filler, float) else None
+    return torch.full(sizes, filler, dtype=kind, device=call.device)
 
 
 def arange(call: Call) -> Value:

@@ -90,6 +90,8 @@ CASES: dict[str, Case] = {
     "BatchNormalization flat": one("BatchNormalization", FLAT, *CHANNELS, epsilon=1e-3),
     "Cast": chain(node("Cast", "x", "i", to=7), node("Cast", "i", to=1), x=X * 5),
     "Cast to bool": chain(node("Cast", "x", "b", to=9), node("Cast", "b", to=6)),
+    "CastLike": two("CastLike", np.array([[1, 2]]), FLAT),
+    "CastLike whole": one("CastLike", X * 9, ints(1)),
     "Clip": one("Clip", X, scalar(-0.5), scalar(0.5)),
     "Clip below": one("Clip", X, None, scalar(0.5)),
     "Clip six": one("Clip", X * 5, scalar(0), scalar(6)),
