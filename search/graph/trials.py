@@ -81,6 +81,14 @@ class NumberTrial:
             return _told(error)
         return self._compare(names, plan, pruned)
 
+    def dense_error(self) -> float:
+        """How far the model itself is from its exported graph, with nothing cut."""
+        inputs = self._graph.example_inputs
+        kept = self._graph.kept_atoms(self._graph.dense_plan())
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
+        return relative_error(_run(self._graph.model, inputs), expected)
+
     def _compare(self, names: Sequence[str], plan: Plan, pruned: list[Tensor]) -> str | None:
         watched = not self.influence.keys() >= set(names)
         gains = torch.ones(len(self._graph.group_of), dtype=torch.float64, requires_grad=watched)

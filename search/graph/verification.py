@@ -3,6 +3,7 @@
 | symbol | meaning |
 |---|---|
 | CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
+| UNLIKE | a dense model that is off by more than this is not what was exported |
 | ROUNDS | how often parameters and plan are drawn; the last ones only for groups not yet proven |
 """
 
@@ -22,9 +23,15 @@ from search.graph.trials import TOLERANCE, NumberTrial, ShapeTrial
 
 CONTROL = 100
 ROUNDS, EXTRA_ROUNDS = 2, 3
+UNLIKE = 1e-4
 
 LATE = "unverified: the time limit was reached first"
 IDLE = "unverified: the output does not depend on its units"
+
+RANDOM = (
+    "unverified: the model's forward does not repeat what torch.export saw of it; is it random, "
+    "or does it keep a state?"
+)
 
 Problem: TypeAlias = Callable[[Sequence[str]], str | None]
 Families: TypeAlias = list[list[str]]
@@ -42,6 +49,8 @@ def settle(
     own = verify(graph, exported, found, expired, family=family)
     if all(reason in (LATE, IDLE) for reason in own.values()):
         return frozen_by(graph, own)
+    if NumberTrial(graph, exported, found, 0).dense_error() > UNLIKE:
+        return frozen_by(graph, dict.fromkeys((group.name for group in graph.prunable), RANDOM))
     as_graph = replace(
         graph,
         groups=tuple(replace(group, form="graph") for group in graph.groups),

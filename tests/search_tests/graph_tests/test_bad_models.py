@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,19 @@ class Selecting(Plain):
 def test_an_output_whose_size_only_the_data_tells_is_no_obstacle() -> None:
     found = statuses(trace(Selecting(), image()))
     assert (found["conv1"], found["conv2"]) == ("prunable", "prunable")
+
+
+class Moody(Plain):
+    """It draws a number of its own, which torch.export takes for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * random.random())
+
+
+def test_a_model_that_computes_something_else_every_time_is_frozen_and_told_so() -> None:
+    graph = trace(Moody(), image())
+    assert graph.prunable == ()
+    assert "is it random" in graph.groups[0].reason
 
 
 class InPlace(Plain):
