@@ -84,11 +84,15 @@ class Workshop:
     def __post_init__(self) -> None:
         self.library = Library(self.bench.context)
         weights = write_weights(Path(self.bench.settings.home) / "tiny.safetensors").read_bytes()
-        spec = ModelSpec(name=MODEL, architecture=f"{HERE}:tiny", input_shape=SHAPE)
-        digest = hashlib.sha256(weights).hexdigest()
         with self.bench.write() as session:
-            model = ready_model(session, spec, digest)
             self.add_dataset(session, DATASET)
+        self.add_model(MODEL, "tiny", weights)
+
+    def add_model(self, name: str, function: str, weights: bytes) -> None:
+        """A model that a function of these tests builds."""
+        spec = ModelSpec(name=name, architecture=f"{HERE}:{function}", input_shape=SHAPE)
+        with self.bench.write() as session:
+            model = ready_model(session, spec, hashlib.sha256(weights).hexdigest())
             self.bench.context.store.put(weights_name(model.id), weights)
         report = self.library.graph(model).report()
         with self.bench.write() as session:
@@ -120,7 +124,7 @@ class Workshop:
             | changes
         )  # fmt: skip
         with self.bench.write() as session:
-            model, data = models.find(session, MODEL), datasets.find(session, dataset)
+            model, data = models.find(session, spec.model), datasets.find(session, dataset)
             if model is None or data is None:
                 raise LookupError(f"{dataset} must be there, but is not")
             job = jobs.create(session, spec, model_id=model.id, dataset_id=data.id)
