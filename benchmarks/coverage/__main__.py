@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.coverage.children import Limits, child_command, run
 from benchmarks.coverage.names import ModelNameError, read_names
+from benchmarks.coverage.peers import installed
 from benchmarks.coverage.rows import Row, RowFile, summary, table
 
 LIST = Path(__file__).with_name("models.txt")
@@ -30,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     file.drop(options.again)
     limits = Limits(options.time_limit, options.check_limit, int(options.memory_limit * 1e9))
-    waiting = [name for name in names if name not in file.names]
+    tools = ["", *(f"{tool}/" for tool in installed() if options.peers)]
+    wanted = [f"{tool}{name}" for tool in tools for name in names]
+    waiting = [name for name in wanted if name not in file.names]
     command = child_command(limits, options.threads, quick=options.quick)
     try:
         rows = run(waiting, command, limits, jobs=options.jobs, threads=options.threads)
@@ -40,8 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; --resume goes on from here\n")
         return 130
-    wanted = [row for row in file.rows if row.name in names]
-    sys.stdout.write(table(wanted) + summary(wanted))
+    for tool in tools:
+        own = {f"{tool}{name}" for name in names}
+        listed = [row for row in file.rows if row.name in own]
+        sys.stdout.write(table(listed) + summary(listed))
     return 0
 
 
@@ -97,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help="trace, prune, run and compare only: no training, export or loading",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="the same models with Torch-Pruning and ModelOpt, where they are installed",
     )
     parser.add_argument("--resume", action="store_true", help="keep the rows that --json has")
     parser.add_argument(

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.coverage.child NAME FOLDER`: one model in a process that can be killed."""
+"""`python -m benchmarks.coverage.child NAME FOLDER`: one model in a process that can be killed.
+
+A name as `torch-pruning/timm:resnet18` has a peer do the pruning.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,17 @@ def main() -> None:
     import torch
 
     from benchmarks.coverage.examination import examine
+    from benchmarks.coverage.peers import PEERS, examine_peer
 
     logging.disable(logging.ERROR)
     torch.set_num_threads(options.threads)
-    row = examine(
-        options.name, options.folder, time_limit_s=options.time_limit, quick=options.quick
-    )
+    tool, slash, name = options.name.partition("/")
+    if slash and tool in PEERS:
+        row = examine_peer(tool, name, options.folder)
+    else:
+        row = examine(
+            options.name, options.folder, time_limit_s=options.time_limit, quick=options.quick
+        )
     (options.folder / "row.json").write_text(json.dumps(asdict(row)))
 
 

@@ -16,6 +16,7 @@ import pytest
 from benchmarks.coverage.__main__ import main
 from benchmarks.coverage.children import ROOT, Child, Command, Limits, child_command, run
 from benchmarks.coverage.examination import examine
+from benchmarks.coverage.peers import examine_peer, installed
 from search import PruningGraph, trace
 from tests.benchmarks_tests.nets import HERE
 from tests.benchmarks_tests.test_oracle import rolled
@@ -129,6 +130,14 @@ def test_model_that_cannot_be_built_is_a_failed_row(
 def test_model_without_anything_to_cut_is_frozen_with_a_reason(tmp_path: Path) -> None:
     row = examine(f"{HERE}:single", tmp_path, time_limit_s=60, quick=True)
     assert (row.status, row.macs_removed) == ("frozen", 0.0)
+    assert row.reason
+
+
+def test_peer_that_is_not_installed_is_not_asked(tmp_path: Path) -> None:
+    assert {"torch-pruning", "modelopt-fastnas"} >= set(installed())
+    row = examine_peer("torch-pruning", f"{HERE}:single", tmp_path)
+    assert row.name == f"torch-pruning/{HERE}:single"
+    assert row.status in ("failed", "frozen")
     assert row.reason
 
 
