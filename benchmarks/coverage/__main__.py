@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.coverage.children import Limits, child_command, run
-from benchmarks.coverage.names import ModelNameError, read_names
-from benchmarks.coverage.peers import installed
+from benchmarks.coverage.names import ModelNameError, installed_peers, read_names
 from benchmarks.coverage.rows import Row, RowFile, summary, table
 
 LIST = Path(__file__).with_name("models.txt")
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     file.drop(options.again)
     limits = Limits(options.time_limit, options.check_limit, int(options.memory_limit * 1e9))
-    tools = ["", *(f"{tool}/" for tool in installed() if options.peers)]
+    tools = ["", *(f"{tool}/" for tool in installed_peers() if options.peers)]
     wanted = [f"{tool}{name}" for tool in tools for name in names]
     waiting = [name for name in wanted if name not in file.names]
     command = child_command(limits, options.threads, quick=options.quick)

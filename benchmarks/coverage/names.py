@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
+PEER_LIBRARIES = {"torch-pruning": "torch_pruning", "modelopt-fastnas": "modelopt"}
 SCHEMES = ("timm", "torchvision", "transformers", "pytorchcv", "python")
 
 
@@ -36,6 +38,11 @@ def is_name(text: str) -> bool:
     """Whether `text` has a known scheme and a name behind it."""
     scheme, _, name = text.partition(":")
     return scheme in SCHEMES and bool(name) and (scheme != "python" or ":" in name)
+
+
+def installed_peers() -> list[str]:
+    """The peers that this environment has."""
+    return [tool for tool, library in PEER_LIBRARIES.items() if find_spec(library)]
 
 
 def _lines(path: str) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ many multiply-accumulates went. Their outputs are not compared with anything.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,10 +78,3 @@ PEERS: Mapping[str, Callable[[nn.Module, Inputs], nn.Module]] = {
     "modelopt-fastnas": _fastnas,
     "torch-pruning": _torch_pruning,
 }
-
-_LIBRARIES = {"modelopt-fastnas": "modelopt", "torch-pruning": "torch_pruning"}
-
-
-def installed() -> list[str]:
-    """The peers that this environment has."""
-    return [tool for tool in PEERS if importlib.util.find_spec(_LIBRARIES[tool])]

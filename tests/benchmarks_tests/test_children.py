@@ -16,7 +16,8 @@ import pytest
 from benchmarks.coverage.__main__ import main
 from benchmarks.coverage.children import ROOT, Child, Command, Limits, child_command, run
 from benchmarks.coverage.examination import examine
-from benchmarks.coverage.peers import examine_peer, installed
+from benchmarks.coverage.names import installed_peers
+from benchmarks.coverage.peers import PEERS, examine_peer
 from search import PruningGraph, trace
 from tests.benchmarks_tests.nets import HERE
 from tests.benchmarks_tests.test_oracle import rolled
@@ -134,7 +135,7 @@ def test_model_without_anything_to_cut_is_frozen_with_a_reason(tmp_path: Path) -
 
 
 def test_peer_that_is_not_installed_is_not_asked(tmp_path: Path) -> None:
-    assert {"torch-pruning", "modelopt-fastnas"} >= set(installed())
+    assert PEERS.keys() >= set(installed_peers())
     row = examine_peer("torch-pruning", f"{HERE}:single", tmp_path)
     assert row.name == f"torch-pruning/{HERE}:single"
     assert row.status in ("failed", "frozen")
