@@ -180,7 +180,7 @@ class Models(Inputs[ModelView]):
     path, view = "/v1/models", ModelView
 
     def add(self, spec: Mapping[str, Any], weights: Path) -> ModelView:
-        """Submits a model: its spec and a safetensors file."""
+        """Submits a model: its spec and a safetensors or ONNX file."""
         with weights.open("rb") as file:
             parts = {"weights": (weights.name, file, "application/octet-stream")}
             form = {"spec": json.dumps(dict(spec))}

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,6 +27,7 @@ from jobs.selectors import Selector
 from jobs.settings import Settings
 from latency_probes.messages import Target
 
+ONNX = "onnx"
 SCHEMES = ("python", "torchvision", "timm", "transformers")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PYTHON = re.compile(r"python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -66,26 +68,47 @@ class ModelSpec(_Spec):
     """A trained network: how to build it. Its weights come beside this document, as safetensors.
 
     Attributes:
-        architecture: `python:module:function`, `torchvision:name`, `timm:name` or
-            `transformers:name`.
+        architecture: `python:module:function`, `torchvision:name`, `timm:name`,
+            `transformers:name`, or `onnx`: then an ONNX file comes instead of weights.
         kwargs: passed to the function that builds it.
-        input_shape: of one example, without the batch: `[1, 28, 28]`.
+        input_shape: of one example, without the batch: `[1, 28, 28]`. An ONNX file says it
+            itself, unless it leaves sizes open.
     """
 
     name: Name
     architecture: str
     kwargs: Kwargs = {}
-    input_shape: Shape
+    input_shape: Shape | None = Field(default=None, validate_default=True)
 
     @field_validator("architecture")
     @classmethod
     def _known_scheme(cls, architecture: str) -> str:
-        if not (_PYTHON.fullmatch(architecture) or _ZOO.fullmatch(architecture)):
+        known = _PYTHON.fullmatch(architecture) or _ZOO.fullmatch(architecture)
+        if not known and architecture != ONNX:
             raise ValueError(
-                "must be python:module:function, torchvision:name, timm:name or "
-                f"transformers:name, but got {architecture!r}"
+                "must be python:module:function, torchvision:name, timm:name, "
+                f"transformers:name or onnx, but got {architecture!r}"
             )
         return architecture
+
+    @field_validator("kwargs")
+    @classmethod
+    def _none_for_onnx(cls, kwargs: Kwargs, info: ValidationInfo) -> Kwargs:
+        if kwargs and info.data.get("architecture") == ONNX:
+            raise ValueError("must not be given with architecture onnx")
+        return kwargs
+
+    @field_validator("input_shape")
+    @classmethod
+    def _given_unless_onnx(cls, shape: Shape | None, info: ValidationInfo) -> Shape | None:
+        if shape is None and info.data.get("architecture") != ONNX:
+            raise ValueError("must be given, but got nothing")
+        return shape
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether an ONNX file comes beside this document."""
+        return self.architecture == ONNX
 
 
 class DatasetSpec(_Spec):

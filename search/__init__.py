@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from search.explorer import Explorer, SearchConfig
     from search.floors import layer_floors
     from search.graph import Group, PruningGraph, trace
+    from search.onnx_in import from_onnx
     from search.plan import Plan
     from search.sensitivity import Sensitivity, layer_sensitivity
     from search.surgery import load_pruned, prune
@@ -21,6 +22,7 @@ _HOMES = {
     "SearchConfig": "search.explorer",
     "SearchResult": "search.driver",
     "Sensitivity": "search.sensitivity",
+    "from_onnx": "search.onnx_in",
     "layer_floors": "search.floors",
     "layer_sensitivity": "search.sensitivity",
     "load_pruned": "search.surgery",
@@ -38,6 +40,7 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "Sensitivity",
+    "from_onnx",
     "layer_floors",
     "layer_sensitivity",
     "load_pruned",

@@ -72,17 +72,23 @@ def inspect(request: Inspection) -> dict[str, Any]:
     """The work of the child: load, trace, report."""
     from search.errors import SearchError
     from search.graph import trace
+    from search.training import recalibration
     from workers.loaders.errors import LoadError
-    from workers.loaders.models import example_inputs, load_model
+    from workers.loaders.models import example_inputs, input_shape, load_model
 
     try:
         model = load_model(request.spec, request.weights, allow=request.allow)
-        graph = trace(model, example_inputs(request.spec), time_limit_s=request.time_limit_s / 2)
+        inputs = example_inputs(model, request.spec)
+        graph = trace(model, inputs, time_limit_s=request.time_limit_s / 2)
     except LoadError as error:
         return {"problem": error.problem()}
     except SearchError as error:
         return _problem(str(error))
-    return {"report": graph.report()}
+    found = {
+        "input_shape": list(input_shape(model, request.spec)),
+        "recalibration": recalibration(model),
+    }
+    return {"report": graph.report() | found}
 
 
 def main() -> None:

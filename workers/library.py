@@ -95,7 +95,7 @@ class Library:
         spec = ModelSpec.model_validate(row.spec)
         path = self._context.store.local_path(weights_name(row.id), sha256=row.weights_digest)
         model = load_model(spec, path, allow=self._context.settings.allow)
-        return trace(model, example_inputs(spec), time_limit_s=TRACE_TIME_LIMIT_S)
+        return trace(model, example_inputs(model, spec), time_limit_s=TRACE_TIME_LIMIT_S)
 
     def _factory(self, row: Model, batch_size: int) -> SkeletonFactory:
         """The factory as another process left it in the store, or a new one, left there."""
@@ -129,6 +129,8 @@ def job_source(context: Context, dataset: Dataset, model: Model) -> Source:
     """Where the data set lies, with image files scaled to what the model takes."""
     spec = DatasetSpec.model_validate(dataset.spec)
     shape = ModelSpec.model_validate(model.spec).input_shape
+    if shape is None and model.report is not None:
+        shape = tuple(model.report["input_shape"])
     return dataset_source(context, dataset.id, spec, image_shape=shape)
 
 

@@ -63,7 +63,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "id": model.id,
         "state": model.state,
         "architecture": model.spec.get("architecture"),
-        "input shape": model.spec.get("input_shape"),
+        "input shape": model.spec.get("input_shape") or report.get("input_shape"),
         "parameters": _count(report.get("parameters")),
         "MACs": _count(report.get("macs")),
         "groups": _statuses(report.get("groups") or []),
@@ -72,6 +72,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "gone at half width": _gone(half),
         "result": _result(report),
         "traced": _traced(report),
+        "recalibrated by": report.get("recalibration"),
         "not used": _some(report.get("unused") or []),
         "problem": (model.problem or {}).get("detail"),
     }

@@ -18,12 +18,22 @@ app = typer.Typer(help="Trained networks.", no_args_is_help=True)
 def add(
     name: Annotated[str, typer.Argument(help="Name of the new model.")],
     architecture: Annotated[
-        str, typer.Option(help="torchvision:NAME, timm:NAME or python:module:function.")
-    ],
-    weights: Annotated[Path, typer.Option(help="Safetensors file.", exists=True, dir_okay=False)],
+        str | None, typer.Option(help="torchvision:NAME, timm:NAME or python:module:function.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Safetensors file.", exists=True, dir_okay=False)
+    ] = None,
     input_shape: Annotated[
-        str, typer.Option(help="Input shape without the batch, such as 3,224,224.")
-    ],
+        str | None, typer.Option(help="Input shape without the batch, such as 3,224,224.")
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX file (float32, opset 11-23), instead of an architecture and weights.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     kwargs: Annotated[
         str, typer.Option(help="Arguments of the architecture, as a JSON object.")
     ] = "{}",
@@ -32,19 +42,35 @@ def add(
     server: Server = None,
     key: ApiKey = None,
 ) -> None:
-    """Submit a model and wait until a worker has checked it."""
-    spec: dict[str, Any] = {
-        "name": name,
-        "architecture": architecture,
-        "input_shape": shape(input_shape),
-    }
+    """Submit a model and wait until a worker has checked it.
+
+    Give --architecture, --weights and --input-shape; or --onnx alone, with --input-shape where
+    the file leaves sizes open.
+    """
+    spec, file = _what(architecture, weights, onnx)
+    spec["name"] = name
+    if input_shape is not None:
+        spec["input_shape"] = shape(input_shape)
+    elif onnx is None:
+        raise typer.BadParameter("--input-shape must be given with --architecture")
     if kwargs != "{}":
         spec["kwargs"] = json_object(kwargs)
     with connect(server, key) as client:
-        model = client.models.add(spec, weights)
+        model = client.models.add(spec, file)
         if wait:
             model = client.models.wait(model.id)
         finish_check(model, as_json=as_json)
+
+
+def _what(
+    architecture: str | None, weights: Path | None, onnx: Path | None
+) -> tuple[dict[str, Any], Path]:
+    """The beginning of the spec, and the file to upload."""
+    if onnx is not None and architecture is None and weights is None:
+        return {"architecture": "onnx"}, onnx
+    if onnx is None and architecture is not None and weights is not None:
+        return {"architecture": architecture}, weights
+    raise typer.BadParameter("give --architecture and --weights, or --onnx alone")
 
 
 @app.command("list")

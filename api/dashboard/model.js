@@ -40,7 +40,7 @@ function show(parts, model) {
 }
 
 function heading(model) {
-  const shape = (model.spec?.input_shape ?? []).join(" × ");
+  const shape = (model.spec?.input_shape ?? model.report?.input_shape ?? []).join(" × ");
   return h("header", { class: "head" }, h("div", {},
     h("p", { class: "crumb" }, h("a", { href: "#/models" }, "Models"), " / ", h("span", { class: "mono" }, model.id)),
     h("h1", {}, model.name, " ", badge(model.state)),

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api.dispatch import CHECK_MODEL
+from api.onnx_files import check_onnx
 from api.problems import Problem, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.answers import After, Limit, Listing, conditional
@@ -29,19 +30,23 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.post("", status_code=202, response_model=ModelView)
 def submit_model(
     spec: Annotated[str, Form(description="a ModelSpec as JSON")],
-    weights: Annotated[UploadFile, File(description="a safetensors file")],
+    weights: Annotated[UploadFile, File(description="a safetensors file, or an ONNX file")],
     services: Composed,
     edge: Writing,
     caller: Submitter,
 ) -> Response:
     """Submit a trained network: its architecture in ``spec``, its weights as safetensors.
 
+    With the architecture ``onnx`` the file is a float32 ONNX model, opset 11 to 23, which holds
+    both; ``input_shape`` may then be left out where the file says it.
+
     The bytes are checked at once; a worker then builds and traces the network, and the model
     becomes ``ready`` or ``rejected``. Jobs may be submitted on it meanwhile: they wait.
     """
     wanted = read_spec(ModelSpec, spec)
     refuse_foreign_code(wanted, services.settings)
-    check_weights(weights.file, upload_size(weights))
+    check = check_onnx if wanted.is_onnx else check_weights
+    check(weights.file, upload_size(weights))
     with services.reading() as session:
         if models.find(session, wanted.name) is not None:
             raise name_taken("model", wanted.name)

@@ -122,6 +122,22 @@ def test_these_architectures_are_known_forms(architecture: str) -> None:
     assert validate(ModelSpec, MODEL | {"architecture": architecture})
 
 
+def test_an_onnx_file_needs_no_input_shape() -> None:
+    spec = validate(ModelSpec, {"name": "net", "architecture": "onnx"})
+    assert (spec.is_onnx, spec.input_shape) == (True, None)
+    assert validate(ModelSpec, MODEL | {"architecture": "onnx"}).input_shape == (1, 28, 28)
+
+
+def test_other_architectures_need_one() -> None:
+    document = {"name": "net", "architecture": "timm:resnet18"}
+    assert refusals(ModelSpec, document) == ["input_shape must be given, but got nothing"]
+
+
+def test_an_onnx_file_takes_no_arguments() -> None:
+    document = {"name": "net", "architecture": "onnx", "kwargs": {"width": 2}}
+    assert refusals(ModelSpec, document) == ["kwargs must not be given with architecture onnx"]
+
+
 @pytest.mark.parametrize(
     "architecture",
     ["resnet20", "python:os", "python:os.system", "python::f", "timm:", "keras:x", "timm:../x y"],

@@ -80,10 +80,8 @@ def spec(function: str, shape: tuple[int, ...]) -> ModelSpec:
 def test_loaded_model_is_tried_on_its_input_shape(tmp_path: Path) -> None:
     small = spec("small", (1, 12, 12))
     path = stored(tmp_path, nets.weights(nets.small()))
-    assert load_model(small, path, allow=[small.architecture])(*example_inputs(small)).shape == (
-        2,
-        4,
-    )
+    model = load_model(small, path, allow=[small.architecture])
+    assert model(*example_inputs(model, small)).shape == (2, 4)
     wrong = spec("small", (1, 13, 13))
     with pytest.raises(ArchitectureError, match=r"does not run on inputs of shape \[1, 13, 13\]"):
         load_model(wrong, path, allow=[wrong.architecture])

@@ -3,6 +3,7 @@
 LoadError
 ├── ArchitectureError   the network cannot be built
 ├── WeightsError        the weights do not fit it
+├── OnnxFileError       the ONNX file cannot become a network
 └── DatasetError        the data set cannot be read or does not hold what it should
 """
 
@@ -44,6 +45,12 @@ class WeightsError(LoadError):
     """Names, shapes or values of the weights do not fit the architecture."""
 
     title = "The weights do not fit the architecture"
+
+
+class OnnxFileError(LoadError):
+    """An ONNX file that is damaged, or holds what cannot be run or pruned."""
+
+    title = "The ONNX file cannot be used"
 
 
 class DatasetError(LoadError):

@@ -1,4 +1,7 @@
-"""A user's network, built, filled with its weights and tried once on an example input."""
+"""A user's network, built, filled with its weights and tried once on an example input.
+
+An ONNX file is both network and weights.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from jobs.spec import ModelSpec
+from search.errors import OnnxError
+from search.onnx_in import OnnxModule, from_onnx
 from workers.loaders.architectures import build
-from workers.loaders.errors import ArchitectureError
+from workers.loaders.errors import ArchitectureError, OnnxFileError
 from workers.loaders.weights import load_weights
 
 TRACE_BATCH = 2
@@ -22,26 +27,60 @@ def load_model(spec: ModelSpec, weights: Path, *, allow: Collection[str]) -> nn.
     Raises:
         LoadError: It cannot be built, its weights do not fit, or it does not run.
     """
-    model = build(spec.architecture, spec.kwargs, allow=allow)
-    load_weights(model, weights)
+    if spec.is_onnx:
+        model: nn.Module = load_onnx(weights, spec.input_shape)
+    else:
+        model = build(spec.architecture, spec.kwargs, allow=allow)
+        load_weights(model, weights)
     _try_once(model, spec)
     return model
 
 
-def example_inputs(spec: ModelSpec) -> tuple[Tensor, ...]:
+def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
+    """The network in an ONNX file.
+
+    Raises:
+        OnnxFileError: It cannot be read or run, takes several inputs, or its weights are not
+            finite.
+    """
+    try:
+        shapes = None if input_shape is None else [input_shape]
+        model = from_onnx(path.read_bytes(), input_shapes=shapes)
+    except (OnnxError, OSError) as error:
+        raise OnnxFileError(f"the ONNX file cannot be used: {error}") from error
+    if len(model.inputs) != 1:
+        names = ", ".join(each.name for each in model.inputs)
+        raise OnnxFileError(f"the ONNX file must take one input, but takes {names}")
+    broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if broken:
+        raise OnnxFileError(f"weights must be finite, but {broken[0]} holds values that are not")
+    return model
+
+
+def input_shape(model: nn.Module, spec: ModelSpec) -> tuple[int, ...]:
+    """Of one example, without the batch, as the spec or else the ONNX file says."""
+    if spec.input_shape is not None:
+        return spec.input_shape
+    (example,) = example_inputs(model, spec)
+    return tuple(example.shape[1:])
+
+
+def example_inputs(model: nn.Module, spec: ModelSpec) -> tuple[Tensor, ...]:
     """Seeded noise (2, *input_shape) in [0, 1]."""
+    if isinstance(model, OnnxModule):
+        return model.example_inputs(TRACE_BATCH)
     generator = torch.Generator().manual_seed(0)
-    return (torch.rand((TRACE_BATCH, *spec.input_shape), generator=generator),)
+    return (torch.rand((TRACE_BATCH, *(spec.input_shape or ())), generator=generator),)
 
 
 def _try_once(model: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.no_grad():
-            output = model(*example_inputs(spec))
+            output = model(*example_inputs(model, spec))
     except Exception as error:
         raise ArchitectureError(
-            f"{spec.architecture} does not run on inputs of shape {list(spec.input_shape)}: "
-            f"{error}; correct input_shape (without the batch)"
+            f"{spec.architecture} does not run on inputs of shape "
+            f"{list(input_shape(model, spec))}: {error}; correct input_shape (without the batch)"
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -39,6 +39,7 @@ def report_document(
         "validation": None if best is None else best.finetuned.model_dump(exclude={"weights"}),
         "onnx_difference": None if best is None else best.packaged.worst_difference,
         "groups": snapshot.model.report,
+        "recalibration": (snapshot.model.report or {}).get("recalibration"),
         "widths": {} if best is None else best.chosen.to_plan().widths,
         "tree": tree,
         "loading": LOADING,

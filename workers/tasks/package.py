@@ -8,10 +8,11 @@ import json
 import numpy as np
 import onnxruntime
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name, weights_name
+from jobs.spec import ModelSpec
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import plan_document, prune
@@ -42,9 +43,18 @@ def package_dense(work: Work) -> Done:
 def dense_files(work: Work) -> dict[str, str]:
     """The files of a result that is the dense model itself."""
     return {
-        "model.safetensors": weights_name(work.snapshot.model.id),
+        "model.safetensors": _dense_weights(work),
         "plan.json": _put_plan(work, work.graph.dense_plan()),
     }
+
+
+def _dense_weights(work: Work) -> str:
+    """The weights as they were uploaded, or those of an ONNX file."""
+    if not ModelSpec.model_validate(work.snapshot.model.spec).is_onnx:
+        return weights_name(work.snapshot.model.id)
+    location = job_file_name(work.snapshot.job.id, "work/dense.safetensors")
+    work.context.store.put(location, save(dict(work.graph.model.state_dict())))
+    return location
 
 
 def _put_plan(work: Work, plan: Plan) -> str:

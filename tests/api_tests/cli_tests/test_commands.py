@@ -96,6 +96,24 @@ def test_models_add_need_not_wait(secateur: Secateur, tmp_path: Path, capsys: Ca
     assert json.loads(capsys.readouterr().out)["state"] == "checking"
 
 
+def test_models_add_takes_an_onnx_file_alone(
+    secateur: Secateur, api: Served, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "net.onnx"
+    file.write_bytes(b"\x08\x08rest")
+    assert secateur("models", "add", "net", "--onnx", str(file), "--no-wait", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["architecture"] == "onnx"
+
+
+def test_models_add_wants_an_architecture_or_an_onnx_file(
+    secateur: Secateur, tmp_path: Path
+) -> None:
+    weights = ["--weights", str(weights_at(tmp_path))]
+    assert secateur("models", "add", "net", *weights) == 2
+    assert secateur("models", "add", "net", "--architecture", ARCHITECTURE, *weights) == 2
+    assert add_model(secateur, tmp_path, "--onnx", weights[1]) == 2
+
+
 def test_a_pickle_is_refused_with_the_servers_words(
     secateur: Secateur, tmp_path: Path, capsys: Captured
 ) -> None:

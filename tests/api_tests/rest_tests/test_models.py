@@ -133,6 +133,23 @@ def test_an_upload_over_the_limit_is_refused_while_it_is_read(start: Start) -> N
         )
 
 
+def test_an_onnx_file_is_taken_by_its_first_bytes(service: Service) -> None:
+    form = {"spec": json.dumps({"name": "net", "architecture": "onnx"})}
+
+    response = service.client.post("/v1/models", data=form, files={"weights": b"\x08\x08rest"})
+
+    assert response.status_code == 202
+    assert response.json()["spec"]["input_shape"] is None
+
+
+def test_other_bytes_are_no_onnx_file(service: Service) -> None:
+    for data in (b"", b"PK\x03\x04", pickle.dumps([1]), safetensors(), b"\x08\xff"):
+        document = problem(submit(service, data, architecture="onnx"), 422, "invalid-onnx")
+        assert "must be an ONNX file" in str(document["detail"])
+
+    assert nothing_is_left(service)
+
+
 def test_models_are_listed_page_by_page_newest_first(service: Service) -> None:
     for name in ("a", "b", "c"):
         submit(service, name=name)

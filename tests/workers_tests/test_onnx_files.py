@@ -1,0 +1,101 @@
+"""An uploaded ONNX file is judged in the child process and traced like any other model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+from jobs.artifacts import weights_name
+from jobs.repository import models
+from jobs.spec import ModelSpec
+from tests.search_tests.onnx_in_tests.graphs import model, noise
+from tests.workers_tests.bench import Bench
+from tests.workers_tests.rows import ready_model
+from workers.inspection import Inspection, inspect
+from workers.library import Library
+from workers.loaders.errors import OnnxFileError
+from workers.loaders.models import load_model
+
+SPEC = ModelSpec(name="net", architecture="onnx")
+
+
+def classifier() -> ModelProto:
+    """(B, 1, 4, 4) -> (B, 3): two convolutions and a head, without batch norm."""
+    nodes = [
+        helper.make_node("Conv", ["x", "stem.weight"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "last.weight"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "head.weight"], ["y"], transB=1),
+    ]
+    weights = {
+        "stem.weight": noise(6, 1, 2, 2),
+        "last.weight": noise(8, 6, 2, 2, seed=1),
+        "head.weight": noise(3, 8, seed=2),
+    }
+    return model(nodes, {"x": noise(2, 1, 4, 4)}, weights)
+
+
+def stored(folder: Path, proto: ModelProto) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_the_report_says_input_shape_and_recalibration(tmp_path: Path) -> None:
+    path = stored(tmp_path, classifier())
+    answer = inspect(Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60))
+    report = answer["report"]
+    assert report["input_shape"] == [1, 4, 4]
+    assert report["recalibration"] == "mean and scale"
+    assert report["prunable_groups"] == 2
+
+
+def test_a_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
+    proto = classifier()
+    proto.graph.node[1].op_type = "Sorcery"
+    path = stored(tmp_path, proto)
+    answer = inspect(Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60))
+    assert answer["problem"]["title"] == "The ONNX file cannot be used"
+    assert "operator 'Sorcery' is not known" in answer["problem"]["detail"]
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    proto = classifier()
+    proto.graph.initializer[0].raw_data = np.full(24, np.nan, np.float32).tobytes()
+    with pytest.raises(OnnxFileError, match="stem.weight holds values that are not"):
+        load_model(SPEC, stored(tmp_path, proto), allow=[])
+
+
+def test_a_file_with_several_inputs_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+    proto = model(nodes, {"a": noise(2, 3), "b": noise(2, 3)})
+    with pytest.raises(OnnxFileError, match="must take one input, but takes a, b"):
+        load_model(SPEC, stored(tmp_path, proto), allow=[])
+
+
+def test_sizes_that_the_file_leaves_open_come_from_the_spec(tmp_path: Path) -> None:
+    proto = classifier()
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    path = stored(tmp_path, proto)
+    with pytest.raises(OnnxFileError, match="give input_shape"):
+        load_model(SPEC, path, allow=[])
+    given = ModelSpec(name="net", architecture="onnx", input_shape=(1, 4, 4))
+    assert load_model(given, path, allow=[])
+
+
+def test_the_library_traces_it_like_any_other(bench: Bench) -> None:
+    data = classifier().SerializeToString()
+    with bench.write() as session:
+        row = ready_model(session, SPEC, hashlib.sha256(data).hexdigest())
+    bench.context.store.put(weights_name(row.id), data)
+    with bench.context.read() as session:
+        found = models.find(session, row.id)
+    assert found is not None
+    graph = Library(bench.context).graph(found)
+    assert [group.width for group in graph.prunable] == [6, 8]
