@@ -239,8 +239,8 @@ class _Builder:
         constant = self._constants.get(name)
         if constant is None:
             return name or None
-        small = constant.numel() <= SMALL
         whole = not constant.is_floating_point()
+        small = constant.numel() <= SMALL and (whole or constant.ndim < 2)
         if small and (by_numbers or whole or place in AS_NUMBERS.get(node.op, ())):
             return from_constant(constant)
         if constant.numel() == 1:

@@ -1,0 +1,142 @@
+"""Networks exported by torch come back as modules that are traced, pruned and exported again."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from search import Plan, prune, trace
+from search.graph import PruningGraph
+from search.onnx_in import OnnxModule, from_onnx
+from search.skeleton import export_onnx
+from tests.search_tests import models
+from tests.search_tests.onnx_in_tests.graphs import (
+    assert_equal,
+    by_runtime,
+    by_torch,
+    model,
+    noise,
+)
+
+
+class Attention(nn.Module):
+    """A class token, positions and one pre-norm block, as in ViT; (B, 3, 8, 8) -> (B, 5)."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.patch = nn.Conv2d(3, width, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 5, width))
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 24), nn.GELU(), nn.Linear(24, width))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        x = x + self.project(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        logits: Tensor = self.head((x + self.mlp(x))[:, 0])
+        return logits
+
+
+def half(graph: PruningGraph) -> Plan:
+    """The first half of every prunable group."""
+    kept = dict(graph.dense_plan().kept)
+    for group in graph.prunable:
+        kept[group.name] = kept[group.name][: max(1, group.width // 2)]
+    return Plan(kept)
+
+
+def dynamic(network: nn.Module, x: Tensor) -> bytes:
+    """torch's own exporter with a free batch."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            network, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes
+        )
+    assert program is not None
+    data: bytes = program.model_proto.SerializeToString()
+    return data
+
+
+def test_an_exported_transformer_is_traced_pruned_and_exported_again() -> None:
+    torch.manual_seed(0)
+    original, (x,) = Attention().eval(), models.image()
+    two = torch.cat([x, x.flip(2)])
+    module = from_onnx(dynamic(original, two))
+    assert_equal(by_torch(module, [two.numpy()]), by_torch(original, [two.numpy()]))
+    three = torch.cat([two, x]).numpy()
+    assert_equal(by_torch(module, [three]), by_torch(original, [three]))
+
+    graph = trace(module, (x,))
+    assert graph.dynamic_batch
+    assert graph.macs(half(graph)) < 0.8 * graph.macs(graph.dense_plan())
+    pruned = prune(module, graph, half(graph))
+
+    again = export_onnx(pruned, (x,), batch_size=2)
+    assert_equal(by_torch(pruned, [two.numpy()]), by_runtime(again, [two.numpy()]))
+
+
+def test_layers_are_modules_that_are_named_after_their_weights() -> None:
+    module = from_onnx(SMALL)
+    assert isinstance(module.get_submodule("stem_conv"), nn.Conv2d)
+    assert isinstance(module.get_submodule("head"), nn.Linear)
+    assert [name for name, _ in module.named_parameters()] == [
+        "held.added_bias", "stem_conv.weight", "stem_conv.bias", "head.weight", "head.bias",
+    ]  # fmt: skip
+
+
+def test_a_model_for_one_example_is_freed() -> None:
+    module = from_onnx(SMALL)
+    x = torch.from_numpy(noise(3, 3, 4, 4))
+    assert module.inputs[0].shape == (None, 3, 4, 4)
+    together = module(x)
+    alone = torch.cat([module(each[None]) for each in x])
+    torch.testing.assert_close(together, alone)
+
+
+def test_pruning_follows_sizes_that_the_file_holds_as_constants() -> None:
+    module = from_onnx(SMALL)
+    graph = trace(module, module.example_inputs())
+    pruned = prune(module, graph, half(graph))
+    assert isinstance(pruned, OnnxModule)
+    assert len(pruned.get_parameter("stem_conv.weight")) == 4
+    assert pruned(*module.example_inputs(3)).shape == (3, 5)
+
+
+def test_a_copy_in_double_precision_computes_in_it() -> None:
+    module = from_onnx(SMALL)
+    x = module.example_inputs()[0]
+    assert copy.deepcopy(module).double()(x.double()).dtype == torch.float64
+
+
+SMALL = model(
+    [
+        helper.make_node("Conv", ["x", "stem.conv.weight"], ["c"]),
+        helper.make_node("Add", ["c", "onnx::added"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Reshape", ["r", "flat"], ["f"]),
+        helper.make_node("MatMul", ["f", "head.weight"], ["p"]),
+        helper.make_node("Add", ["p", "head.bias"], ["y"]),
+    ],
+    {"x": noise(1, 3, 4, 4)},
+    {
+        "stem.conv.weight": noise(8, 3, 3, 3),
+        "onnx::added": noise(8, 1, 1),
+        "flat": np.array([1, 32]),
+        "head.weight": noise(32, 5),
+        "head.bias": noise(5),
+    },
+    batch=1,
+)
