@@ -20,12 +20,14 @@ class Call:
         arguments: every argument of the schema by name, defaults filled in; tensors are Labels.
         outputs: the outputs with nothing labelled yet: their shapes and batch dimensions.
         choice: which of several possible dimensions carries the units, best first.
+        held: atoms below this number are those of parameters, buffers and constants.
     """
 
     op: str
     arguments: Mapping[str, Any]
     outputs: tuple[Labels, ...]
     choice: int = 0
+    held: int = 0
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

@@ -31,6 +31,7 @@ class Propagation:
         choices: node -> the atoms of a dimension that another one could carry instead, and how
             many dimensions could.
         atoms: how many atoms there are.
+        held: how many of them, the first ones, are those of parameters, buffers and constants.
     """
 
     values: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Propagation:
     effects: list[Effect] = field(default_factory=list)
     choices: dict[fx.Node, tuple[Atoms, int]] = field(default_factory=dict)
     atoms: int = 0
+    held: int = 0
 
 
 def propagate(
@@ -58,6 +60,7 @@ def propagate(
     for node in exported.graph_module.graph.nodes:
         if node.op == "placeholder":
             found.values[node] = (_placeholder(node, exported, aliases, found),)
+            found.held = found.atoms
         elif node.op == "output":
             found.effects.append(_output(node, found))
         elif node.op == "call_function":
@@ -124,7 +127,7 @@ def _visit(
     if node.target is operator.getitem:
         source, index = node.args
         return _item(found.values.get(source, ()), index), Effect()  # type: ignore[arg-type]
-    call = replace(_bind(node, exported, found), choice=choice)
+    call = replace(_bind(node, exported, found), choice=choice, held=found.held)
     rule = _rule(node, call, rules)
     try:
         outputs, effect = rule(call) if rule else call.give_frozen("there is no pruning rule")

@@ -23,7 +23,9 @@ from search.graph.propagation import Propagation, operator_name
 
 # A norm over the unit alone undoes a gain before it, so the gain is applied again.
 _NORMS = ("group_norm", "instance_norm")
-_PRODUCERS = ("addmm", "baddbmm", "bmm", "conv", "einsum", "linear", "matmul", "mm", *_NORMS)
+_PRODUCERS = (
+    "addmm", "baddbmm", "bmm", "conv", "einsum", "embedding", "linear", "matmul", "mm", *_NORMS,
+)  # fmt: skip
 _REPEATING = ("broadcast_to", "expand", "expand_as")
 _READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
 

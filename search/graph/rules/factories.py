@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
+from search.graph.exporting import BATCH
 from search.graph.labels import free
 
 
 def uniform(call: Call) -> Outcome:
-    """Zeros, ones: equal everywhere, so of any length."""
+    """Zeros, ones: equal everywhere, so of any length; but the batch alone stays the batch."""
     out = call.out
-    return call.give([None if d in out.batch else free(n) for d, n in enumerate(out.shape)])
+    alone = {dim for dim in out.batch if out.shape[dim] == BATCH}
+    return call.give([None if d in alone else free(n) for d, n in enumerate(out.shape)])
 
 
 def like(call: Call) -> Outcome:

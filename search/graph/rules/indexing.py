@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import PICKED, Axis, Effect, Labels, cut, freeze, meet, tie, total
+from search.graph.labels import PICKED, Axis, Effect, Labels, cut, freeze, meet, role, tie, total
 from search.graph.rules.elementwise import aligned
 
 STEPPED = "its units are cut in steps"
@@ -92,4 +92,5 @@ def gather(call: Call) -> Outcome:
 def embedding(call: Call) -> Outcome:
     """A row of the table for every index."""
     table, indices = call["weight"], call["indices"]
-    return call.give((*indices.axes, table.axis(1)), freeze(table.axis(0), LOOKED_UP))
+    effect = freeze(table.axis(0), LOOKED_UP) + role(table.axis(1), table, "producer")
+    return call.give((*indices.axes, table.axis(1)), effect)

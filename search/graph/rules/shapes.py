@@ -46,12 +46,10 @@ def _count(shape: Sequence[int], dims: list[int]) -> int:
 def _reshape_block(
     call: Call, x: Labels, before: list[int], after: list[int], axes: list[Axis]
 ) -> Effect:
-    """The longest labelled dimension is placed first; another one needs a place of its own."""
-    labelled = [dim for dim in before if x.axes[dim] is not None]
-    return total(
-        _place(call, x, before, dim, after, axes)
-        for dim in sorted(labelled, key=lambda dim: -x.shape[dim])
-    )
+    """The longest dimension with units of a tensor is placed first; others need room beside it."""
+    labelled = [(dim, axis) for dim in before if (axis := x.axes[dim]) is not None]
+    labelled.sort(key=lambda pair: (bool((pair[1] >= call.held).any()), -len(pair[1])))
+    return total(_place(call, x, before, dim, after, axes) for dim, _ in labelled)
 
 
 def _place(

@@ -88,7 +88,33 @@ _INDEXING: dict[str, Rule] = {
 
 _ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(
-        ("complex", "copy", "floor_divide", "hardswish", "log_sigmoid", "polar", "rsub"),
+        (
+            "__and__",
+            "__or__",
+            "__xor__",
+            "absolute",
+            "arctan2",
+            "clip",
+            "complex",
+            "copy",
+            "divide",
+            "floor_divide",
+            "greater",
+            "greater_equal",
+            "hardswish",
+            "less",
+            "less_equal",
+            "log_sigmoid",
+            "multiply",
+            "negative",
+            "not_equal",
+            "polar",
+            "real",
+            "rsub",
+            "subtract",
+            "true_divide",
+            "where",
+        ),
         elementwise.elementwise,
     ),
     "prelu": elementwise.prelu,
@@ -102,6 +128,11 @@ _NORMS: dict[str, Rule] = {
 }
 
 _REDUCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("diff", "fft_fft", "fft_fft2", "fft_fftn", "fft_ifft", "fft_ifft2", "fft_ifftn",
+         "fft_irfft", "fft_irfft2", "fft_rfft", "fft_rfft2"),
+        reductions.over_fixed,
+    ),
     **dict.fromkeys(("mean", "std", "std_mean", "var", "var_mean"), reductions.mean),
     **dict.fromkeys(("linalg_vector_norm", "norm", "sum"), reductions.sum_like),
     **dict.fromkeys(

@@ -10,46 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.graph import Group, trace
+from search.graph import trace
+from tests.search_tests.graph_tests.around import EACH, Body, columns, conv, groups_of
 
-Indices = list[list[int]]
-Body = Callable[[Any, Any], Any]
 Unary = Callable[[Any], Tensor]
 Binary = Callable[[Any, Any], Tensor]
-
-
-class Around(nn.Module):
-    """A convolution `a` (3 -> `width`), then `body`, then whatever layers the body names."""
-
-    def __init__(self, body: Body, width: int, **layers: nn.Module):
-        super().__init__()
-        self.a = nn.Conv2d(3, width, 1)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self._body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self._body(self, self.a(x))
-        return result
-
-
-def groups_of(body: Body, width: int = 4, **layers: nn.Module) -> dict[str, Group]:
-    torch.manual_seed(0)
-    graph = trace(Around(body, width, **layers), (torch.randn(2, 3, 4, 4),))
-    return {group.name: group for group in graph.groups}
-
-
-def columns(group: Group, tensor: str, dim: int = 1) -> Indices:
-    """Unit -> indices of a member."""
-    (member,) = [m for m in group.members if (m.tensor, m.dim) == (tensor, dim)]
-    return [list(indices) for indices in member.indices]
-
-
-EACH = [[0], [1], [2], [3]]
-
-
-def conv(ins: int, outs: int = 2, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(ins, outs, 1, groups=groups)
 
 
 UNARY: dict[str, Unary] = {
@@ -378,8 +343,8 @@ FREEZING: dict[str, tuple[Body, str]] = {
     ),
     "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "by their position"),
     "no rule": (
-        lambda m, x: m.b(torch.fft.ifft(torch.fft.fft(x)).real),
-        "there is no pruning rule (operator fft_fft in the model itself)",
+        lambda m, x: m.b(x + torch.cdist(x, x).sum()),
+        "there is no pruning rule (operator cdist in the model itself)",
     ),
     "constant": (
         lambda m, x: m.b(x + torch.arange(4.0, dtype=x.dtype).view(1, 4, 1, 1)),

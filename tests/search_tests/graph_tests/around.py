@@ -1,0 +1,48 @@
+"""A small network around any body, and its groups: what the tests of rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search.graph import Group, trace
+
+Indices = list[list[int]]
+Body = Callable[[Any, Any], Any]
+
+
+class Around(nn.Module):
+    """A convolution `a` (3 -> `width`), then `body`, then whatever layers the body names."""
+
+    def __init__(self, body: Body, width: int, **layers: nn.Module):
+        super().__init__()
+        self.a = nn.Conv2d(3, width, 1)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self._body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self._body(self, self.a(x))
+        return result
+
+
+def groups_of(body: Body, width: int = 4, **layers: nn.Module) -> dict[str, Group]:
+    torch.manual_seed(0)
+    graph = trace(Around(body, width, **layers), (torch.randn(2, 3, 4, 4),))
+    return {group.name: group for group in graph.groups}
+
+
+def columns(group: Group, tensor: str, dim: int = 1) -> Indices:
+    """Unit -> indices of a member."""
+    (member,) = [m for m in group.members if (m.tensor, m.dim) == (tensor, dim)]
+    return [list(indices) for indices in member.indices]
+
+
+EACH: Indices = [[0], [1], [2], [3]]
+
+
+def conv(ins: int, outs: int = 2, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(ins, outs, 1, groups=groups)
