@@ -66,7 +66,8 @@ def _from_pytorchcv(name: str, rest: str) -> tuple[nn.Module, Inputs]:
 
 
 def _from_torchvision(name: str, rest: str) -> tuple[nn.Module, Inputs]:
-    model = build(name, {}, allow=())
+    boxes = {"box_score_thresh": 0.0} if "rcnn" in rest else {}  # else random weights see none
+    model = build(name, boxes, allow=())
     known = [shape for part, shape in _TORCHVISION_SHAPES.items() if part in rest]
     shape = known[0] if known else IMAGE
     return model, _images(shape) * (2 if rest.startswith("raft") else 1)

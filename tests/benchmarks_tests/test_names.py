@@ -36,4 +36,9 @@ def test_argument_that_is_neither_name_nor_file_is_quoted(argument: str) -> None
 def test_list_of_the_repository_is_long_and_well_formed() -> None:
     names = read_names([str(LIST)])
     assert len(names) >= 120
-    assert {name.partition(":")[0] for name in names} == {"timm", "torchvision", "transformers"}
+    assert {name.partition(":")[0] for name in names} == {
+        "timm",
+        "torchvision",
+        "transformers",
+        "python",
+    }

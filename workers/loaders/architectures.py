@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from workers.loaders.errors import ArchitectureError
+from workers.loaders.torchvision_operators import accept_operators, declare_operators
 
 
 def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str]) -> nn.Module:
@@ -61,8 +61,10 @@ def zoo(name: str) -> Any:
     Raises:
         ArchitectureError: it is not installed.
     """
-    _declare_torchvision_operators()
-    return _library(name, "secateur[zoo]")
+    declare_operators()
+    library = _library(name, "secateur[zoo]")
+    accept_operators()
+    return library
 
 
 def _library(name: str, extra: str) -> Any:
@@ -81,13 +83,6 @@ def _from_python(name: str, kwargs: dict[str, Any]) -> Any:
             f"a python: architecture must be python:module:function, but got {name!r}"
         )
     return getattr(importlib.import_module(module_name), function)(**kwargs)
-
-
-def _declare_torchvision_operators() -> None:
-    """A CPU-only torch lacks two operators that torchvision looks up while it is imported."""
-    for name, schema in TORCHVISION_OPERATORS.items():
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", schema)
 
 
 def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
@@ -135,11 +130,6 @@ LOADING = {
     "use_pretrained_backbone",
     "weights",
     "weights_backbone",
-}
-
-TORCHVISION_OPERATORS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 
 BUILDERS: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
