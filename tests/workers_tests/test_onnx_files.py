@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from jobs.artifacts import weights_name
+from jobs.artifacts import job_file_name, weights_name
 from jobs.repository import models
 from jobs.spec import ModelSpec
-from tests.search_tests.onnx_in_tests.graphs import model, noise
+from search.onnx_in import from_onnx
+from search.surgery import load_pruned
+from tests.e2e_tests.nets import SHAPE
+from tests.search_tests.onnx_in_tests.graphs import (
+    assert_equal,
+    by_runtime,
+    by_torch,
+    model,
+    noise,
+)
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.rows import ready_model
+from tests.workers_tests.workshop import Workshop
 from workers.inspection import Inspection, inspect
 from workers.library import Library
 from workers.loaders.errors import OnnxFileError
@@ -24,7 +35,7 @@ SPEC = ModelSpec(name="net", architecture="onnx")
 
 
 def classifier() -> ModelProto:
-    """(B, 1, 4, 4) -> (B, 3): two convolutions and a head, without batch norm."""
+    """(B, 1, 12, 12) -> (B, 4): two convolutions and a head, without batch norm."""
     nodes = [
         helper.make_node("Conv", ["x", "stem.weight"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -34,11 +45,11 @@ def classifier() -> ModelProto:
         helper.make_node("Gemm", ["e", "head.weight"], ["y"], transB=1),
     ]
     weights = {
-        "stem.weight": noise(6, 1, 2, 2),
-        "last.weight": noise(8, 6, 2, 2, seed=1),
-        "head.weight": noise(3, 8, seed=2),
+        "stem.weight": noise(48, 1, 3, 3),
+        "last.weight": noise(64, 48, 3, 3, seed=1) / 20,
+        "head.weight": noise(4, 64, seed=2),
     }
-    return model(nodes, {"x": noise(2, 1, 4, 4)}, weights)
+    return model(nodes, {"x": noise(2, *SHAPE)}, weights)
 
 
 def stored(folder: Path, proto: ModelProto) -> Path:
@@ -51,7 +62,7 @@ def test_the_report_says_input_shape_and_recalibration(tmp_path: Path) -> None:
     path = stored(tmp_path, classifier())
     answer = inspect(Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60))
     report = answer["report"]
-    assert report["input_shape"] == [1, 4, 4]
+    assert report["input_shape"] == [1, 12, 12]
     assert report["recalibration"] == "mean and scale"
     assert report["prunable_groups"] == 2
 
@@ -67,7 +78,7 @@ def test_a_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     proto = classifier()
-    proto.graph.initializer[0].raw_data = np.full(24, np.nan, np.float32).tobytes()
+    proto.graph.initializer[0].raw_data = np.full(48 * 9, np.nan, np.float32).tobytes()
     with pytest.raises(OnnxFileError, match="stem.weight holds values that are not"):
         load_model(SPEC, stored(tmp_path, proto), allow=[])
 
@@ -85,7 +96,7 @@ def test_sizes_that_the_file_leaves_open_come_from_the_spec(tmp_path: Path) -> N
     path = stored(tmp_path, proto)
     with pytest.raises(OnnxFileError, match="give input_shape"):
         load_model(SPEC, path, allow=[])
-    given = ModelSpec(name="net", architecture="onnx", input_shape=(1, 4, 4))
+    given = ModelSpec(name="net", architecture="onnx", input_shape=SHAPE)
     assert load_model(given, path, allow=[])
 
 
@@ -98,4 +109,33 @@ def test_the_library_traces_it_like_any_other(bench: Bench) -> None:
         found = models.find(session, row.id)
     assert found is not None
     graph = Library(bench.context).graph(found)
-    assert [group.width for group in graph.prunable] == [6, 8]
+    assert [group.width for group in graph.prunable] == [48, 64]
+
+
+def test_a_job_on_it_ends_with_files_that_load(workshop: Workshop, tmp_path: Path) -> None:
+    data = classifier().SerializeToString()
+    spec = ModelSpec(name="folded", architecture="onnx")
+    with workshop.bench.write() as session:
+        row = ready_model(session, spec, hashlib.sha256(data).hexdigest())
+    workshop.bench.context.store.put(weights_name(row.id), data)
+    report = workshop.library.graph(row).report()
+    with workshop.bench.write() as session:
+        models.accept(session, row.id, report | {"recalibration": "mean and scale"})
+
+    job_id = workshop.submit(
+        model="folded", budget={"ratio": 0.8}, finetune={"steps": 2, "batch_size": 16}
+    )
+    job = workshop.play(job_id)
+
+    assert job.state == "succeeded", job.problem
+    store = workshop.bench.context.store
+    for name in ("plan.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(store.get(job_file_name(job_id, name)))
+    dense = from_onnx(data)
+    pruned = load_pruned(dense, tmp_path / "plan.json", tmp_path / "model.safetensors").eval()
+    x = noise(1, *SHAPE)
+    wanted = by_runtime(store.get(job_file_name(job_id, "model.onnx")), [x])
+    assert_equal(by_torch(pruned, [x]), wanted)
+    assert json.loads(store.get(job_file_name(job_id, "report.json")))["recalibration"] == (
+        "mean and scale"
+    )
