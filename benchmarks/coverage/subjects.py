@@ -86,14 +86,15 @@ def _images(shape: tuple[int, ...]) -> Inputs:
     return (torch.randn(1, *shape),)
 
 
-# A part of a torchvision name -> the input shape of its default weights; the first that fits.
+# A part of a torchvision name -> the input shape of its default weights, of videos a few frames
+# and of detectors their smallest; the first that fits.
 _TORCHVISION_SHAPES: Mapping[str, tuple[int, ...]] = {
     "inception_v3": (3, 299, 299),
     "mvit": (3, 16, 224, 224),
-    "swin3d": (3, 16, 224, 224),
-    "r3d": (3, 16, 112, 112),
-    "mc3": (3, 16, 112, 112),
-    "r2plus1d": (3, 16, 112, 112),
+    "swin3d": (3, 4, 224, 224),
+    "r3d": (3, 4, 112, 112),
+    "mc3": (3, 4, 112, 112),
+    "r2plus1d": (3, 4, 112, 112),
     "s3d": (3, 16, 224, 224),
     "raft": (3, 128, 128),
     "ssd300": (3, 300, 300),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 TOKENS = 32
+FRAMES = 200
 LAYERS = 3
 LARGEST = 60_000_000
 
@@ -46,7 +47,9 @@ _VOCABULARY = 4096
 def small_config(model_class: Any) -> dict[str, Any]:
     """Arguments of the class's configuration: no cache, and no larger than LARGEST parameters."""
     config = model_class.config_class()
-    known = {"use_cache": False} if hasattr(config, "use_cache") else {}
+    known: dict[str, Any] = {"use_cache": False} if hasattr(config, "use_cache") else {}
+    if hasattr(config, "max_source_positions"):
+        known["max_source_positions"] = min(FRAMES, config.max_source_positions)
     for shrink in (_unchanged, _shallow, _few_words, _narrow, _narrow, _narrow):
         smaller = {**known, **shrink(config, known)}
         try:
