@@ -120,7 +120,8 @@ def test_a_job_on_it_ends_with_files_that_load(workshop: Workshop, tmp_path: Pat
     workshop.bench.context.store.put(weights_name(row.id), data)
     report = workshop.library.graph(row).report()
     with workshop.bench.write() as session:
-        models.accept(session, row.id, report | {"recalibration": "mean and scale"})
+        found = {"input_shape": list(SHAPE), "recalibration": "mean and scale"}
+        models.accept(session, row.id, report | found)
 
     job_id = workshop.submit(
         model="folded", budget={"ratio": 0.8}, finetune={"steps": 2, "batch_size": 16}
