@@ -31,6 +31,9 @@ from workers.library import Library
 from workers.loaders.errors import OnnxFileError
 from workers.loaders.models import load_model
 
+SEARCH = {
+    "levels": 1, "beam_width": 1, "children": 1, "calibration_images": 16, "finalists": 1,
+}  # fmt: skip
 SPEC = ModelSpec(name="net", architecture="onnx")
 
 
@@ -124,7 +127,7 @@ def test_a_job_on_it_ends_with_files_that_load(workshop: Workshop, tmp_path: Pat
         models.accept(session, row.id, report | found)
 
     job_id = workshop.submit(
-        model="folded", budget={"ratio": 0.8}, finetune={"steps": 2, "batch_size": 16}
+        model="folded", budget={"ratio": 0.8}, finetune={"steps": 0}, search=SEARCH
     )
     job = workshop.play(job_id)
 
