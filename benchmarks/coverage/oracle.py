@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.coverage.absence import AbsentUnits
 from benchmarks.coverage.plans import other_plan
-from benchmarks.coverage.redraw import noise, redrawn, tensors_of
+from benchmarks.coverage.redraw import noise, redrawn, shaken, tensors_of
 from search import Plan, PruningGraph
 
 TOLERANCE = 1e-8
@@ -33,6 +33,10 @@ Outputs = list[Tensor]
 
 class WrongOutput(Exception):
     """The pruned model computes something else."""
+
+
+class Undecided(WrongOutput):
+    """It differs, and one of the ways cannot be gone."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Oracle:
         """The verdict on `plan`.
 
         A model whose code casts to single precision is as exact as that allows; one that does
-        not run in double precision at all is judged in its own.
+        not run in double precision at all is judged in its own. One that cannot be exported,
+        because it decides by its values, is judged on its own weights, shaken, too.
 
         Raises:
             WrongOutput: neither way agrees with the pruned model, or the negative control does,
@@ -81,6 +86,10 @@ class Oracle:
         """
         try:
             return self._double.judge(plan)
+        except Undecided:
+            dense = shaken(self._model, self._seed)
+            inputs = noise(self._inputs, self._seed)
+            return Comparison(dense, inputs, self._graph, self._prune, TOLERANCE).judge(plan)
         except WrongOutput:
             raise
         except Exception:  # casts in the model's code: whatever its operators raise
@@ -113,19 +122,20 @@ class Comparison:
         """See `Oracle.judge`."""
         found = outputs_of(self._prune(self._dense, self._graph, plan), self._inputs)
         ways = [self.masked_outputs, self.absent_outputs]
-        errors = []
+        errors, wrong = [], WrongOutput
         for way in ways[self._is_approximate(plan) :]:
             name = way.__name__.removesuffix("_outputs")
             try:
                 expected = way(plan)
             except Exception as raised:  # a model that cannot be exported has no graph
                 errors.append(f"{type(raised).__name__} ({name})")
+                wrong = Undecided
                 continue
             error = relative_error(found, expected)
             if error <= self._tolerance:
                 return self._controlled(way, name, plan, found, error)
             errors.append(f"{error:.1e} ({name})")
-        raise WrongOutput(f"the pruned model is off by {', '.join(errors)}")
+        raise wrong(f"the pruned model is off by {', '.join(errors)}")
 
     def _controlled(
         self,

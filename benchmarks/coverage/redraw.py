@@ -31,6 +31,20 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     return doubled
 
 
+def shaken(model: nn.Module, seed: int) -> nn.Module:
+    """A float64 copy in evaluation mode; every parameter and statistic times 0.5 to 1.5.
+
+    For models that decide by their outputs (detectors that sort boxes): wholly random weights
+    drive their scores to ties, which the last bit breaks.
+    """
+    doubled = copy.deepcopy(model).double().eval().requires_grad_(False)
+    source = torch.Generator().manual_seed(seed)
+    for tensor in {id(t): t for t in tensors_of(doubled).values()}.values():
+        if tensor.is_floating_point():
+            tensor.mul_(_uniform(tensor, source))
+    return doubled
+
+
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer, tied ones under each of their names."""
     return {

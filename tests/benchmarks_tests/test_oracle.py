@@ -120,6 +120,29 @@ def test_model_that_casts_is_judged_as_exactly_as_it_computes() -> None:
     assert verdict.error <= SINGLE_TOLERANCE < verdict.control
 
 
+class Deciding(nn.Module):
+    """Returns the values above a threshold: how many there are depends on the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = self.body(x)
+        return values[values > -10.0].sort().values if values.sum().item() > -1e9 else values
+
+
+def test_model_that_cannot_be_exported_is_judged_as_a_module() -> None:
+    model, inputs = Deciding().eval(), (torch.randn(2, 5),)
+    graph = trace(model, inputs)
+    plan = half_plan(graph)
+    assert plan != graph.dense_plan()
+    assert Oracle(model, inputs, graph, prune).judge(plan).way == "masked"
+    wrong = rolled(graph, "consumer")
+    with pytest.raises(WrongOutput, match=r"off by .* \(masked\), \w+ \(absent\)"):
+        Oracle(model, inputs, graph, lambda m, _, p: prune(m, wrong, p)).judge(plan)
+
+
 class Deaf(nn.Module):
     """Returns ones whatever it is given."""
 
