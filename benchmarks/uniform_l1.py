@@ -50,7 +50,9 @@ def uniform_plan(graph: PruningGraph, scores: dict[str, Tensor], share: float) -
     """The same share of every prunable group kept, best L1 first."""
     kept = dict(graph.dense_plan().kept)
     for group in graph.prunable:
-        kept[group.name] = best_units(scores[group.name], max(1, round(share * group.width)))
+        kept[group.name] = best_units(
+            scores[group.name], max(1, round(share * group.width)), group.parts
+        )
     return Plan(kept)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,24 @@ class Sized(Protocol):
 
     @property
     def width(self) -> int: ...
+
+
+def best_of(
+    order: Sequence[int], count: int, parts: Sequence[Sequence[int]] = ()
+) -> tuple[int, ...]:
+    """The first `count` units of `order`, ascending, but one of each part whatever its place.
+
+    Args:
+        order: all units, best first.
+        count: how many to keep; more are kept only where the parts ask for more.
+        parts: sets of units of which one must stay each, see `Group.parts`.
+    """
+    needed: dict[int, None] = {}
+    for part in parts:
+        if needed.keys().isdisjoint(part):
+            needed[next(unit for unit in order if unit in part)] = None
+    ranked = [*needed, *(unit for unit in order if unit not in needed)]
+    return tuple(sorted(ranked[: max(count, len(needed))]))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def sensitivity_plan(
         raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
     width = len(dense.kept[group])
     kept = max(1, width - int(ratio * width + 0.5))
-    return Plan({**dense.kept, group: best_units(scores[group], kept)})
+    parts = next(each.parts for each in graph.groups if each.name == group)
+    return Plan({**dense.kept, group: best_units(scores[group], kept, parts)})
 
 
 def pruned_loss(

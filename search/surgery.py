@@ -106,6 +106,11 @@ def check_plan(graph: PruningGraph, plan: Plan) -> None:
 def _check_group(group: Group, units: tuple[int, ...]) -> None:
     if units[-1] >= group.width:
         raise PlanError(f"units of {group.name!r} must be < {group.width}, but got {units[-1]}")
+    for part in group.parts:
+        if not set(part) & set(units):
+            raise PlanError(
+                f"{group.name!r} must keep one of its units {part!r:.60}: some tensor has no other"
+            )
     if group.status == "frozen" and len(units) < group.width:
         raise PlanError(
             f"{group.name!r} must keep all {group.width} units ({group.reason}), but got "

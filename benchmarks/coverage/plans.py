@@ -1,4 +1,5 @@
-"""Plans to try: half of every group, and random ones. Knows groups only by name and width."""
+"""Plans to try: half of every group, and random ones. Knows groups only by name, width and
+parts."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import random
 from collections.abc import Collection
 
 from search import Plan, PruningGraph
+from search.plan import best_of
 
 EXACT = frozenset({"prunable"})
 ALL = frozenset({"prunable", "approximate"})
@@ -16,7 +18,8 @@ def half_plan(graph: PruningGraph, statuses: Collection[str] = ALL) -> Plan:
     kept = dict(graph.dense_plan().kept)
     for group in graph.groups:
         if group.status in statuses and group.width > 1:
-            kept[group.name] = tuple(range(0, group.width, 2))
+            order = [*range(0, group.width, 2), *range(1, group.width, 2)]
+            kept[group.name] = best_of(order, (group.width + 1) // 2, group.parts)
     return Plan(kept)
 
 
@@ -27,7 +30,8 @@ def random_plan(graph: PruningGraph, seed: int = 0) -> Plan:
     for group in graph.groups:
         if group.status in ALL and group.width > 1:
             width = source.randint(max(1, group.width // 4), group.width)
-            kept[group.name] = tuple(sorted(source.sample(range(group.width), width)))
+            order = source.sample(range(group.width), group.width)
+            kept[group.name] = best_of(order, width, group.parts)
     return Plan(kept)
 
 
@@ -38,6 +42,5 @@ def other_plan(graph: PruningGraph, plan: Plan) -> Plan:
         units = plan.kept[group.name]
         if len(units) < group.width:
             gone = sorted(set(range(group.width)) - set(units))
-            fresh = (gone + list(units))[: len(units)]
-            kept[group.name] = tuple(sorted(fresh))
+            kept[group.name] = best_of([*gone, *units], len(units), group.parts)
     return Plan(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from search.criteria.l2 import l2_scores
 from search.criteria.random import random_scores
 from search.criteria.taylor import taylor_scores
 from search.errors import CriterionError
+from search.plan import best_of
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -55,12 +56,13 @@ def score_channels(
     raise CriterionError(f"criterion must be one of {CRITERIA}, but got {criterion!r}")
 
 
-def best_units(scores: Tensor, width: int) -> tuple[int, ...]:
+def best_units(scores: Tensor, width: int, parts: Sequence[Sequence[int]] = ()) -> tuple[int, ...]:
     """The `width` units with the highest scores, ascending; of equal ones the first are kept.
 
-    The highest removed score is never above the lowest kept one.
+    The highest removed score is never above the lowest kept one, but where `parts` ask for it
+    (see `best_of`).
     """
     if not 1 <= width <= len(scores):
         raise CriterionError(f"width must be in [1, {len(scores)}], but got {width}")
     order = torch.sort(scores, descending=True, stable=True).indices
-    return tuple(sorted(order[:width].tolist()))
+    return best_of(order.tolist(), width, parts)

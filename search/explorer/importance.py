@@ -17,7 +17,7 @@ import numpy as np
 
 from search.errors import ExplorerError
 from search.floors import monotone_curve, predicted_rise
-from search.plan import Plan
+from search.plan import Plan, best_of
 
 _TIE = 1e-4  # of −log kept beside a measured rise: orders widths that the rise leaves equal
 _LEAST_KEPT = 1e-9
@@ -32,6 +32,8 @@ class GroupLike(Protocol):
     def width(self) -> int: ...
     @property
     def status(self) -> str: ...
+    @property
+    def parts(self) -> Sequence[Sequence[int]]: ...
 
 
 class ScoreLike(Protocol):
@@ -72,7 +74,10 @@ class Importance:
             if group.status != "frozen" and group.name in scores
         }
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
-        self._order = {name: np.argsort(-row, kind="stable") for name, row in values.items()}
+        self._order = {
+            name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()
+        }
+        self._parts = {group.name: group.parts for group in groups}
         self._penalties = {
             name: _penalties(name, values[name], sensitivity) for name in self.widths
         }
@@ -87,9 +92,12 @@ class Importance:
         return math.fsum(self.penalty(name, widths[name]) for name in self.widths)
 
     def plan(self, widths: Mapping[str, int]) -> Plan:
-        """The plan that keeps the best units of every group; ties go to the lower index."""
+        """The plan that keeps the best units of every group; ties go to the lower index.
+
+        A group with parts may keep a unit more than its width, see `best_of`.
+        """
         kept = {
-            name: tuple(sorted(self._order[name][: widths[name]].tolist()))
+            name: best_of(self._order[name], widths[name], self._parts[name])
             if name in self.widths
             else tuple(range(width))
             for name, width in self.all_widths.items()

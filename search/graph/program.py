@@ -118,7 +118,7 @@ class PrunedGraph(nn.Module):
         super().__init__()
         _take_over(self, body)
         self._graph = graph
-        self._outputs = exported.outputs
+        self._outputs = _Nesting(exported.outputs)
         self._sources = dict(exported.sources)
         self._owners = _owners(exported, body)
         device = next((tensor.device for tensor in named_tensors(body).values()), None)
@@ -138,7 +138,17 @@ class PrunedGraph(nn.Module):
             for node in self._graph.find_nodes(op="placeholder")
         ]
         outputs = _Run(self, self._graph, self._owners).run(*values)
-        return pytree.tree_unflatten(list(outputs), self._outputs)
+        return pytree.tree_unflatten(list(outputs), self._outputs.spec)
+
+
+@dataclass(frozen=True)
+class _Nesting:
+    """How outputs are nested; shared by copies, because a spec of one leaf cannot be copied."""
+
+    spec: pytree.TreeSpec
+
+    def __deepcopy__(self, memo: object) -> _Nesting:
+        return self
 
 
 class _Run(fx.Interpreter):
@@ -153,8 +163,9 @@ class _Run(fx.Interpreter):
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if kwargs.get("device") is not None and self._device is not None:
-            kwargs = {**kwargs, "device": self._device}
+        if self._device is not None:
+            args = tuple(map(self._moved, args))
+            kwargs = {name: self._moved(value) for name, value in kwargs.items()}
         if n.name in self._owners:
             path, dropout = self._owners[n.name]
             owner = self._root.get_submodule(path)
@@ -163,6 +174,10 @@ class _Run(fx.Interpreter):
             elif owner.training:
                 args = _in_training(operator_name(n), args, owner)
         return n.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _moved(self, argument: Any) -> Any:
+        """The device of the weights in place of the one that the model was exported on."""
+        return self._device if isinstance(argument, torch.device) else argument
 
 
 def _attention_in_training(

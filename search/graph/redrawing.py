@@ -34,17 +34,19 @@ def double_copy(model: nn.Module) -> nn.Module:
     return quiet_copy(model).double()
 
 
-def redraw(model: nn.Module, seed: int) -> None:
+def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:
     """Draw every parameter and running statistic of a `double_copy` anew, in place.
 
-    Weights have a variance of 2 / fan-in; gains, variances and layer scales are of order one.
+    Weights have a variance of 2 / fan-in, times the square of `scale`: smaller ones keep networks
+    without norms from growing beyond all bounds, and a softmax at the end from being decided.
+    Gains, variances and layer scales are of order one.
     """
     generators: dict[torch.device, torch.Generator] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point():
             if tensor.device not in generators:
                 generators[tensor.device] = torch.Generator(tensor.device).manual_seed(seed)
-            _draw(name, tensor, generators[tensor.device])
+            _draw(name, tensor, generators[tensor.device], scale)
 
 
 def stirred(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
@@ -58,7 +60,7 @@ def stirred(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
     )
 
 
-def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+def _draw(name: str, tensor: Tensor, generator: torch.Generator, scale: float) -> None:
     size, widest = tensor.numel(), max(tensor.shape, default=1)
     if name.endswith("running_var"):
         tensor.uniform_(0.5, 1.5, generator=generator)
@@ -67,7 +69,7 @@ def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> None:
     elif not isinstance(tensor, nn.Parameter):
         return
     elif tensor.ndim > 1 and tensor.shape[0] > 1 and size > widest:
-        tensor.normal_(0, (2 * tensor.shape[0] / size) ** 0.5, generator=generator)
+        tensor.normal_(0, scale * (2 * tensor.shape[0] / size) ** 0.5, generator=generator)
     elif name.endswith("bias") or size > widest:
         tensor.normal_(0, 0.3, generator=generator)
     else:

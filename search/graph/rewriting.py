@@ -109,10 +109,19 @@ class _Sizes:
         found = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
         return found[0] if found else None
 
-    def scaled(self, sizes: Sequence[Any], axes: Sequence[Axis]) -> list[Any]:
-        """Sizes, each by its axis."""
-        pairs = zip(sizes, axes, strict=True)
-        return [self._rewriter.scaled(size, axis) for size, axis in pairs]
+    def scaled(self, sizes: Sequence[Any], out: Labels, start: int) -> list[Any]:
+        """The sizes of the dimensions of `out` from `start` on.
+
+        An inferred size (-1) is written down unless the batch takes part in it: whether a reshape
+        keeps it depends on strides, and so on the units kept.
+        """
+        dims = range(start, start + len(sizes))
+        known = [
+            out.shape[dim] if size == -1 and dim not in out.batch else size
+            for dim, size in zip(dims, sizes, strict=True)
+        ]
+        pairs = zip(known, dims, strict=True)
+        return [self._rewriter.scaled(size, out.axes[dim]) for size, dim in pairs]
 
     def count(self, axis: Axis, stop: int | None = None) -> int:
         return self._rewriter.count(axis, stop)
@@ -130,9 +139,7 @@ def _by_output(name: str) -> Rule:
     def rule(sizes: _Sizes, given: Arguments) -> Arguments | None:
         (out,) = sizes.outputs
         listed = list(given[name])
-        if not listed or not any(map(sizes.shrinks, out.axes[-len(listed) :])):
-            return None
-        return given | {name: sizes.scaled(listed, out.axes[-len(listed) :])}
+        return given | {name: sizes.scaled(listed, out, len(out.shape) - len(listed))}
 
     return rule
 
@@ -140,14 +147,14 @@ def _by_output(name: str) -> Rule:
 def _unflatten(sizes: _Sizes, given: Arguments) -> Arguments | None:
     (out,), listed = sizes.outputs, list(given["sizes"])
     start = given["dim"] % (len(out.shape) - len(listed) + 1)
-    return given | {"sizes": sizes.scaled(listed, out.axes[start : start + len(listed)])}
+    return given | {"sizes": sizes.scaled(listed, out, start)}
 
 
 def _split(sizes: _Sizes, given: Arguments) -> Arguments | None:
     """Parts of the sizes that are left; also of a chunk, which would cut in other places."""
     dim = given.get("dim", 0)
     axes = [out.axis(dim) for out in sizes.outputs]
-    if not any(map(sizes.shrinks, axes)):
+    if all(axis is None for axis in axes):
         return None
     parts = [
         out.shape[dim] if axis is None else sizes.count(axis)

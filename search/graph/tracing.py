@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError
@@ -95,6 +97,32 @@ def _traced(
     rules: Mapping[str, Rule],
     expired: Callable[[], bool],
 ) -> PruningGraph:
+    with _float64_by_default():
+        graph = _verified(model, example_inputs, rules, expired)
+    graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
+    if all(group.form == "module" for group in graph.groups):
+        return graph
+    return _with_program(graph, rules)
+
+
+@contextmanager
+def _float64_by_default() -> Iterator[None]:
+    """Tensors that a forward makes meet those of the float64 copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _verified(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    rules: Mapping[str, Rule],
+    expired: Callable[[], bool],
+) -> PruningGraph:
+    """The analysis of a float64 copy."""
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
@@ -105,11 +133,7 @@ def _traced(
     graph = _assemble(copy, inputs, exported, found)
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    graph = settle(graph, exported, found, expired)
-    graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
-    if all(group.form == "module" for group in graph.groups):
-        return graph
-    return _with_program(graph, rules)
+    return settle(graph, exported, found, expired)
 
 
 def _with_program(graph: PruningGraph, rules: Mapping[str, Rule]) -> PruningGraph:

@@ -22,7 +22,7 @@ from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import redraw
 from search.graph.reference import Reference
 from search.graph.types import Group
-from search.plan import Plan
+from search.plan import Plan, best_of
 from search.surgery import prune
 from search.tensors import copy_with, named_tensors
 
@@ -56,16 +56,21 @@ class ShapeTrial:
 
 
 class NumberTrial:
-    """Compares numbers, on parameters drawn by `seed`; the copy in the graph is redrawn.
+    """Compares numbers, on parameters drawn by `seed` and `scale`; the graph's copy is redrawn.
 
     Attributes:
         influence: group -> the influence of the units kept in a trial that went well.
     """
 
     def __init__(
-        self, graph: PruningGraph, exported: Exported, found: Propagation, seed: int
+        self,
+        graph: PruningGraph,
+        exported: Exported,
+        found: Propagation,
+        seed: int,
+        scale: float = 1.0,
     ) -> None:
-        redraw(graph.model, seed)
+        redraw(graph.model, seed, scale)
         self.influence: dict[str, float] = {}
         self._graph = graph
         self._seed = seed
@@ -114,7 +119,7 @@ def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Pla
         if group.name in names:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {group.name}".encode()))
             order = torch.randperm(group.width, generator=generator).tolist()
-            kept[group.name] = tuple(sorted(order[: (group.width + 1) // 2]))
+            kept[group.name] = best_of(order, (group.width + 1) // 2, group.parts)
     return Plan(kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Role = Literal["producer", "consumer", "follower"]
@@ -49,3 +50,13 @@ class Group:
     status: Status
     reason: str = ""
     form: Form = "module"
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of units of which one must stay each: a tensor that holds only these would lose
+        all its indices. None where every tensor holds every unit."""
+        held = (
+            tuple(unit for unit, indices in enumerate(member.indices) if indices)
+            for member in self.members
+        )
+        return tuple(dict.fromkeys(units for units in held if len(units) < self.width))

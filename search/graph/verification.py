@@ -4,7 +4,8 @@
 |---|---|
 | CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
 | UNLIKE | a dense model that is off by more than this is not what was exported |
-| ROUNDS | how often parameters and plan are drawn; the last ones only for groups not yet proven |
+| ROUNDS | how often parameters and plan are drawn |
+| EXTRA_ROUNDS | more draws, of ever smaller weights, for the groups not yet proven |
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def verify(
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
             break
-        trial = NumberTrial(graph, exported, found, seed)
+        scale = 0.5 ** max(0, seed - ROUNDS + 1)
+        trial = NumberTrial(graph, exported, found, seed, scale)
         trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}

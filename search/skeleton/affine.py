@@ -67,6 +67,9 @@ def solve(
 ) -> dict[int, Affine] | None:
     """The numbers that vary between the samples, each as an affine function of one size.
 
+    A multiple of a size is preferred to a function with an offset: narrow groups leave little to
+    choose from. The caller checks the result on samples that had no part in it.
+
     Args:
         samples: per sample, all numbers of its graph.
         widths: per sample, the width of every group.
@@ -87,9 +90,10 @@ def solve(
         fits = [fit for size, x in measured if (fit := _fit(size, x, values)) is not None]
         if not fits:
             raise SkeletonError(f"number {position} must be affine in a size, but got {values}")
-        if len(fits) > 1:
+        plain = [fit for fit in fits if fit.offset == 0] or fits
+        if len(plain) > 1:
             return None
-        solved[position] = fits[0]
+        solved[position] = plain[0]
     return solved
 
 

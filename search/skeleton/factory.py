@@ -8,6 +8,7 @@ that fails, each skeleton is a true export. Knows nothing of latency.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from search.graph import PruningGraph
 
 PROBES = 2
-MOST_PROBES = 6
+MOST_PROBES = 8
 CHECKS = 2
+NARROW = 8  # units: groups up to this width have too few widths to be told apart by one probe
+PROBES_BY_DIGIT = 4
 
 
 class SkeletonFactory:
@@ -102,7 +105,7 @@ class SkeletonFactory:
         known = sizes([group for group in self._graph.groups if group not in self._irregular])
         samples, widths = [numbers(template)], [dense.widths]
         for probe in range(MOST_PROBES):
-            plan = self._random_plan(probe)
+            plan = self._probe(probe)
             samples.append(self._numbers(plan, frame))
             widths.append(plan.widths)
             solved = solve(samples, widths, known) if probe + 1 >= PROBES else None
@@ -112,7 +115,7 @@ class SkeletonFactory:
             raise SkeletonError(f"sizes must be told apart by {MOST_PROBES} probes, but were not")
         derivation = Derivation(template, solved)
         for check in range(CHECKS):
-            plan = self._random_plan(MOST_PROBES + check)
+            plan = self._probe(MOST_PROBES + check)
             if derivation.skeleton(plan.widths) != serialised(self._exported(plan)):
                 raise SkeletonError("a derived skeleton must equal the true export, but differs")
         return derivation
@@ -130,21 +133,38 @@ class SkeletonFactory:
         proto = export_proto(model, graph.example_inputs, batch_size=self._batch_size)
         return canonical(proto)
 
-    def _random_plan(self, seed: int) -> Plan:
-        """Random widths, distinct between the groups as far as there are enough."""
-        source = random.Random(seed)
+    def _probe(self, number: int) -> Plan:
+        """Random widths, distinct between the groups as far as there are enough.
+
+        Narrow groups of the same width are told apart by the digits of their place among them.
+        """
+        source = random.Random(number)
         prunable = {group.name for group in self._graph.prunable}
         irregular = {group.name for group in self._irregular}
         taken: set[int] = set()
+        places: Counter[int] = Counter()
         kept = {}
         for group in self._graph.groups:
             width = group.width
             if group.name in prunable - irregular and width > 1:
-                choices = range(min(2, width - 1), width)
-                width = source.choice([w for w in choices if w not in taken] or choices)
-                taken.add(width)
+                width = _probe_width(width, places[width], number, source, taken)
+                places[group.width] += 1
             kept[group.name] = tuple(range(width))
         return Plan(kept)
+
+
+def _probe_width(
+    width: int, place: int, number: int, source: random.Random, taken: set[int]
+) -> int:
+    """A width below the full one, unless the group is narrow."""
+    if width <= NARROW and number < PROBES_BY_DIGIT:
+        digit: int = place // width**number % width
+        return digit + 1
+    choices = range(1, width + 1) if width <= NARROW else range(2, width)
+    chosen = source.choice([w for w in choices if w not in taken] or choices)
+    if width > NARROW:
+        taken.add(chosen)
+    return chosen
 
 
 @lru_cache(maxsize=4)

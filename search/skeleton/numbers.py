@@ -1,7 +1,8 @@
 """Reads and writes every number of an ONNX graph that may depend on a width.
 
-These are the dims of initializers, inputs and outputs, the values of small integer initializers
-and the integer attributes of nodes. Everything else is structure. Knows nothing of plans.
+These are the dims of initializers, inputs and outputs, the values of small integer initializers,
+the lengths of those that count up, and the integer attributes of nodes. Everything else is
+structure. Knows nothing of plans.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 
 SMALL = 64  # elements: a longer integer constant is an index table, and part of the structure
+RAMP = 4  # elements: at least as many integers that count up from 0 are told by their number
 _INTEGERS = frozenset((TensorProto.INT64, TensorProto.INT32))
 
 
@@ -44,6 +46,14 @@ def with_numbers(proto: ModelProto, values: Sequence[int]) -> ModelProto:
     return result
 
 
+def _is_ramp(tensor: TensorProto) -> bool:
+    """0, 1, 2, …: the indices of a whole dimension, which grow and shrink with it."""
+    count = prod(tensor.dims)
+    return count >= RAMP and bool(
+        (numpy_helper.to_array(tensor).ravel() == np.arange(count)).all()
+    )
+
+
 def _copy(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
@@ -53,7 +63,11 @@ def _copy(proto: ModelProto) -> ModelProto:
 def _map_numbers(proto: ModelProto, change: Callable[[int], int]) -> None:
     graph = proto.graph
     for tensor in graph.initializer:
-        if tensor.data_type in _INTEGERS and prod(tensor.dims) <= SMALL:
+        if tensor.data_type in _INTEGERS and _is_ramp(tensor):
+            shape = [change(dim) for dim in tensor.dims]
+            ramp = np.arange(prod(shape), dtype=numpy_helper.to_array(tensor).dtype)
+            tensor.CopyFrom(numpy_helper.from_array(ramp.reshape(shape), tensor.name))
+        elif tensor.data_type in _INTEGERS and prod(tensor.dims) <= SMALL:
             values = numpy_helper.to_array(tensor)
             changed = np.array([change(int(v)) for v in values.flat], dtype=values.dtype)
             tensor.CopyFrom(numpy_helper.from_array(changed.reshape(values.shape), tensor.name))

@@ -21,6 +21,7 @@ class FakeGroup:
     name: str
     width: int
     status: str = "prunable"
+    parts: tuple[tuple[int, ...], ...] = ()
 
 
 GROUPS = tuple(

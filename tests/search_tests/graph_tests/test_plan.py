@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from search.errors import PlanError
 from search.graph import Group
-from search.plan import Plan
+from search.plan import Plan, best_of
 
 units = st.sets(st.integers(0, 40), min_size=1).map(lambda chosen: tuple(sorted(chosen)))
 plans = st.dictionaries(st.text(max_size=8), units).map(Plan)
@@ -91,3 +91,11 @@ def test_malformed_documents(document: Any, message: str) -> None:
 def test_text_that_is_no_json() -> None:
     with pytest.raises(PlanError, match="a plan must be JSON"):
         Plan.from_json("{")
+
+
+def test_the_best_units_are_kept_and_one_of_each_part() -> None:
+    order = [5, 4, 3, 2, 1, 0]
+    assert best_of(order, 2) == (4, 5)
+    assert best_of(order, 2, [(0, 1, 2)]) == (2, 5)
+    assert best_of(order, 3, [(0, 1), (1, 0, 3)]) == (1, 4, 5)
+    assert best_of(order, 1, [(0, 1), (4, 5)]) == (1, 5)

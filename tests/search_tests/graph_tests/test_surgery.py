@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from search.errors import PlanError, WeightsError
 from search.graph import PruningGraph, trace
 from search.plan import Plan
+from search.sensitivity import sensitivity_plan
 from search.surgery import load_pruned, plan_document, prune
 from tests.search_tests.models import (
     Dense,
@@ -283,3 +284,30 @@ def test_weights_that_do_not_fit(files: Path) -> None:
 
 def prune_nothing() -> dict[str, Tensor]:
     return dict(Plain().state_dict())
+
+
+class Joined(nn.Module):
+    """Two branches side by side meet a residual: each makes a part of its units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.left, self.right = nn.Conv2d(6, 2, 1), nn.Conv2d(6, 4, 1)
+        self.head = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out: Tensor = self.head(x + torch.cat([self.left(x), self.right(x)], 1))
+        return out
+
+
+def test_each_branch_keeps_a_unit() -> None:
+    graph = trace(Joined(), image())
+    (group,) = graph.prunable
+    assert sorted(group.parts) == [(0, 1), (2, 3, 4, 5)]
+    with pytest.raises(PlanError, match=r"must keep one of its units \(0, 1\)"):
+        prune(graph.model, graph, keep(graph, **{group.name: (2, 3)}))
+    scores = {group.name: torch.tensor([0.0, 0.1, 1.0, 2.0, 3.0, 4.0])}
+    plan = sensitivity_plan(graph, scores, group.name, 0.5)
+    assert plan.kept[group.name] == (1, 4, 5)
+    assert prune(graph.model, graph, plan)(*image()).shape == (1, 5, 8, 8)

@@ -48,9 +48,14 @@ def test_a_solution_explains_every_sample(
 
 def test_two_explanations_ask_for_another_sample() -> None:
     known = sizes([A, B])
-    alike = [{"a": 8, "b": 6}, {"a": 6, "b": 4}]
+    alike = [{"a": 8, "b": 4}, {"a": 6, "b": 3}]
     assert solve([[8], [6]], alike, known) is None
     solved = solve([[8], [6], [8]], [*alike, {"a": 8, "b": 2}], known)
+    assert solved == {0: Affine(Fraction(0), Fraction(1), (("a", 1),))}
+
+
+def test_a_multiple_is_preferred_to_a_function_with_an_offset() -> None:
+    solved = solve([[8], [6]], [{"a": 8, "b": 6}, {"a": 6, "b": 4}], sizes([A, B]))
     assert solved == {0: Affine(Fraction(0), Fraction(1), (("a", 1),))}
 
 
