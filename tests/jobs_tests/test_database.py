@@ -84,6 +84,7 @@ def test_four_processes_change_500_states_each_and_none_is_lost_or_refused(
     engine.dispose()
 
 
+@pytest.mark.usefixtures("factory")  # which deletes the jobs afterwards
 def test_of_two_processes_that_want_the_same_job_one_gets_it(database_url: str) -> None:
     ids = queued_jobs(database_url, 50)
     context = multiprocessing.get_context("spawn")
