@@ -22,6 +22,7 @@ Replicator = Callable[[int, float], Timed | MeasureError]
 _THROTTLED = 1.10
 _SLOW_REFERENCE = 1.07
 _COOL_DOWN_S = 0.5
+_REMEMBERED = 512  # replicates of a reference: longer than a spell of noise
 _NOISY_IQR = 0.10
 _UNSTABLE_IQR = 0.25
 
@@ -48,7 +49,8 @@ class Sentinel:
         """Remembers a replicate; `reference` names its reference model and how it was run."""
         if min(replicate.sentinel_ns) > 0:
             self._seen.append(min(replicate.sentinel_ns))
-        self._references.setdefault(reference, deque(maxlen=31)).append(_reference_ns(replicate))
+        self._references.setdefault(reference, deque(maxlen=_REMEMBERED))
+        self._references[reference].append(_reference_ns(replicate))
 
     def excess(self, replicate: Replicate) -> float:
         """How many times its baseline the sentinel took, at worst."""
@@ -80,12 +82,14 @@ def take(
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
-    repeated after a pause, as often as there are replicates at most. The first error ends the
-    measurement and is its outcome.
+    repeated after a pause: once to screen, as often as there are replicates to be strict. What is
+    slow after that is kept, and the verdict says so. The first error ends the measurement and is
+    its outcome.
     """
     deadline = clock() + settings.time_limit_s
+    most_repeats = settings.replicates if settings.kind == "strict" else 1
     kept: list[Timed] = []
-    attempts = repeats = 0
+    attempts = repeats = slow = 0
     while not _enough(kept, settings):
         left = deadline - clock()
         if left <= 0:
@@ -98,10 +102,11 @@ def take(
             return timed
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and repeats < settings.replicates:
+        if is_disturbed and repeats < most_repeats:
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue
+        slow += is_disturbed
         kept.append(timed)
     if len(kept) < 2:
         message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"
@@ -109,7 +114,8 @@ def take(
     noted = conditions.model_copy(
         update={"sentinel_baseline_ns": sentinel.baseline_ns, "repeated": repeats}
     )
-    return conclude([t.replicate for t in kept], settings, noted, kept[0].runtime_version)
+    replicates = [t.replicate for t in kept]
+    return conclude(replicates, settings, noted, kept[0].runtime_version, slow=slow)
 
 
 def _enough(kept: Sequence[Timed], settings: Settings) -> bool:
@@ -120,13 +126,18 @@ def _enough(kept: Sequence[Timed], settings: Settings) -> bool:
 
 
 def conclude(
-    replicates: Sequence[Replicate], settings: Settings, conditions: Conditions, version: str
+    replicates: Sequence[Replicate],
+    settings: Settings,
+    conditions: Conditions,
+    version: str,
+    *,
+    slow: int = 0,
 ) -> Measurement:
-    """What the replicates say together."""
+    """What the replicates say together, `slow` of which were disturbed."""
     found = intervals.ratio_interval([r.ratio for r in replicates])
     candidate = [list(chain.from_iterable(r.candidate_ns)) for r in replicates]
     reference = [list(chain.from_iterable(r.reference_ns)) for r in replicates]
-    verdict, reasons = judge(replicates, found, settings, conditions)
+    verdict, reasons = judge(replicates, found, settings, conditions, slow=slow)
     return Measurement(
         kind=settings.kind,
         replicates=tuple(replicates),
@@ -150,8 +161,15 @@ def judge(
     found: intervals.Interval,
     settings: Settings,
     conditions: Conditions,
+    *,
+    slow: int = 0,
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict with every reason; the gravest reason decides."""
+    """The verdict with every reason; the gravest reason decides.
+
+    Args:
+        slow: replicates that were disturbed. All may agree and still be off: what costs every
+            model the same time moves their ratio.
+    """
     problems: list[tuple[Verdict, str]] = []
     iqr = max(_typical_iqr(r.candidate_ns for r in replicates),
               _typical_iqr(r.reference_ns for r in replicates))  # fmt: skip
@@ -162,9 +180,11 @@ def judge(
     if 2 * cold > len(replicates):
         problems.append(("unstable", f"{cold} of {len(replicates)} replicates did not settle"))
     baseline = conditions.sentinel_baseline_ns
-    slow = sum(max(r.sentinel_ns) > _THROTTLED * baseline for r in replicates) if baseline else 0
-    if slow:
-        problems.append(("throttled", f"the sentinel was slow in {slow} replicates"))
+    hot = sum(max(r.sentinel_ns) > _THROTTLED * baseline for r in replicates) if baseline else 0
+    if hot:
+        problems.append(("throttled", f"the sentinel was slow in {hot} replicates"))
+    if slow > max(hot, len(replicates) // 3):
+        problems.append(("throttled", f"the reference model was slow in {slow} replicates"))
     if found.half_width > settings.half_width:
         problems.append(("noisy", f"the interval is +-{found.half_width:.1%} wide"))
     verdicts: tuple[Verdict, ...] = ("unstable", "throttled", "noisy")

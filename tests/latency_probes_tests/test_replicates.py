@@ -124,7 +124,7 @@ def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
     assert len(found.replicates) == 3
     assert found.verdict == "throttled"
     assert found.reasons == ("the sentinel was slow in 3 replicates",)
-    assert len(device.pauses) == 3
+    assert len(device.pauses) == 1
 
 
 def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
@@ -156,7 +156,9 @@ def test_models_that_do_not_settle_are_unstable() -> None:
 
 
 def _with_reference(ns: int) -> Replicate:
-    return replicate().model_copy(update={"reference_ns": ((ns,),)})
+    return replicate().model_copy(
+        update={"reference_ns": ((ns,),) * len(replicate().candidate_ns)}
+    )
 
 
 def test_replicate_with_a_slow_reference_is_disturbed_even_if_such_spells_are_long() -> None:
@@ -172,3 +174,13 @@ def test_references_of_other_models_are_not_compared() -> None:
     for _ in range(5):
         sentinel.note(_with_reference(1000), "dense")
     assert not sentinel.is_disturbed(_with_reference(5000), "another")
+
+
+def test_replicates_that_agree_on_a_slow_reference_are_throttled() -> None:
+    sentinel = Sentinel()
+    for _ in range(5):
+        sentinel.note(_with_reference(1000))
+    device = FakeDevice(_with_reference(1150))
+    found = _measured(device.take(Settings.strict(), sentinel))
+    assert (found.verdict, len(device.pauses)) == ("throttled", 6)
+    assert found.reasons == ("the reference model was slow in 6 replicates",)

@@ -25,6 +25,7 @@ ADVANCE_EVERY = 4
 # Errors that may not come again: what was killed for its neighbours' sake is measured once more.
 TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
 MAX_ATTEMPTS = 3
+MAX_DISTURBED = 6  # attempts at a strict measurement: a spell of noise may last a minute
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +77,6 @@ def is_worth_another_try(result: MeasureResult) -> bool:
     not come again, and that has not come too often."""
     outcome = result.outcome
     if isinstance(outcome, MeasureError):
-        is_transient = outcome.kind in TRANSIENT
-    else:
-        is_transient = outcome.kind == "strict" and outcome.verdict != "ok"
-    return is_transient and result.attempt < MAX_ATTEMPTS
+        return outcome.kind in TRANSIENT and result.attempt < MAX_ATTEMPTS
+    is_disturbed = outcome.kind == "strict" and outcome.verdict != "ok"
+    return is_disturbed and result.attempt < MAX_DISTURBED

@@ -6,8 +6,9 @@ from jobs.repository import measurements, requests
 from jobs.states import DeviceState, RequestState
 from latency_probes.messages import MeasureError
 from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
+from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
-from workers.collector.ingesting import MAX_ATTEMPTS, ingest
+from workers.collector.ingesting import MAX_ATTEMPTS, MAX_DISTURBED, ingest
 from workers.collector.streams import Entry
 
 
@@ -136,3 +137,16 @@ def test_error_that_may_not_come_again_is_measured_once_more_but_not_for_ever(ya
     with yard.context.read() as session:
         counted = measurements.for_job(session, yard.job_id)
     assert [row.id for row in counted] == [ended.measurement_id]
+
+
+def test_disturbed_strict_measurement_is_taken_again_but_not_for_ever(yard: Yard) -> None:
+    device_id, request_id = yard.device(), yard.request("strict:a")
+    noisy = measured(600, 1000, kind="strict").model_copy(update={"verdict": "noisy"})
+    for attempt in range(1, MAX_DISTURBED + 1):
+        dispatch(yard.context, yard.streams)
+        asked = yard.look_at(request_id)
+        assert asked.attempt == attempt
+        take_in(yard, device_id, text_of(asked, noisy))
+    assert yard.look_at(request_id).state == RequestState.DONE
+    assert count(yard, counted_only=False) == MAX_DISTURBED
+    assert count(yard, counted_only=True) == 1
