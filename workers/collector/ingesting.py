@@ -25,7 +25,6 @@ ADVANCE_EVERY = 4
 # Errors that may not come again: what was killed for its neighbours' sake is measured once more.
 TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
 MAX_ATTEMPTS = 3
-MAX_DISTURBED = 6  # attempts at a strict measurement: a spell of noise may last a minute
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +76,7 @@ def is_worth_another_try(result: MeasureResult) -> bool:
     not come again, and that has not come too often."""
     outcome = result.outcome
     if isinstance(outcome, MeasureError):
-        return outcome.kind in TRANSIENT and result.attempt < MAX_ATTEMPTS
-    is_disturbed = outcome.kind == "strict" and outcome.verdict != "ok"
-    return is_disturbed and result.attempt < MAX_DISTURBED
+        is_transient = outcome.kind in TRANSIENT
+    else:
+        is_transient = outcome.kind == "strict" and outcome.verdict != "ok"
+    return is_transient and result.attempt < MAX_ATTEMPTS

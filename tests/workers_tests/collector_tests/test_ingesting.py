@@ -8,7 +8,7 @@ from latency_probes.messages import MeasureError
 from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
 from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
-from workers.collector.ingesting import MAX_ATTEMPTS, MAX_DISTURBED, ingest
+from workers.collector.ingesting import MAX_ATTEMPTS, ingest
 from workers.collector.streams import Entry
 
 
@@ -142,11 +142,11 @@ def test_error_that_may_not_come_again_is_measured_once_more_but_not_for_ever(ya
 def test_disturbed_strict_measurement_is_taken_again_but_not_for_ever(yard: Yard) -> None:
     device_id, request_id = yard.device(), yard.request("strict:a")
     noisy = measured(600, 1000, kind="strict").model_copy(update={"verdict": "noisy"})
-    for attempt in range(1, MAX_DISTURBED + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         dispatch(yard.context, yard.streams)
         asked = yard.look_at(request_id)
         assert asked.attempt == attempt
         take_in(yard, device_id, text_of(asked, noisy))
     assert yard.look_at(request_id).state == RequestState.DONE
-    assert count(yard, counted_only=False) == MAX_DISTURBED
+    assert count(yard, counted_only=False) == MAX_ATTEMPTS
     assert count(yard, counted_only=True) == 1
