@@ -22,6 +22,7 @@ Replicator = Callable[[int, float], Timed | MeasureError]
 _THROTTLED = 1.10
 _SLOW_REFERENCE = 1.07
 _COOL_DOWN_S = 0.5
+_LEAST_CALM = 3  # replicates
 _REMEMBERED = 512  # replicates of a reference: longer than a spell of noise
 _NOISY_IQR = 0.10
 _UNSTABLE_IQR = 0.25
@@ -83,14 +84,15 @@ def take(
 
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
     repeated after a pause: once to screen, as often as there are replicates to be strict. What is
-    slow after that is kept, and the verdict says so. The first error ends the measurement and is
-    its outcome.
+    slow after that is set aside where at least 3 others are left, else the verdict says so. The
+    first error ends the measurement and is its outcome.
     """
     deadline = clock() + settings.time_limit_s
     most_repeats = settings.replicates if settings.kind == "strict" else 1
     kept: list[Timed] = []
-    attempts = repeats = slow = 0
-    while not _enough(kept, settings):
+    calm: list[Timed] = []
+    attempts = repeats = 0
+    while not _enough(kept, calm, settings):
         left = deadline - clock()
         if left <= 0:
             break
@@ -106,22 +108,32 @@ def take(
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue
-        slow += is_disturbed
         kept.append(timed)
+        if not is_disturbed:
+            calm.append(timed)
     if len(kept) < 2:
         message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"
         return MeasureError(kind="timeout", message=message)
+    believed = _believed(kept, calm)
+    put_aside = repeats + len(kept) - len(believed)
     noted = conditions.model_copy(
-        update={"sentinel_baseline_ns": sentinel.baseline_ns, "repeated": repeats}
+        update={"sentinel_baseline_ns": sentinel.baseline_ns, "repeated": put_aside}
     )
-    replicates = [t.replicate for t in kept]
+    replicates = [t.replicate for t in believed]
+    slow = len(believed) - len(calm)
     return conclude(replicates, settings, noted, kept[0].runtime_version, slow=slow)
 
 
-def _enough(kept: Sequence[Timed], settings: Settings) -> bool:
+def _believed(kept: Sequence[Timed], calm: Sequence[Timed]) -> Sequence[Timed]:
+    """The calm replicates if they are enough for an interval. Which ones are calm is told by the
+    reference and the sentinel, never by the candidate."""
+    return calm if len(calm) >= _LEAST_CALM else kept
+
+
+def _enough(kept: Sequence[Timed], calm: Sequence[Timed], settings: Settings) -> bool:
     if len(kept) < settings.replicates:
         return False
-    found = intervals.ratio_interval([t.replicate.ratio for t in kept])
+    found = intervals.ratio_interval([t.replicate.ratio for t in _believed(kept, calm)])
     return found.half_width <= settings.half_width or len(kept) >= settings.max_replicates
 
 

@@ -184,3 +184,15 @@ def test_replicates_that_agree_on_a_slow_reference_are_throttled() -> None:
     found = _measured(device.take(Settings.strict(), sentinel))
     assert (found.verdict, len(device.pauses)) == ("throttled", 6)
     assert found.reasons == ("the reference model was slow in 6 replicates",)
+
+
+def test_disturbed_replicates_are_set_aside_where_enough_calm_ones_are_left() -> None:
+    sentinel = Sentinel()
+    for _ in range(5):
+        sentinel.note(_with_reference(1000))
+    slow, calm = _with_reference(1200), _with_reference(1000)
+    device = FakeDevice(*[slow] * 8, *[calm] * 4)
+    found = _measured(device.take(Settings.strict(), sentinel))
+    assert len(found.replicates) == 4
+    assert found.conditions.repeated == 8
+    assert (found.verdict, found.ratio) == ("ok", pytest.approx(calm.ratio))
