@@ -1,8 +1,8 @@
-"""What a module of torch.nn says about its own sizes, computed from the sizes of its tensors."""
+"""What a module of torch.nn says about its own sizes, computed from what its tensors keep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,66 +10,78 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 Attributes = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+Indices = Mapping[int, Sequence[int]]  # dimension -> the indices that stay, where some leave
 
 
-def attributes_of(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
-    """The attributes that `module` must have when its own tensors have `shapes`.
+def attributes_of(module: nn.Module, kept: Mapping[str, Indices]) -> Attributes:
+    """The attributes that `module` must have when its own tensors keep the indices `kept`.
 
     Args:
         module: the module as it is now, before any tensor is cut.
-        shapes: its own parameters and buffers (unprefixed) with the sizes that they will have.
+        kept: what its own parameters and buffers (unprefixed) keep.
 
     Returns:
         Attribute name -> JSON value (tuples as lists); only those that change. Empty for a
         module that is not of torch.nn or a subclass: its own code must follow its tensors.
     """
     rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
-    wanted = rule(module, shapes) if rule and shapes else {}
+    own = {**module._parameters, **module._buffers}
+    shapes = {
+        name: shape_with(tuple(tensor.shape), kept.get(name, {}))
+        for name, tensor in own.items()
+        if tensor is not None
+    }
+    wanted = rule(module, shapes, kept) if rule and shapes else {}
     return {
         name: value for name, value in wanted.items() if _plain(getattr(module, name)) != value
     }
+
+
+def shape_with(shape: tuple[int, ...], kept: Indices) -> tuple[int, ...]:
+    """The shape of what is left of a tensor."""
+    return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _convolution(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
-    """Whole conv groups leave, so the rows (transposed: columns) of one group keep their count."""
+def _convolution(module: nn.Module, shapes: Shapes, kept: Mapping[str, Indices]) -> Attributes:
+    """Conv groups that have lost all their rows are gone."""
     if not isinstance(module, _ConvNd) or "weight" not in shapes:
         return {}
     first, second = shapes["weight"][:2]
-    if module.transposed:
-        per_group = module.in_channels // module.groups
-        groups = first // per_group if module.groups > 1 else 1
-        return {"in_channels": first, "out_channels": second * groups, "groups": groups}
-    per_group = module.out_channels // module.groups
-    groups = first // per_group if module.groups > 1 else 1
-    return {"in_channels": second * groups, "out_channels": first, "groups": groups}
+    rows = module.in_channels if module.transposed else module.out_channels
+    left = kept.get("weight", {}).get(0, range(rows))
+    groups = len({row * module.groups // rows for row in left})
+    many, few = second * groups, first
+    made, read = (many, few) if module.transposed else (few, many)
+    return {"in_channels": read, "out_channels": made, "groups": groups}
 
 
-def _linear(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
+def _linear(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
     if "weight" not in shapes:
         return {}
     out_features, in_features = shapes["weight"]
     return {"in_features": in_features, "out_features": out_features}
 
 
-def _size(attribute: str) -> Callable[[nn.Module, dict[str, tuple[int, ...]]], Attributes]:
+def _size(attribute: str) -> Callable[..., Attributes]:
     """The rule of a module that counts the entries of its vectors in one attribute."""
 
-    def rule(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
+    def rule(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
         vectors = [shape for shape in shapes.values() if len(shape) == 1]
         return {attribute: vectors[0][0]} if vectors else {}
 
     return rule
 
 
-def _layer_norm(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
+def _layer_norm(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
     return {"normalized_shape": list(shapes["weight"])} if "weight" in shapes else {}
 
 
-def _embedding(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Attributes:
+def _embedding(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
     return {"embedding_dim": shapes["weight"][1]} if "weight" in shapes else {}
 
 

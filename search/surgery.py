@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from search.attributes import Attributes, attributes_of
+from search.attributes import Attributes, Indices, attributes_of, shape_with
 from search.errors import PlanError
 from search.loading import VERSION, load_pruned
 from search.plan import Plan
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from search.graph.types import Form, Group, Member
 
 __all__ = ["check_plan", "kept_indices", "load_pruned", "plan_document", "prune"]
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def prune(
@@ -46,7 +44,6 @@ def prune(
     check_plan(graph, plan)
     _check_model(model, graph)
     kept = kept_indices(graph, plan)
-    shapes = {name: _cut_shape(graph, name, dims) for name, dims in kept.items()}
     tensors = named_tensors(model)
     cut = {name: tensors[name].detach() for name in kept}
     _absorb(cut, graph, plan)
@@ -54,7 +51,7 @@ def prune(
         for dim, indices in dims.items():
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
     pruned = copy_with(model, cut)
-    set_attributes(pruned, _module_edits(model, shapes))
+    set_attributes(pruned, _module_edits(model, kept))
     if graph.program is not None and (form or graph.form(plan)) == "graph":
         return graph.program.pruned(pruned, graph.kept_atoms(plan))
     return pruned
@@ -73,15 +70,15 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     """
     check_plan(graph, plan)
     _check_model(model, graph)
-    shapes = {
-        name: _cut_shape(graph, name, dims) for name, dims in kept_indices(graph, plan).items()
-    }
+    kept = kept_indices(graph, plan)
     return {
         "version": VERSION,
         "form": graph.form(plan),
         "plan": json.loads(plan.to_json()),
-        "tensors": {name: list(shape) for name, shape in shapes.items()},
-        "modules": _module_edits(model, shapes),
+        "tensors": {
+            name: list(shape_with(graph.shapes[name], dims)) for name, dims in kept.items()
+        },
+        "modules": _module_edits(model, kept),
         "inputs": [
             {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
             for value in graph.example_inputs
@@ -144,12 +141,6 @@ def kept_indices(graph: PruningGraph, plan: Plan) -> dict[str, dict[int, list[in
     }
 
 
-def _cut_shape(graph: PruningGraph, name: str, dims: Mapping[int, list[int]]) -> tuple[int, ...]:
-    return tuple(
-        len(dims[dim]) if dim in dims else size for dim, size in enumerate(graph.shapes[name])
-    )
-
-
 def _absorb(cut: dict[str, Tensor], graph: PruningGraph, plan: Plan) -> None:
     """The columns that read a removed unit are added, scaled, to those of its absorber."""
     for group in graph.groups:
@@ -175,16 +166,14 @@ def _absorb_columns(
     return merged
 
 
-def _module_edits(model: nn.Module, shapes: Shapes) -> dict[str, Attributes]:
-    """Module -> attributes that change with `shapes`; a tied tensor changes all its owners."""
+def _module_edits(model: nn.Module, kept: Mapping[str, Indices]) -> dict[str, Attributes]:
+    """Module -> attributes that change with `kept`; a tied tensor changes all its owners."""
     tensors = named_tensors(model)
-    by_identity = {id(tensors[name]): shape for name, shape in shapes.items()}
+    by_identity = {id(tensors[name]): indices for name, indices in kept.items()}
     edits: dict[str, Attributes] = {}
     for name, module in model.named_modules():
         own = {**module._parameters, **module._buffers}
-        held = {key: tensor for key, tensor in own.items() if tensor is not None}
-        if any(id(tensor) in by_identity for tensor in held.values()):
-            edits[name] = attributes_of(
-                module, {key: by_identity.get(id(t), tuple(t.shape)) for key, t in held.items()}
-            )
+        cut = {key: by_identity[id(t)] for key, t in own.items() if id(t) in by_identity}
+        if cut:
+            edits[name] = attributes_of(module, cut)
     return {name: attributes for name, attributes in edits.items() if attributes}

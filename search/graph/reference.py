@@ -21,7 +21,7 @@ from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Labels
 from search.graph.propagation import Propagation, operator_name
 
-# A norm over the unit alone undoes a gain before it, so the gain is applied again.
+# A norm over the unit alone undoes what was done before it, so it is done again.
 _NORMS = ("group_norm", "instance_norm")
 _PRODUCERS = (
     "addmm", "baddbmm", "bmm", "conv", "einsum", "embedding", "linear", "matmul", "mm", *_NORMS,
@@ -40,14 +40,14 @@ class Reference(fx.Interpreter):
         self._exported = exported
         self._found = found
         self._kept: Kept = np.ones(found.atoms, bool)
-        self._gains: Tensor | None = None
+        self._nudges: Tensor | None = None
 
     def run_masked(
         self,
         tensors: Mapping[str, Tensor],
         inputs: Sequence[Tensor],
         kept: Kept,
-        gains: Tensor | None = None,
+        nudges: Tensor | None = None,
     ) -> list[Any]:
         """The outputs of the graph when only the atoms in `kept` take part.
 
@@ -55,10 +55,11 @@ class Reference(fx.Interpreter):
             tensors: parameters and buffers by name.
             inputs: the model's inputs.
             kept: atom -> whether it stays, shape (atoms,).
-            gains: a factor per atom, shape (atoms,), on the producers' outputs; its gradient
-                tells which units matter.
+            nudges: zeros, shape (atoms,); their gradient tells which units matter. What a
+                producer makes is moved by them along a random direction, in terms of its
+                largest value.
         """
-        self._kept, self._gains = kept, gains
+        self._kept, self._nudges = kept, nudges
         user = dict(zip(self._exported.inputs, inputs, strict=True))
         given = {**self._exported.constants, **user}
         arguments = []
@@ -98,10 +99,10 @@ class Reference(fx.Interpreter):
             stays = self._stays(labels, dim, value)
             if not bool(stays.all()):
                 value = torch.where(_along(stays, dim, value), value, 0.0)
-            if produced and self._gains is not None and atoms is not None:
+            if produced and self._nudges is not None and atoms is not None:
                 places = torch.from_numpy(atoms).to(value.device)
-                factor = torch.where(places == FIXED, 1.0, self._gains[places])
-                value = value * _along(factor, dim, value)
+                nudge = torch.where(places == FIXED, 0.0, self._nudges[places])
+                value = _nudged(value, dim, nudge)
         return value
 
     def _stays(self, labels: Labels, dim: int, value: Tensor) -> Tensor:
@@ -139,6 +140,20 @@ def _is_masked(node: fx.Node) -> bool:
 
 def _along(vector: Tensor, dim: int, value: Tensor) -> Tensor:
     return vector.reshape([-1 if d == dim else 1 for d in range(value.ndim)])
+
+
+def _nudged(value: Tensor, dim: int, nudge: Tensor) -> Tensor:
+    """The value moved along a random direction, in units of the largest values along `dim`.
+
+    A product of two small tensors, unlike a factor on the value, leaves autograd little to keep.
+    """
+    others = [d for d in range(value.ndim) if d != dim]
+    sizes = value.detach().abs()
+    largest = sizes.amax(others, keepdim=True) if others else sizes
+    shape = [1 if d == dim else size for d, size in enumerate(value.shape)]
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(shape, generator=generator, dtype=value.dtype)
+    return value + _along(nudge, dim, value) * largest * direction.to(value.device)
 
 
 def _gather(x: Tensor, places: Mapping[int, Tensor]) -> Tensor:

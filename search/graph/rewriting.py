@@ -126,6 +126,12 @@ class _Sizes:
     def count(self, axis: Axis, stop: int | None = None) -> int:
         return self._rewriter.count(axis, stop)
 
+    def parts(self, axis: Axis, parts: int) -> int:
+        """How many of the equal parts of an axis keep something."""
+        size = 0 if axis is None else len(axis) // parts
+        ends = [self.count(axis, size * number) for number in range(parts + 1)]
+        return sum(start < end for start, end in itertools.pairwise(ends))
+
     def shrinks(self, axis: Axis) -> bool:
         return axis is not None and self.count(axis) < len(axis)
 
@@ -198,11 +204,12 @@ def _narrow(sizes: _Sizes, given: Arguments) -> Arguments | None:
 
 
 def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Whole conv groups leave."""
+    """Conv groups that have lost all their rows are gone."""
     weight, groups = sizes.input("weight"), given.get("groups", 1)
-    if weight is None or groups == 1 or not sizes.shrinks(weight.axis(0)):
+    axis = None if weight is None else weight.axis(0)
+    if groups == 1 or axis is None or not sizes.shrinks(axis):
         return None
-    return given | {"groups": groups * sizes.count(weight.axis(0)) // weight.shape[0]}
+    return given | {"groups": sizes.parts(axis, groups)}
 
 
 def _group_norm(sizes: _Sizes, given: Arguments) -> Arguments | None:
@@ -211,10 +218,7 @@ def _group_norm(sizes: _Sizes, given: Arguments) -> Arguments | None:
     axis = None if x is None else x.axis(1)
     if axis is None or not sizes.shrinks(axis):
         return None
-    size = len(axis) // groups
-    ends = [sizes.count(axis, size * number) for number in range(groups + 1)]
-    left = sum(start < end for start, end in itertools.pairwise(ends))
-    return given | {"num_groups": left}
+    return given | {"num_groups": sizes.parts(axis, groups)}
 
 
 def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:

@@ -2,7 +2,7 @@
 
 | symbol | meaning |
 |---|---|
-| influence | the largest relative change of the output by zeroing one unit, to first order |
+| influence | the largest relative change of the output by moving one unit, to first order |
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -90,26 +91,39 @@ class NumberTrial:
         """How far the model itself is from its exported graph, with nothing cut."""
         inputs = self._graph.example_inputs
         kept = self._graph.kept_atoms(self._graph.dense_plan())
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        with torch.no_grad(), _quiet():
             expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
         return relative_error(_run(self._graph.model, inputs), expected)
 
     def _compare(self, names: Sequence[str], plan: Plan, pruned: list[Tensor]) -> str | None:
         watched = not self.influence.keys() >= set(names)
-        gains = torch.ones(len(self._graph.group_of), dtype=torch.float64, requires_grad=watched)
-        gains = gains.to(self._graph.example_inputs[0].device)
         inputs, kept = self._graph.example_inputs, self._graph.kept_atoms(plan)
-        with torch.set_grad_enabled(watched), warnings.catch_warnings(action="ignore"):
-            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept, gains))
+        nudges = torch.zeros(len(kept), dtype=torch.float64, device=inputs[0].device)
+        nudges.requires_grad_(watched)
+        with torch.set_grad_enabled(watched), _short_memory(), _quiet():
+            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
         off = relative_error(pruned, expected)
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
         if watched:
-            change = torch.autograd.grad(_projection(expected, gains), gains)[0].cpu()
+            change = torch.autograd.grad(_projection(expected, nudges), nudges)[0].cpu()
             change[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
             largest = _largest_per_group(change, self._graph)
             self.influence |= {name: largest[name] for name in names}
         return None
+
+
+def _short_memory() -> torch.autograd.graph.saved_tensors_hooks:
+    """Autograd keeps a quarter of the bytes: an influence needs no digits, only its order."""
+
+    def pack(kept: Tensor) -> tuple[Tensor, torch.dtype]:
+        whole = isinstance(kept, nn.Parameter) or kept.dtype != torch.float64
+        return kept if whole else kept.bfloat16(), kept.dtype
+
+    def unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
+        return packed[0].to(packed[1])
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
@@ -136,9 +150,9 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
     return max(errors)
 
 
-def _projection(outputs: Sequence[Tensor], gains: Tensor) -> Tensor:
+def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
     """A random projection of all outputs, each divided by its norm."""
-    total = 0.0 * gains.sum()
+    total = 0.0 * nudges.sum()
     generator = torch.Generator().manual_seed(0)
     for output in outputs:
         if output.requires_grad:
@@ -161,8 +175,12 @@ def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
 
 
 def _run(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+    with torch.no_grad(), _quiet():
         return _tensors(model(*(value.clone() for value in inputs)))
+
+
+def _quiet() -> AbstractContextManager[None]:
+    return warnings.catch_warnings(action="ignore")
 
 
 def _tensors(outputs: object) -> list[Tensor]:

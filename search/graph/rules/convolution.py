@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, Labels, freeze, role, tie, tie_columns, total
+from search.graph.labels import Atoms, Axis, Effect, Labels, freeze, role, tie, tie_columns, total
 
 SPATIAL = "a convolution slides over its units"
 
@@ -35,6 +35,13 @@ def _convolve(call: Call, weight: Labels, made: Axis, read: Axis, groups: int) -
     if groups == 1:
         effect += tie(x.axis(channel), read) + role(made, weight, "producer")
         effect += role(read, weight, "consumer")
+    elif made is not None and read is not None and len(made) > groups:
+        effect += role(made, weight, "producer") + Effect(choices=((made, 2),))
+        if call.choice % 2:
+            effect += _tie_positions(x.axis(channel), made, read, groups)
+            effect += role(read, weight, "consumer")
+        else:
+            effect += _tie_groups(x.axis(channel), made, groups)
     else:
         effect += _tie_groups(x.axis(channel), made, groups)
         if x.shape[channel] != groups:
@@ -84,3 +91,8 @@ def _tie_groups(read: Axis, made: Axis, groups: int) -> Effect:
         return effect + tie(made, None)
     columns = read.reshape(groups, -1)
     return effect + tie_columns(columns.T) + tie(rows[:, 0], columns[:, 0])
+
+
+def _tie_positions(x: Axis, made: Atoms, read: Atoms, groups: int) -> Effect:
+    """All conv groups lose the same of their rows and the same of their columns."""
+    return tie_columns(made.reshape(groups, -1)) + tie(x, np.tile(read, groups))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search import Plan, prune
 from search.graph import trace
 from tests.search_tests.graph_tests.around import EACH, Body, columns, conv, groups_of
 
@@ -165,6 +166,35 @@ def test_a_conv_group_is_a_unit(groups_: int) -> None:
     assert columns(groups["a"], "a.weight", 0)[1] == list(range(ins, 2 * ins))
     assert columns(groups["a"], "g.weight", 0)[1] == list(range(outs, 2 * outs))
     assert columns(groups["a"], "c.weight")[1] == list(range(outs, 2 * outs))
+
+
+def test_where_whole_conv_groups_cannot_leave_each_loses_the_same_positions() -> None:
+    groups = groups_of(
+        lambda m, x: x + m.h(m.g(x)), g=conv(4, 8, groups=2), h=conv(8, 4, groups=2)
+    )
+    assert (groups["a"].status, groups["g"].status) == ("frozen", "prunable")
+    pairs = [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert columns(groups["g"], "g.weight", 0) == columns(groups["g"], "g.bias", 0) == pairs
+    assert columns(groups["g"], "h.weight") == EACH
+
+
+def test_positions_of_conv_groups_leave_while_their_number_stays() -> None:
+    class Sandwich(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.g, self.h = conv(4, 8, groups=2), conv(8, 4, groups=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = x + self.h(self.g(x))
+            return out
+
+    graph = trace(Sandwich(), (torch.randn(2, 4, 3, 3),))
+    plan = Plan({**graph.dense_plan().kept, "g": (0, 2, 3)})
+    pruned = prune(graph.model, graph, plan)
+    assert isinstance(pruned, Sandwich)
+    assert (pruned.g.groups, pruned.g.in_channels, pruned.g.out_channels) == (2, 4, 6)
+    assert (pruned.h.groups, pruned.h.in_channels, pruned.h.out_channels) == (2, 6, 4)
+    assert pruned(torch.randn(1, 4, 3, 3)).shape == (1, 4, 3, 3)
 
 
 def test_transposed_convolutions() -> None:
