@@ -57,13 +57,14 @@ def batch_of_two(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         )
     return tuple(
         (torch.cat([value, value]) if size == 1 else value)[:BATCH]
-        if _batched(value, size)
+        if batched(value, size)
         else value
         for value in inputs
     )
 
 
-def _batched(value: Tensor, size: int) -> bool:
+def batched(value: Tensor, size: int) -> bool:
+    """Whether the first dimension of an input is that of a batch of `size`."""
     return value.ndim > 0 and value.shape[0] == size
 
 
@@ -95,7 +96,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
 
 def _free_batch(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
     """One entry per parameter of `forward`; those that `*inputs` takes are one tuple."""
-    free = tuple({0: Dim.AUTO} if _batched(value, BATCH) else None for value in inputs)
+    free = tuple({0: Dim.AUTO} if batched(value, BATCH) else None for value in inputs)
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return free

@@ -153,7 +153,7 @@ def _nudged(value: Tensor, dim: int, nudge: Tensor) -> Tensor:
     shape = [1 if d == dim else size for d, size in enumerate(value.shape)]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(shape, generator=generator, dtype=value.dtype)
-    return value + _along(nudge, dim, value) * largest * direction.to(value.device)
+    return torch.addcmul(value, _along(nudge, dim, value) * largest, direction.to(value.device))
 
 
 def _gather(x: Tensor, places: Mapping[int, Tensor]) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from search.errors import PlanError
-from search.graph.exporting import Exported
+from search.graph.costs import Kept
+from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import redraw
@@ -29,6 +30,7 @@ from search.tensors import copy_with, named_tensors
 
 TOLERANCE = 1e-8
 TINY = 1e-300
+SLAB = 2**24  # numbers
 
 
 class ShapeTrial:
@@ -96,34 +98,70 @@ class NumberTrial:
         return relative_error(_run(self._graph.model, inputs), expected)
 
     def _compare(self, names: Sequence[str], plan: Plan, pruned: list[Tensor]) -> str | None:
-        watched = not self.influence.keys() >= set(names)
         inputs, kept = self._graph.example_inputs, self._graph.kept_atoms(plan)
-        nudges = torch.zeros(len(kept), dtype=torch.float64, device=inputs[0].device)
-        nudges.requires_grad_(watched)
-        with torch.set_grad_enabled(watched), _short_memory(), _quiet():
-            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
+        with torch.no_grad(), _quiet():
+            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
         off = relative_error(pruned, expected)
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
-        if watched:
-            change = torch.autograd.grad(_projection(expected, nudges), nudges)[0].cpu()
-            change[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
-            largest = _largest_per_group(change, self._graph)
+        del expected
+        if not self.influence.keys() >= set(names):
+            largest = _largest_per_group(self._changes(kept), self._graph)
             self.influence |= {name: largest[name] for name in names}
         return None
 
+    def _changes(self, kept: Kept) -> Tensor:
+        """What moving each atom changes, of one example where that will do: half the memory."""
+        batch = self._graph.example_inputs
+        one = [value[:1] if batched(value, BATCH) else value for value in batch]
+        for inputs in (one, batch) if self._graph.dynamic_batch else (batch,):
+            try:
+                changes = self._changes_of(inputs, kept)
+            except (IndexError, RuntimeError):
+                if inputs is batch:
+                    raise
+            else:
+                if bool(changes.isfinite().all()):
+                    break
+        return changes
 
-def _short_memory() -> torch.autograd.graph.saved_tensors_hooks:
-    """Autograd keeps a quarter of the bytes: an influence needs no digits, only its order."""
+    def _changes_of(self, inputs: Sequence[Tensor], kept: Kept) -> Tensor:
+        nudges = torch.zeros(len(kept), dtype=torch.float64, device=inputs[0].device)
+        nudges.requires_grad_()
+        with _ShortMemory(), _quiet():
+            outputs = _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
+        changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
+        changes[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
+        return changes
 
-    def pack(kept: Tensor) -> tuple[Tensor, torch.dtype]:
-        whole = isinstance(kept, nn.Parameter) or kept.dtype != torch.float64
-        return kept if whole else kept.bfloat16(), kept.dtype
 
-    def unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
-        return packed[0].to(packed[1])
+class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
+    """Autograd keeps a quarter of the bytes: an influence needs no digits, only its order.
 
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+    They are kept in large slabs, because small pieces between the activations, which come and go,
+    would keep the heap from giving back anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self._pack, self._unpack)
+        self._slab = torch.empty(0, dtype=torch.bfloat16)
+        self._used = 0
+
+    def _pack(self, saved: Tensor) -> tuple[Tensor, torch.dtype]:
+        if isinstance(saved, nn.Parameter) or saved.dtype != torch.float64:
+            return saved, saved.dtype
+        size = saved.numel()
+        if size > len(self._slab) - self._used or saved.device != self._slab.device:
+            self._slab = torch.empty(max(size, SLAB), dtype=torch.bfloat16, device=saved.device)
+            self._used = 0
+        kept = self._slab[self._used : self._used + size].view(saved.shape).copy_(saved)
+        self._used += size
+        return kept, saved.dtype
+
+    @staticmethod
+    def _unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
+        kept, dtype = packed
+        return kept.to(dtype)
 
 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
