@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,9 +157,9 @@ def _unflatten(sizes: _Sizes, given: Arguments) -> Arguments | None:
     return given | {"sizes": sizes.scaled(listed, out, start)}
 
 
-def _split(sizes: _Sizes, given: Arguments) -> Arguments | None:
+def _split(sizes: _Sizes, given: Arguments, dim: int = 0) -> Arguments | None:
     """Parts of the sizes that are left; also of a chunk, which would cut in other places."""
-    dim = given.get("dim", 0)
+    dim = given.get("dim", dim)
     axes = [out.axis(dim) for out in sizes.outputs]
     if all(axis is None for axis in axes):
         return None
@@ -242,6 +243,8 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         yield name, _by_output("normalized_shape")
     for name in ("chunk", "split", "split_with_sizes", "tensor_split"):
         yield name, _split
+    for name, dim in (("vsplit", 0), ("hsplit", 1), ("dsplit", 2)):
+        yield name, partial(_split, dim=dim)
     for rank in (1, 2, 3):
         yield f"conv{rank}d", _convolution
         yield f"conv_transpose{rank}d", _convolution

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.graph.call import Call, Outcome
+from search.graph.call import Call, Outcome, Rule
 from search.graph.labels import (
     PICKED,
     Axis,
@@ -21,9 +21,24 @@ from search.graph.labels import (
 
 def concatenate(call: Call) -> Outcome:
     """Atoms one after the other along `dim`; along the others the operands are one."""
+    return _concatenate(call, call.arguments.get("dim", 0) % len(call.out.shape))
+
+
+def concatenate_along(dim: int) -> Rule:
+    """The rule of an operator that concatenates along a dimension, or the first of few."""
+
+    def rule(call: Call) -> Outcome:
+        rank = len(call.out.shape)
+        if any(len(part.shape) < rank for part in call["tensors"]):
+            return call.give_frozen("its units are stacked with a new dimension")
+        return _concatenate(call, dim if dim < rank else 0)
+
+    return rule
+
+
+def _concatenate(call: Call, joined: int) -> Outcome:
     parts: list[Labels] = [part for part in call["tensors"] if part.shape != (0,)]
     rank = len(call.out.shape)
-    joined = call.arguments.get("dim", 0) % rank
     axes: list[Axis] = []
     effect = Effect()
     for dim in range(rank):
@@ -54,7 +69,20 @@ def split(call: Call) -> Outcome:
 
     Equal parts lose the same positions, so that a model that halves its channels goes on doing so.
     """
-    x, dim = call.first, call.dim()
+    return _split(call, call.dim())
+
+
+def split_along(dim: int) -> Rule:
+    """The rule of an operator that splits along a dimension, or the first of few."""
+
+    def rule(call: Call) -> Outcome:
+        return _split(call, dim if dim < len(call.first.shape) else 0)
+
+    return rule
+
+
+def _split(call: Call, dim: int) -> Outcome:
+    x = call.first
     axis = x.axes[dim]
     if axis is None:
         return call.give(x.axes)

@@ -26,12 +26,20 @@ def movedim(call: Call) -> Outcome:
 
 
 def transpose(call: Call) -> Outcome:
-    """Two dimensions swapped; `t` swaps the only two."""
+    """Two dimensions swapped; `t`, `mT` and `adjoint`, which name none, swap the last two."""
     axes = list(call.first.axes)
     if len(axes) > 1:
-        a, b = call.arguments.get("dim0", 0), call.arguments.get("dim1", 1)
+        a, b = (
+            call.arguments.get(f"dim{place}", call.arguments.get(f"axis{place}", place - 2))
+            for place in (0, 1)
+        )
         axes[a], axes[b] = axes[b], axes[a]
     return call.give(axes)
+
+
+def reverse(call: Call) -> Outcome:
+    """All dimensions in the opposite order: `x.T`, `x.H`."""
+    return call.give(call.first.axes[::-1])
 
 
 def expand_as(call: Call) -> Outcome:
@@ -116,15 +124,23 @@ def _border(width: int) -> Atoms:
 
 def expand(call: Call) -> Outcome:
     """Dimensions of size 1 repeated, new ones in front: of any length, as all is equal there."""
-    x, out = call.first, call.out
+    return call.give(_expanded(call.first, call.out))
+
+
+def broadcast(call: Call) -> Outcome:
+    """Every tensor of a list expanded to the shape of all."""
+    pairs = zip(call.inputs, call.outputs, strict=True)
+    return call.give_each([_expanded(x, out) for x, out in pairs], Effect())
+
+
+def _expanded(x: Labels, out: Labels) -> list[Axis]:
     lead = len(out.shape) - len(x.shape)
     own: list[Axis] = [*(None,) * lead, *x.axes]
     sizes = (*(1,) * lead, *x.shape)
-    axes = [
+    return [
         free(size) if size > old and dim not in out.batch else axis
         for dim, (axis, old, size) in enumerate(zip(own, sizes, out.shape, strict=True))
     ]
-    return call.give(axes)
 
 
 def pixel_shuffle(call: Call) -> Outcome:

@@ -51,6 +51,39 @@ def add_product(call: Call) -> Outcome:
     return call.give([axis for axis, _ in met], effect + total(own for _, own in met))
 
 
+def inner(call: Call) -> Outcome:
+    """a (…, k), b (…, k) -> (…a, …b)."""
+    a, b = call.inputs[:2]
+    shared = bool(a.shape) and bool(b.shape)
+    return _contract(call, a, b, [len(a.shape) - 1] * shared, [len(b.shape) - 1] * shared)
+
+
+def outer(call: Call) -> Outcome:
+    """a (n,), b (m,) -> (n, m)."""
+    a, b = call.inputs[:2]
+    return _contract(call, a, b, [], [])
+
+
+def tensordot(call: Call) -> Outcome:
+    """Pairs of dimensions are summed over; those of a that are left come before those of b."""
+    a, b = call.inputs[:2]
+    pairs = (call["dims_self"], a), (call["dims_other"], b)
+    return _contract(call, a, b, *([dim % len(x.shape) for dim in dims] for dims, x in pairs))
+
+
+def _contract(
+    call: Call, a: Labels, b: Labels, of_a: Sequence[int], of_b: Sequence[int]
+) -> Outcome:
+    effect = total(tie(a.axes[i], b.axes[j]) for i, j in zip(of_a, of_b, strict=True))
+    axes: list[Axis] = []
+    for x, summed in ((a, of_a), (b, of_b)):
+        effect += total(role(x.axes[dim], x, "consumer") for dim in summed)
+        left = [axis for dim, axis in enumerate(x.axes) if dim not in summed]
+        effect += total(role(axis, x, "producer") for axis in left)
+        axes += left
+    return call.give(axes, effect)
+
+
 def _row(x: Labels) -> Labels:
     return replace(x, shape=(1, *x.shape), axes=(None, *x.axes)) if len(x.shape) == 1 else x
 

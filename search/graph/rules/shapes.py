@@ -26,6 +26,17 @@ def reshape(call: Call) -> Outcome:
     return call.give(axes, total(effects))
 
 
+def to_complex(call: Call) -> Outcome:
+    """(…, 2) -> (…): the parts of a number cannot be told apart."""
+    x = call.first
+    return call.give(x.axes[:-1], freeze(x.axis(-1), "its units are parts of complex numbers"))
+
+
+def from_complex(call: Call) -> Outcome:
+    """(…) -> (…, 2)."""
+    return call.give((*call.first.axes, None))
+
+
 def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
     """The smallest runs of dimensions that hold the same elements; sizes of 1 are left out."""
     sources = [dim for dim, size in enumerate(before) if size != 1]

@@ -38,8 +38,11 @@ _PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("addmm", "addmv", "baddbmm"), products.add_product),
     **dict.fromkeys(("bmm", "dot", "matmul", "mm", "mv"), products.matmul),
     "einsum": products.einsum,
+    "inner": products.inner,
     "linear": products.linear,
+    "outer": products.outer,
     "scaled_dot_product_attention": products.attention,
+    "tensordot": products.tensordot,
 }
 
 _RECURRENT: dict[str, Rule] = dict.fromkeys(
@@ -59,21 +62,27 @@ _FACTORIES: dict[str, Rule] = {
 
 _SAME: dict[str, Rule] = dict.fromkeys(
     ("_to_copy", "alias", "alpha_dropout", "bernoulli", "clone", "contiguous", "cumsum", "detach",
-     "dropout", "feature_alpha_dropout", "feature_dropout", "fill", "lift_fresh",
-     "lift_fresh_copy", "rrelu", "to", "type_as", "zero"),
+     "dropout", "feature_alpha_dropout", "feature_dropout", "fill", "lift_fresh_copy", "rrelu",
+      "to", "type_as", "zero"),
     elementwise.same_axes,
 )  # fmt: skip
 
 _JOINING: dict[str, Rule] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), joining.concatenate),
+    **dict.fromkeys(("column_stack", "hstack"), joining.concatenate_along(1)),
+    **dict.fromkeys(("row_stack", "vstack"), joining.concatenate_along(0)),
     **dict.fromkeys(
         ("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split",
          "unsafe_split_with_sizes"),
         joining.split,
     ),
+    "dsplit": joining.split_along(2),
+    "dstack": joining.concatenate_along(2),
     "glu": joining.glu,
+    "hsplit": joining.split_along(1),
     "stack": joining.stack,
     "unbind": joining.unbind,
+    "vsplit": joining.split_along(0),
 }  # fmt: skip
 
 _INDEXING: dict[str, Rule] = {
@@ -92,16 +101,23 @@ _ELEMENTWISE: dict[str, Rule] = {
             "__and__",
             "__or__",
             "__xor__",
+            "_conj",
             "absolute",
+            "arccos",
+            "arcsin",
+            "arctan",
             "arctan2",
             "clip",
             "complex",
             "copy",
             "divide",
+            "fix",
             "floor_divide",
             "greater",
             "greater_equal",
             "hardswish",
+            "imag",
+            "isclose",
             "less",
             "less_equal",
             "log_sigmoid",
@@ -110,6 +126,8 @@ _ELEMENTWISE: dict[str, Rule] = {
             "not_equal",
             "polar",
             "real",
+            "resolve_conj",
+            "resolve_neg",
             "rsub",
             "subtract",
             "true_divide",
@@ -121,7 +139,7 @@ _ELEMENTWISE: dict[str, Rule] = {
 }
 
 _NORMS: dict[str, Rule] = {
-    **dict.fromkeys(("_native_batch_norm_legit", "batch_norm", "instance_norm"), norms.batch_norm),
+    **dict.fromkeys(("batch_norm", "instance_norm"), norms.batch_norm),
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), norms.weight_norm),
     **dict.fromkeys(("layer_norm", "rms_norm"), norms.layer_norm),
     "group_norm": norms.group_norm,
@@ -130,37 +148,49 @@ _NORMS: dict[str, Rule] = {
 _REDUCTIONS: dict[str, Rule] = {
     **dict.fromkeys(
         ("diff", "fft_fft", "fft_fft2", "fft_fftn", "fft_ifft", "fft_ifft2", "fft_ifftn",
-         "fft_irfft", "fft_irfft2", "fft_rfft", "fft_rfft2"),
+         "fft_fftshift", "fft_ifftshift", "fft_irfft", "fft_irfft2", "fft_irfftn", "fft_rfft",
+         "fft_rfft2", "fft_rfftn"),
         reductions.over_fixed,
     ),
     **dict.fromkeys(("mean", "std", "std_mean", "var", "var_mean"), reductions.mean),
-    **dict.fromkeys(("linalg_vector_norm", "norm", "sum"), reductions.sum_like),
+    **dict.fromkeys(
+        ("frobenius_norm", "linalg_norm", "linalg_vector_norm", "nansum", "norm", "sum"),
+        reductions.sum_like,
+    ),
     **dict.fromkeys(
         ("_log_softmax", "_softmax", "argsort", "cummax", "cummin", "cumprod",
          "log_softmax", "logcumsumexp", "softmax", "sort", "topk"),
         reductions.over_fixed,
     ),
     **dict.fromkeys(
-        ("all", "amax", "amin", "any", "argmax", "argmin", "logsumexp", "max", "median", "min",
-         "prod"),
+        ("all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "logsumexp", "max",
+         "median", "min", "prod"),
         reductions.reduction,
     ),
 }  # fmt: skip
 
-_SHAPES: dict[str, Rule] = dict.fromkeys(
-    ("_unsafe_view", "atleast_1d", "atleast_2d", "atleast_3d", "flatten", "ravel", "reshape",
-     "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as"),
-    shapes.reshape,
-)  # fmt: skip
+_SHAPES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("_unsafe_view", "atleast_1d", "atleast_2d", "atleast_3d", "flatten", "ravel", "reshape",
+         "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as"),
+        shapes.reshape,
+    ),
+    "view_as_complex": shapes.to_complex,
+    "view_as_real": shapes.from_complex,
+}  # fmt: skip
 
 _MOVING: dict[str, Rule] = {
-    **dict.fromkeys(("adjoint", "swapaxes", "swapdims", "t", "transpose"), moving.transpose),
+    **dict.fromkeys(
+        ("adjoint", "mH", "mT", "swapaxes", "swapdims", "t", "transpose"), moving.transpose
+    ),
+    **dict.fromkeys(("matrix_H", "numpy_T"), moving.reverse),
     **dict.fromkeys(("broadcast_to", "expand"), moving.expand),
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), moving.channel_shuffle),
     **dict.fromkeys(("constant_pad_nd", "pad"), moving.pad),
     **dict.fromkeys(("movedim", "moveaxis"), moving.movedim),
     **dict.fromkeys(("repeat", "tile"), moving.repeat),
     **dict.fromkeys(("tril", "triu"), pooling.over_last(2)),
+    "broadcast_tensors": moving.broadcast,
     "expand_as": moving.expand_as,
     "flip": moving.flip,
     "permute": moving.permute,
@@ -184,10 +214,7 @@ _SPACE: dict[str, Rule] = {
         "adaptive_avg_pool",
         "adaptive_max_pool",
         "avg_pool",
-        "lp_pool",
         "max_pool",
-        "reflection_pad",
-        "replication_pad",
         "upsample_nearest",
     )
 } | {
@@ -199,6 +226,7 @@ _SPACE: dict[str, Rule] = {
     "max_pool1d_with_indices": pooling.over_last(1),
     "max_pool2d_with_indices": pooling.over_last(2),
     "max_pool3d_with_indices": pooling.over_last(3),
+    "max_unpool2d": pooling.over_last(2),
     "upsample_bicubic2d": pooling.over_last(2),
     "upsample_bilinear2d": pooling.over_last(2),
     "upsample_linear1d": pooling.over_last(1),
