@@ -22,6 +22,16 @@ def recurrent(call: Call) -> Outcome:
     return call.outputs, effect
 
 
+def cell(call: Call) -> Outcome:
+    """One step: x (N, I), states (N, H), weights (gates · H, I), (gates · H, H) and biases."""
+    states = call["hx"]
+    listed = [states] if isinstance(states, Labels) else list(states)
+    held = [*listed, *(call.arguments.get(name) for name in ("w_hh", "b_ih", "b_hh"))]
+    effect = _reads(call["input"], call["w_ih"]) + _hidden(call["w_ih"], True)
+    effect += total(freeze_all(value, HIDDEN) for value in held if value is not None)
+    return call.outputs, effect
+
+
 def _reads(x: Labels, weight: Labels) -> Effect:
     return tie(x.axis(-1), weight.axis(1)) + role(weight.axis(1), weight, "consumer")
 

@@ -45,9 +45,10 @@ _PRODUCTS: dict[str, Rule] = {
     "tensordot": products.tensordot,
 }
 
-_RECURRENT: dict[str, Rule] = dict.fromkeys(
-    ("gru", "lstm", "rnn_relu", "rnn_tanh"), recurrent.recurrent
-)
+_RECURRENT: dict[str, Rule] = {
+    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), recurrent.recurrent),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), recurrent.cell),
+}
 
 _FACTORIES: dict[str, Rule] = {
     **dict.fromkeys(

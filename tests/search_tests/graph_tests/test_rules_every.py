@@ -418,6 +418,11 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
         {"r": nn.GRU(4, 3, batch_first=True)},
         ("r.weight_ih_l0", 1, EACH),
     ),
+    "gru_cell": (
+        lambda m, x: m.r(x.mean((2, 3))),
+        {"r": nn.GRUCell(4, 3)},
+        ("r.weight_ih", 1, EACH),
+    ),
     "im2col": (
         lambda m, x: m.q(F.unfold(x, 2).mT),
         {"q": nn.Linear(16, 3)},
@@ -447,6 +452,11 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
         lambda m, x: m.r(x.flatten(2).mT)[0],
         {"r": nn.LSTM(4, 3, batch_first=True)},
         ("r.weight_ih_l0", 1, EACH),
+    ),
+    "lstm_cell": (
+        lambda m, x: m.r(x.mean((2, 3)))[0],
+        {"r": nn.LSTMCell(4, 3)},
+        ("r.weight_ih", 1, EACH),
     ),
     "matmul": (
         lambda m, x: x.movedim(1, 3) @ m.q.weight.t(),
@@ -484,10 +494,20 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
         {"r": nn.RNN(4, 3, nonlinearity="relu", batch_first=True)},
         ("r.weight_ih_l0", 1, EACH),
     ),
+    "rnn_relu_cell": (
+        lambda m, x: m.r(x.mean((2, 3))),
+        {"r": nn.RNNCell(4, 3, nonlinearity="relu")},
+        ("r.weight_ih", 1, EACH),
+    ),
     "rnn_tanh": (
         lambda m, x: m.r(x.flatten(2).mT)[0],
         {"r": nn.RNN(4, 3, batch_first=True)},
         ("r.weight_ih_l0", 1, EACH),
+    ),
+    "rnn_tanh_cell": (
+        lambda m, x: m.r(x.mean((2, 3))),
+        {"r": nn.RNNCell(4, 3)},
+        ("r.weight_ih", 1, EACH),
     ),
     "scaled_dot_product_attention": (
         lambda m, x: m.q(F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3)),
