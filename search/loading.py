@@ -54,7 +54,7 @@ def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) ->
     if widths.keys() != kept.keys() or any(kept[name][-1] >= widths[name] for name in kept):
         raise PlanError("the plan must be made for this model, but has other groups or units")
     atoms = kept_atoms(grouping.groups, grouping.group_of, grouping.unit_of, kept)
-    return program.pruned(body, atoms)
+    return program.pruned(model, body, atoms)
 
 
 def _example_inputs(document: Mapping[str, Any]) -> tuple[Tensor, ...]:

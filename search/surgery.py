@@ -53,7 +53,7 @@ def prune(
     pruned = copy_with(model, cut)
     set_attributes(pruned, _module_edits(model, kept))
     if graph.program is not None and (form or graph.form(plan)) == "graph":
-        return graph.program.pruned(pruned, graph.kept_atoms(plan))
+        return graph.program.pruned(model, pruned, graph.kept_atoms(plan))
     return pruned
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -35,6 +35,8 @@ class Exported:
         inputs: the placeholders of the model's inputs, in order.
         outputs: how the model's outputs are nested.
         dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
+        statistics: computes those of the constants that are statistics of weights; its
+            placeholders and outputs are named like the placeholders here. None if there are none.
     """
 
     graph_module: torch.fx.GraphModule
@@ -43,6 +45,28 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: pytree.TreeSpec
     dynamic: bool
+    statistics: fx.Graph | None = None
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Those of the constants that are statistics of weights."""
+        outputs = self.statistics.output_node().args[0] if self.statistics else {}
+        return frozenset(outputs)  # type: ignore[arg-type]
+
+    def constants_for(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The constants of a model with these parameters and buffers."""
+        if self.statistics is None:
+            return dict(self.constants)
+        device = next(iter(tensors.values())).device
+        given = [
+            tensors[self.sources[node.name]].detach()
+            if node.name in self.sources
+            else self.constants[node.name].to(device)
+            for node in self.statistics.find_nodes(op="placeholder")
+        ]
+        with torch.no_grad():
+            found = fx.Interpreter(nn.Module(), graph=self.statistics).run(*given)
+        return {**self.constants, **found}
 
 
 def batch_of_two(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -75,28 +75,30 @@ class Program:
                     found.add(group)
         return found
 
-    def pruned(self, body: nn.Module, kept: Kept) -> PrunedGraph:
+    def pruned(self, whole: nn.Module, body: nn.Module, kept: Kept) -> PrunedGraph:
         """The model that computes with the tensors of `body`, of which atoms in `kept` are left.
 
         Args:
+            whole: the model before it was cut: statistics of its weights stay.
             body: taken over, not copied.
             kept: atom -> whether it stays, shape (atoms,).
         """
         graph = shrunk(self.exported.graph_module.graph, self.found, kept)
-        return PrunedGraph(graph, body, self.exported, self._constants(kept))
+        constants = self.exported.constants_for(named_tensors(whole))
+        return PrunedGraph(graph, body, self.exported, self._cut(constants, kept))
 
-    def _constants(self, kept: Kept) -> dict[str, Tensor]:
+    def _cut(self, constants: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         """Constants of which units take their part: a fixed filter per channel, say."""
         nodes = self.exported.graph_module.graph.find_nodes(op="placeholder")
         labels = {node.name: self.found.values[node][0] for node in nodes}
-        constants = {}
-        for name, constant in self.exported.constants.items():
+        cut = {}
+        for name, constant in constants.items():
             for dim in labels[name].labelled:
                 axis = dense(labels[name].axes[dim], constant.shape[dim])
                 stays = torch.from_numpy(((axis == FIXED) | kept[axis]).nonzero()[0])
                 constant = constant.index_select(dim, stays.to(constant.device))
-            constants[name] = constant
-        return constants
+            cut[name] = constant
+        return cut
 
 
 class PrunedGraph(nn.Module):
@@ -105,7 +107,8 @@ class PrunedGraph(nn.Module):
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
     flag of its own module), takes any batch size that the dense model takes, and exports. What
     Python code decided while the dense model was traced stays decided: a stochastic depth, for
-    example, is gone, and hooks of its modules are not called.
+    example, is gone, and hooks of its modules are not called. Statistics of weights that were
+    standardised stay what they were when the model was pruned, and are part of its state.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class PrunedGraph(nn.Module):
         lifted = nn.Module()
         for name, constant in constants.items():
             self._sources[name] = f"{CONSTANTS}.{name}"
-            lifted.register_buffer(name, constant.to(device), persistent=False)
+            lifted.register_buffer(name, constant.to(device), persistent=name in exported.computed)
         self.add_module(CONSTANTS, lifted)
         self.training = body.training
 

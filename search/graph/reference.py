@@ -61,7 +61,7 @@ class Reference(fx.Interpreter):
         """
         self._kept, self._nudges = kept, nudges
         user = dict(zip(self._exported.inputs, inputs, strict=True))
-        given = {**self._exported.constants, **user}
+        given = {**self._exported.constants_for(tensors), **user}
         arguments = []
         for node in self._exported.graph_module.graph.nodes:
             if node.op == "placeholder":

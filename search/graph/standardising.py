@@ -6,7 +6,7 @@ weights. As constants of the exported graph the dense statistics let units go ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import getitem
 from typing import Any
@@ -25,31 +25,36 @@ def with_fixed_statistics(exported: Exported, tensors: Mapping[str, Tensor]) -> 
 
     Args:
         exported: the model's graph, which is changed.
-        tensors: parameters and buffers by name.
+        tensors: parameters and buffers by name, of which the constants are computed first.
     """
-    weights = _Weights(exported, tensors)
-    constants = dict(exported.constants)
+    recipe = _Recipe(exported)
     for node in list(exported.graph_module.graph.nodes):
-        if node.op != "call_function" or not weights.hold(node.args[:1]):
+        if node.op != "call_function" or not recipe.holds(node.args[:1]):
             continue
         packet = getattr(node.target, "overloadpacket", None)
         if packet is _aten.batch_norm and node.args[3:6] == (None, None, True):
-            constants |= _standardised(node, weights)
+            _standardise(node, recipe)
         elif packet in _MOMENTS:
-            constants |= _moments(node, weights)
+            _fix_moments(node, recipe)
+    if not recipe.outputs:
+        return exported
     exported.graph_module.recompile()
-    return replace(exported, constants=constants)
+    recipe.graph.output(recipe.outputs)
+    known = replace(exported, statistics=recipe.graph)
+    return replace(known, constants=known.constants_for(tensors))
 
 
-class _Weights:
-    """Computes nodes that depend on parameters and constants alone."""
+class _Recipe:
+    """The part of a graph that computes statistics from parameters and constants alone."""
 
-    def __init__(self, exported: Exported, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, exported: Exported) -> None:
+        self.graph = fx.Graph()
+        self.outputs: dict[str, fx.Node] = {}
+        self._copies: dict[fx.Node, fx.Node] = {}
         self._known: dict[fx.Node, bool] = {}
-        self._tensors = {name: tensors[source] for name, source in exported.sources.items()}
-        self._tensors |= exported.constants
+        self._weights = exported.sources.keys() | exported.constants.keys()
 
-    def hold(self, arguments: Any) -> bool:
+    def holds(self, arguments: Any) -> bool:
         """Whether all nodes among the arguments depend on weights alone, and there is one."""
         nodes = [node for node in arguments if isinstance(node, fx.Node)]
         return bool(nodes) and all(self._is_weight(node) for node in nodes)
@@ -57,35 +62,49 @@ class _Weights:
     def _is_weight(self, node: fx.Node) -> bool:
         if node not in self._known:
             if node.op == "call_function":
-                self._known[node] = self.hold(node.all_input_nodes)
+                self._known[node] = self.holds(node.all_input_nodes)
             else:
-                self._known[node] = node.name in self._tensors
+                self._known[node] = node.name in self._weights
         return self._known[node]
 
-    def value(self, node: Any) -> Any:
-        """What the node computes."""
-        if node.op == "placeholder":
-            return self._tensors[node.name].detach()
-        arguments = fx.map_arg((node.args, node.kwargs), self.value)
-        with torch.no_grad():
-            return node.target(*arguments[0], **arguments[1])
+    def copy(self, node: fx.Node) -> fx.Node:
+        """The node with all that it takes."""
+        if node not in self._copies:
+            for source in node.all_input_nodes:
+                self.copy(source)
+            self._copies[node] = self.graph.node_copy(node, self._copies.__getitem__)
+        return self._copies[node]
+
+    def give(self, user: fx.Node, name: str, shape: Sequence[int], value: fx.Node) -> fx.Node:
+        """A new placeholder in the graph of `user`, for a value that the recipe computes."""
+        first = next(other for other in user.graph.nodes if other.op != "placeholder")
+        with user.graph.inserting_before(first):
+            place = user.graph.placeholder(f"{user.name}_{name}")
+        place.meta = {"val": user.meta["val"].new_empty(shape)}
+        self.outputs[place.name] = value
+        return place
 
 
-def _standardised(node: fx.Node, weights: _Weights) -> dict[str, Tensor]:
+def _standardise(node: fx.Node, recipe: _Recipe) -> None:
     """(x − mean) · 1/√(variance + ε) · gain + bias, for every index of the second dimension."""
     x, gain, bias, *_, epsilon, _ = node.args
-    value = weights.value(x)
-    over = [dim for dim in range(value.ndim) if dim != 1]
-    mean = value.mean(over, keepdim=True)
-    scale = (value.var(over, keepdim=True, correction=0) + epsilon).rsqrt()
-    places = _placed(node, mean=mean, scale=scale)
-    steps = [(_aten.sub.Tensor, places[0]), (_aten.mul.Tensor, places[1])]
-    shape = [-1 if dim == 1 else 1 for dim in range(value.ndim)]
+    sizes = x.meta["val"].shape  # type: ignore[union-attr]
+    over = [dim for dim in range(len(sizes)) if dim != 1]
+    vector = [size if dim == 1 else 1 for dim, size in enumerate(sizes)]
+    call, value = recipe.graph.call_function, recipe.copy(x)  # type: ignore[arg-type]
+    variance = call(_aten.var.correction, (value, over), {"correction": 0, "keepdim": True})
+    scale = call(_aten.rsqrt.default, (call(_aten.add.Tensor, (variance, epsilon)),))
+    mean = recipe.give(node, "mean", vector, call(_aten.mean.dim, (value, over, True)))
+    steps = [
+        (_aten.sub.Tensor, mean),
+        (_aten.mul.Tensor, recipe.give(node, "scale", vector, scale)),
+    ]
+    shape = [-1 if dim == 1 else 1 for dim in range(len(sizes))]
     with node.graph.inserting_before(node):
-        for operator, vector in ((_aten.mul.Tensor, gain), (_aten.add.Tensor, bias)):
-            if isinstance(vector, fx.Node):
-                column = node.graph.call_function(_aten.view.default, (vector, shape))
-                column.meta = {**node.meta, "val": vector.meta["val"].view(shape)}
+        for operator, given in ((_aten.mul.Tensor, gain), (_aten.add.Tensor, bias)):
+            if isinstance(given, fx.Node):
+                column = node.graph.call_function(_aten.view.default, (given, shape))
+                column.meta = {**node.meta, "val": given.meta["val"].view(shape)}
                 steps.append((operator, column))
         made: Any = x
         for operator, other in steps:
@@ -93,32 +112,14 @@ def _standardised(node: fx.Node, weights: _Weights) -> dict[str, Tensor]:
             made.meta = dict(node.meta)
     node.replace_all_uses_with(made)
     node.graph.erase_node(node)
-    return {places[0].name: mean, places[1].name: scale}
 
 
-def _moments(node: fx.Node, weights: _Weights) -> dict[str, Tensor]:
-    value = weights.value(node)
-    single = isinstance(value, Tensor)
+def _fix_moments(node: fx.Node, recipe: _Recipe) -> None:
+    single = isinstance(node.meta["val"], Tensor)
     users = [node] if single else [user for user in node.users if user.target is getitem]
-    constants = {}
     for user in users:
-        part = value if single else value[user.args[1]]
-        (place,) = _placed(user, moment=part)
+        place = recipe.give(user, "moment", user.meta["val"].shape, recipe.copy(user))
         user.replace_all_uses_with(place)
         node.graph.erase_node(user)
-        constants[place.name] = part
     if not single:
         node.graph.erase_node(node)
-    return constants
-
-
-def _placed(node: fx.Node, **values: Tensor) -> list[fx.Node]:
-    """Placeholders for constants, named after a node."""
-    first = next(other for other in node.graph.nodes if other.op != "placeholder")
-    placed = []
-    with node.graph.inserting_before(first):
-        for name, value in values.items():
-            place = node.graph.placeholder(f"{node.name}_{name}")
-            place.meta = {"val": node.meta["val"].new_empty(value.shape)}
-            placed.append(place)
-    return placed

@@ -21,7 +21,7 @@ from search.graph.partial import inputs_of, rejoined, side_by_side, traceable_ca
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.redrawing import double_copy, quiet_copy, redraw, stirred
+from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
 from search.graph.standardising import with_fixed_statistics
@@ -127,7 +127,6 @@ def _verified(
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
     exported = export(copy, inputs)
-    redraw(copy, SEED)  # the statistics must be those of the weights of the first trial
     exported = with_fixed_statistics(exported, named_tensors(copy))
     found = analysed(exported, _aliases(named_tensors(copy)), rules)
     graph = _assemble(copy, inputs, exported, found)

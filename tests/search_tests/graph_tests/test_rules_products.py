@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search import Plan, load_pruned, prune
 from search.graph import trace
 from search.graph.call import Call
 from search.graph.labels import FIXED, FREE, Labels
 from search.graph.rules.table import RULES
-from tests.search_tests.graph_tests.around import EACH, Body, columns, conv, groups_of
+from search.surgery import plan_document
+from tests.search_tests.graph_tests.around import EACH, Around, Body, columns, conv, groups_of
 
 HEADS, HEAD = 2, 3
 WIDTH = HEADS * HEAD
@@ -327,6 +332,23 @@ def test_standardised_weights_keep_their_statistics(body: Body) -> None:
     groups = groups_of(body, b=conv(4), gain=nn.Linear(2, 1))
     assert (groups["a"].status, groups["a"].reason) == ("prunable", "")
     assert columns(groups["a"], "b.weight") == EACH
+
+
+@pytest.mark.parametrize("body", [standardised, by_moments])
+def test_statistics_are_those_of_the_weights_that_are_pruned(body: Body, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 4, 4)
+    traced, trained, other = (Around(body, 4, b=conv(4), gain=nn.Linear(2, 1)) for _ in range(3))
+    graph = trace(traced, (x,))
+    plan = Plan(dict(graph.dense_plan().kept) | {"a": (0, 3)})
+    pruned = prune(trained, graph, plan)
+    (tmp_path / "plan.json").write_text(json.dumps(plan_document(trained, graph, plan)))
+    save_file(pruned.state_dict(), tmp_path / "weights.safetensors")
+    loaded = load_pruned(other, tmp_path / "plan.json", tmp_path / "weights.safetensors")
+    with torch.no_grad():
+        trained.a.weight[1:3] = 0.0
+        trained.a.bias[1:3] = 0.0  # type: ignore[index]
+        torch.testing.assert_close(pruned(x), trained(x))
+        torch.testing.assert_close(loaded(x), pruned(x))
 
 
 def test_a_table_of_tokens_is_pruned_along_its_features() -> None:
