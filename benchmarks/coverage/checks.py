@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -27,10 +28,14 @@ class CheckFailed(Exception):
 
 
 def macs_of(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Multiply-accumulates of all products, attention's too, counted while the model runs."""
+    """Multiply-accumulates of all products, attention's too, counted while the model runs.
+
+    A copy runs that needs no gradients: the counter fails on parameters that a module is called
+    with.
+    """
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with FlopCounterMode(display=False, custom_mapping={attention: _attention}) as counter:
-        outputs_of(model, inputs)
+        outputs_of(copy.deepcopy(model).requires_grad_(False), inputs)
     flops: int = counter.get_total_flops()
     return flops // 2
 

@@ -21,6 +21,7 @@ from search.graph.partial import inputs_of, rejoined, side_by_side, traceable_ca
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
+from search.graph.recasting import recast
 from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
@@ -98,11 +99,12 @@ def _traced(
     expired: Callable[[], bool],
 ) -> PruningGraph:
     with _float64_by_default():
-        graph = _verified(model, example_inputs, rules, expired)
-    graph = replace(graph, model=model, example_inputs=example_inputs, program=None)
-    if all(group.form == "module" for group in graph.groups):
+        verified = _verified(model, example_inputs, rules, expired)
+    graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
+    if verified.program is None or all(group.form == "module" for group in graph.groups):
         return graph
-    return _with_program(graph, rules)
+    program = recast(verified.program, model, example_inputs)
+    return _with_program(graph, rules) if program is None else replace(graph, program=program)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class ShapeTrial:
         plan = random_plan(self._graph.groups, names, 0)
         try:
             with torch.device("meta"):
-                _run(prune(self._model, self._graph, plan), self._inputs)
+                outputs_of(prune(self._model, self._graph, plan), self._inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
         return None
@@ -60,6 +60,16 @@ class ShapeTrial:
 
 class NumberTrial:
     """Compares numbers, on parameters drawn by `seed` and `scale`; the graph's copy is redrawn.
+
+    Args:
+        graph: the analysis of a float64 copy.
+        exported: the dense graph.
+        found: its labels.
+        seed: of the parameters and of the plan.
+        scale: of the weights.
+        alone: try the first example alone, which costs half as much; whatever goes wrong with it
+            is tried again with both.
+        watched: tell the influence.
 
     Attributes:
         influence: group -> the influence of the units kept in a trial that went well.
@@ -72,6 +82,9 @@ class NumberTrial:
         found: Propagation,
         seed: int,
         scale: float = 1.0,
+        *,
+        alone: bool = False,
+        watched: bool = True,
     ) -> None:
         redraw(graph.model, seed, scale)
         self.influence: dict[str, float] = {}
@@ -79,33 +92,55 @@ class NumberTrial:
         self._seed = seed
         self._reference = Reference(exported, found)
         self._tensors = named_tensors(graph.model)
+        self._watched = watched
+        self._first = first_examples(graph.dynamic_batch, graph.example_inputs) if alone else None
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut; None if nothing does."""
+        if self._first is not None:
+            if self._holds(names, self._first):
+                return None
+            self._first = None
+        return self._problem(names, self._graph.example_inputs)
+
+    def _holds(self, names: Sequence[str], inputs: Sequence[Tensor]) -> bool:
+        try:
+            return self._problem(names, inputs) is None
+        except Exception:  # a graph that was exported for two examples may have no sizes for one
+            return False
+
+    def _problem(self, names: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
         plan = random_plan(self._graph.groups, names, self._seed)
         try:
-            pruned = _run(prune(self._graph.model, self._graph, plan), self._graph.example_inputs)
+            pruned = outputs_of(prune(self._graph.model, self._graph, plan), inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
-        return self._compare(names, plan, pruned)
+        return self._compare(names, plan, inputs, pruned)
 
     def dense_error(self) -> float:
         """How far the model itself is from its exported graph, with nothing cut."""
-        inputs = self._graph.example_inputs
+        try:
+            return self._dense_error(self._first or self._graph.example_inputs)
+        except Exception:  # a graph that was exported for two examples may have no sizes for one
+            return self._dense_error(self._graph.example_inputs)
+
+    def _dense_error(self, inputs: Sequence[Tensor]) -> float:
         kept = self._graph.kept_atoms(self._graph.dense_plan())
         with torch.no_grad(), _quiet():
             expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
-        return relative_error(_run(self._graph.model, inputs), expected)
+        return relative_error(outputs_of(self._graph.model, inputs), expected)
 
-    def _compare(self, names: Sequence[str], plan: Plan, pruned: list[Tensor]) -> str | None:
-        inputs, kept = self._graph.example_inputs, self._graph.kept_atoms(plan)
+    def _compare(
+        self, names: Sequence[str], plan: Plan, inputs: Sequence[Tensor], pruned: list[Tensor]
+    ) -> str | None:
+        kept = self._graph.kept_atoms(plan)
         with torch.no_grad(), _quiet():
             expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
         off = relative_error(pruned, expected)
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
         del expected
-        if not self.influence.keys() >= set(names):
+        if self._watched and not self.influence.keys() >= set(names):
             largest = _largest_per_group(self._changes(kept), self._graph)
             self.influence |= {name: largest[name] for name in names}
         return None
@@ -113,8 +148,8 @@ class NumberTrial:
     def _changes(self, kept: Kept) -> Tensor:
         """What moving each atom changes, of one example where that will do: half the memory."""
         batch = self._graph.example_inputs
-        one = [value[:1] if batched(value, BATCH) else value for value in batch]
-        for inputs in (one, batch) if self._graph.dynamic_batch else (batch,):
+        one = first_examples(self._graph.dynamic_batch, batch)
+        for inputs in (batch,) if one is None else (one, batch):
             try:
                 changes = self._changes_of(inputs, kept)
             except (IndexError, RuntimeError):
@@ -162,6 +197,13 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
     def _unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
         kept, dtype = packed
         return kept.to(dtype)
+
+
+def first_examples(dynamic: bool, inputs: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """The first of two examples; None where the batch size is not `dynamic`."""
+    if not dynamic:
+        return None
+    return [value[:1] if batched(value, BATCH) else value for value in inputs]
 
 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
@@ -212,7 +254,8 @@ def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
     return largest
 
 
-def _run(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that the model returns."""
     with torch.no_grad(), _quiet():
         return _tensors(model(*(value.clone() for value in inputs)))
 

@@ -4,7 +4,7 @@
 |---|---|
 | CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
 | UNLIKE | a dense model that is off by more than this is not what was exported |
-| ROUNDS | how often parameters and plan are drawn |
+| ROUNDS | how often parameters and plan are drawn: for one example, then for a batch |
 | EXTRA_ROUNDS | more draws, of ever smaller weights, for the groups not yet proven |
 """
 
@@ -47,10 +47,10 @@ def settle(
     once more on the exported graph. Which ones these are is only asked by families, the groups of
     repeated blocks, because it costs nothing but the class. Takes the arguments of `verify`.
     """
-    own = verify(graph, exported, found, expired, family=family)
-    if all(reason in (LATE, IDLE) for reason in own.values()):
+    own = verify(graph, exported, found, expired, family=family, briefly=True)
+    if not _refused(own):
         return frozen_by(graph, own)
-    if NumberTrial(graph, exported, found, 0).dense_error() > UNLIKE:
+    if NumberTrial(graph, exported, found, 0, alone=True).dense_error() > UNLIKE:
         return frozen_by(graph, dict.fromkeys((group.name for group in graph.prunable), RANDOM))
     as_graph = replace(
         graph,
@@ -58,12 +58,17 @@ def settle(
         program=Program(exported, found),
     )
     whole = verify(as_graph, exported, found, expired)
-    if len(whole) > len(own):
+    if len(_refused(whole)) > len(own):
         return frozen_by(graph, verify(graph, exported, found, expired))
     groups = tuple(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
+
+
+def _refused(reasons: dict[str, str]) -> list[str]:
+    """The groups that a trial refused, and not the clock or the control."""
+    return [name for name, reason in reasons.items() if reason not in (LATE, IDLE)]
 
 
 def family(name: str) -> str:
@@ -78,12 +83,14 @@ def verify(
     expired: Callable[[], bool],
     *,
     family: Callable[[str], str] = str,
+    briefly: bool = False,
 ) -> dict[str, str]:
     """Find the groups that cannot be trusted.
 
-    Shapes first, which is cheap; then numbers, on parameters drawn anew in every round. In a
-    round the pruned copy must equal the reference within TOLERANCE, and as a negative control the
-    output must depend on the units of the group in at least one round.
+    Shapes first, which is cheap; then numbers, on parameters drawn anew in every round, and on
+    one example in the first. In a round the pruned copy must equal the reference within
+    TOLERANCE, and as a negative control the output must depend on the units of the group in at
+    least one round.
 
     Args:
         graph: the analysis of a float64 copy; the copy's parameters are overwritten.
@@ -91,6 +98,8 @@ def verify(
         found: its labels.
         expired: tells that the time is over; asked before every step.
         family: groups of equal families pass or fail together; by default each is its own.
+        briefly: one round without control is enough once a group is refused, because all of them
+            will be verified in another form.
 
     Returns:
         Group name -> the reason why it must be frozen.
@@ -100,13 +109,18 @@ def verify(
     shapes = ShapeTrial(graph)
     if shapes.possible:
         names = halving.keep(names, shapes.problem)
+    if briefly and halving.reasons:
+        halving.keep(
+            names, NumberTrial(graph, exported, found, 0, alone=True, watched=False).problem
+        )
+        return halving.reasons
     proven: set[str] = set()
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
             break
         scale = 0.5 ** max(0, seed - ROUNDS + 1)
-        trial = NumberTrial(graph, exported, found, seed, scale)
+        trial = NumberTrial(graph, exported, found, seed, scale, alone=seed != 1)
         trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}

@@ -16,6 +16,8 @@ from torch.nn import functional
 from search.errors import PlanError
 from search.graph import PruningGraph, trace
 from search.graph.program import PrunedGraph
+from search.graph.recasting import recast
+from search.graph.tracing import program_of
 from search.plan import Plan
 from search.skeleton import SkeletonFactory, export_onnx, weightless
 from search.surgery import load_pruned, plan_document, prune
@@ -192,3 +194,29 @@ def test_the_own_class_is_kept_where_the_plan_allows_it() -> None:
 
 def test_models_that_need_no_graph_hold_none() -> None:
     assert trace(Shuffle(), image()).program is None
+
+
+class Masked(Attention):
+    """It holds the least number of its dtype."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = super().forward(x)["logits"]
+        return {"logits": logits.masked_fill(logits < 0, torch.finfo(x.dtype).tiny)}
+
+
+@pytest.mark.parametrize(("kind", "possible"), [(Attention, True), (Masked, False)])
+def test_the_float64_program_serves_where_nothing_tells_a_dtype(
+    kind: type[nn.Module], possible: bool
+) -> None:
+    model = kind().eval()
+    program, _ = program_of(model.double(), tuple(value.double() for value in image()))
+    recasted = recast(program, model.float(), image())
+    assert (recasted is not None) == possible
+    assert recast(program, model.half(), image()) is None
+
+
+def test_a_program_that_computes_something_else_is_not_taken() -> None:
+    program, _ = program_of(Attention().eval().double(), (image()[0].double(),))
+    other = Attention().eval()
+    other.forward = lambda x: {"logits": x.mean((2, 3))}  # type: ignore[method-assign]
+    assert recast(program, other, image()) is None

@@ -201,3 +201,19 @@ def test_halving_keeps_what_stands_together() -> None:
     assert halving.reasons["c"] == "unverified: c is wrong"
     assert halving.reasons["h"] == "unverified: beside a, a and h clash"
     assert len(asked) < 12
+
+
+class Squeezed(nn.Module):
+    """It drops the batch of one, as a batch of two shows that it should not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.b(self.a(x[:, :, 0, 0]).squeeze().relu())
+        return made
+
+
+def test_a_model_that_differs_for_one_example_is_tried_with_two() -> None:
+    assert statuses(trace(Squeezed(), image()))["a"] == "prunable"
