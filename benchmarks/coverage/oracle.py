@@ -1,8 +1,9 @@
 """Whether a pruned model computes what the dense one does without the removed units.
 
 Imports nothing of the library's verification. Two independent ways, both in float64 on redrawn
-weights: the dense module with the columns that read removed units zeroed, which is exact for
-groups that no norm or mean runs over; and, where that does not apply, the dense graph with the
+weights: the dense module with the columns that read removed units zeroed (or their inputs, where
+a convolution computes its weights anew), which is exact for groups that no norm or mean runs over;
+and, where that does not apply, the dense graph with the
 removed units absent (see `absence`).
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -180,10 +182,31 @@ class Comparison:
                 tensor = tensors[member.tensor]
                 if member.role in roles and tensor.is_floating_point():
                     places = [index for unit in gone for index in member.indices[unit]]
-                    tensor.index_fill_(
-                        member.dim, torch.tensor(sorted(places), dtype=torch.long), value
-                    )
+                    lost = torch.tensor(sorted(places), dtype=torch.long)
+                    owner = marked.get_submodule(member.tensor.rpartition(".")[0])
+                    if roles == {"consumer"} and _computes_weights(owner) and member.dim == 1:
+                        owner.register_forward_pre_hook(_blinding(owner, lost))
+                    else:
+                        tensor.index_fill_(member.dim, lost, value)
         return marked
+
+
+def _computes_weights(module: nn.Module) -> bool:
+    """A convolution of its own kind may standardise its weights: zeros would change the rest."""
+    plain = type(module).__module__.startswith("torch.nn")
+    return isinstance(module, _ConvNd) and not module.transposed and not plain
+
+
+def _blinding(module: nn.Module, columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    """A hook that zeroes what the columns of the weight read, in every conv group."""
+    groups, channels = int(module.groups), int(module.in_channels)  # type: ignore[arg-type]
+    starts = torch.arange(groups)[:, None] * (channels // groups)
+    places = (starts + columns).flatten()
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].index_fill(1, places, 0.0), *inputs[1:])
+
+    return hook
 
 
 class _Precision(TorchDispatchMode):

@@ -27,8 +27,9 @@ class PruningGraph:
         example_inputs: the inputs that it was traced with.
         groups: all groups, frozen ones too.
         shapes: parameter or buffer -> traced shape; of tied tensors the first name only.
-        unused: parameters that the model does not use in evaluation mode (auxiliary heads); they
-            are never cut, so a branch that reads them may not fit after pruning.
+        unused: parameters that the model does not use, neither in evaluation mode nor, where that
+            can be traced, in training (auxiliary heads); they are never cut, so a branch that
+            reads them may not fit after pruning.
         dynamic_batch: the batch size stayed free; else the analysis holds for a batch of two.
         group_of: atom -> number of its group, or -1.
         unit_of: atom -> its unit, or -1.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError
+from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
@@ -128,13 +129,27 @@ def _verified(
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
-    exported = export(copy, inputs)
-    exported = with_fixed_statistics(exported, named_tensors(copy))
-    found = analysed(exported, _aliases(named_tensors(copy)), rules)
-    graph = _assemble(copy, inputs, exported, found)
+    exported = with_fixed_statistics(export(copy, inputs), named_tensors(copy))
+    graph, found = _assembled(copy, inputs, exported, rules)
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    return settle(graph, exported, found, expired)
+    whole = _verified_with_branches(graph, rules, expired)
+    return settle(graph, exported, found, expired) if whole is None else whole
+
+
+def _verified_with_branches(
+    graph: PruningGraph, rules: Mapping[str, Rule], expired: Callable[[], bool]
+) -> PruningGraph | None:
+    """The analysis in which auxiliary heads lose what they read; None where that cannot be."""
+    copy, inputs = graph.model, graph.example_inputs
+    exported = with_branches(copy, inputs, graph.unused)
+    if exported is None:
+        return None
+    exported = with_fixed_statistics(exported, named_tensors(copy))
+    whole, found = _assembled(copy, inputs, exported, rules)
+    with branches_of(copy):
+        settled = settle(set_aside(whole, found, graph.unused), exported, found, expired)
+    return settled if settled.prunable and settled.program is None else None
 
 
 def _with_program(graph: PruningGraph, rules: Mapping[str, Rule]) -> PruningGraph:
@@ -172,11 +187,16 @@ def program_of(
     return Program(exported, found), form_groups(found)
 
 
-def _assemble(
-    model: nn.Module, inputs: tuple[Tensor, ...], exported: Exported, found: Propagation
-) -> PruningGraph:
+def _assembled(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    exported: Exported,
+    rules: Mapping[str, Rule],
+) -> tuple[PruningGraph, Propagation]:
+    """The groups of an exported model, not verified, and its labels."""
+    found = analysed(exported, _aliases(named_tensors(model)), rules)
     grouping = form_groups(found)
-    return PruningGraph(
+    graph = PruningGraph(
         model=model,
         example_inputs=inputs,
         groups=grouping.groups,
@@ -190,6 +210,7 @@ def _assemble(
         ),
         mac_counts=mac_products(found, dynamic=exported.dynamic),
     )
+    return graph, found
 
 
 def _parameters(model: nn.Module) -> dict[str, str]:

@@ -12,6 +12,7 @@ from examples.resnet20 import resnet20
 from search.errors import GraphError
 from search.graph import PruningGraph, trace
 from search.plan import Plan
+from search.surgery import prune
 from tests.search_tests.models import Grouped, Plain, Tied, image
 
 
@@ -181,3 +182,31 @@ def test_a_branch_that_depends_on_values_cannot_be_traced() -> None:
 
     with pytest.raises(GraphError, match="must not depend on the values of tensors"):
         trace(Branching(), image())
+
+
+class Auxiliary(nn.Module):
+    """A second head, which only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.aside = nn.Sequential(nn.Conv2d(8, 6, 1), nn.Dropout(), nn.Conv2d(6, 2, 1))
+        self.b = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.norm(self.a(x)).relu()
+        return (self.b(x), self.aside(x)) if self.training else (self.b(x),)
+
+
+def test_a_head_for_training_loses_what_it_reads() -> None:
+    model = Auxiliary()
+    graph = trace(model.train(), image())
+    groups = {group.name: group for group in graph.groups}
+    assert (groups["a"].status, groups["a"].form) == ("prunable", "module")
+    assert "aside.0.weight" in {member.tensor for member in groups["a"].members}
+    assert groups["aside.0"].reason.startswith("only a branch")
+    assert graph.macs(graph.dense_plan()) == 64 * (3 * 8 + 8 * 2)
+    pruned = prune(model, graph, Plan(dict(graph.dense_plan().kept) | {"a": (0, 3, 4)}))
+    assert len(pruned(image()[0])) == 2
+    assert len(pruned.eval()(image()[0])) == 1
