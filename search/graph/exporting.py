@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
+from search.graph.recurring import shapes_at_once
 from search.graph.refusals import refusal
 from search.tensors import shell_of
 
@@ -105,7 +106,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
     """
     for shapes in (_free_batch(model, inputs), None):
         try:
-            with _quiet():
+            with _quiet(), shapes_at_once():
                 program = torch.export.export(
                     shell_of(model), inputs, dynamic_shapes=shapes, strict=False
                 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from examples.resnet20 import resnet20
 from search.errors import GraphError
 from search.graph import PruningGraph, trace
+from search.graph.exporting import export
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.models import Grouped, Plain, Tied, image
@@ -210,3 +213,13 @@ def test_a_head_for_training_loses_what_it_reads() -> None:
     pruned = prune(model, graph, Plan(dict(graph.dense_plan().kept) | {"a": (0, 3, 4)}))
     assert len(pruned(image()[0])) == 2
     assert len(pruned.eval()(image()[0])) == 1
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_a_long_sequence_is_not_written_out_step_by_step(kind: Callable[..., nn.Module]) -> None:
+    layer = kind(3, 4, bidirectional=True, batch_first=True).eval()
+    began = time.process_time()
+    exported = export(layer.requires_grad_(False), (torch.randn(2, 2000, 3),))
+    made = exported.graph_module.graph.output_node().all_input_nodes[0]
+    assert tuple(made.meta["val"].shape)[1:] == (2000, 8)
+    assert time.process_time() - began < 10
