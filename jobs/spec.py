@@ -205,7 +205,8 @@ class TargetSpec(Target):
 
 
 class SearchSpec(_Spec):
-    """The search. `tolerance` bounds the loss rise that a layer floor allows."""
+    """The search. `tolerance` bounds the loss rise that a layer floor allows; with `blocks` whole
+    residual blocks may be removed too."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
@@ -215,6 +216,7 @@ class SearchSpec(_Spec):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     calibration_images: Annotated[int, Field(ge=16, le=65_536)] = 512
     finalists: Annotated[int, Field(ge=1, le=16)] = 2
+    blocks: bool = False
 
 
 class FinetuneSpec(_Spec):

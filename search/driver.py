@@ -97,16 +97,18 @@ def run_search(
     Raises:
         SearchError: A part of the library refused its input.
     """
-    scores = score_channels(model, graph, criterion, batches)
+    scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)
     if sensitivity is None:
         sensitivity = layer_sensitivity(
             model, graph, evaluate, scores=scores, ratios=RATIOS,
             recalibration_batches=recalibration_batches,
         )  # fmt: skip
-    widths = {group.name: group.width for group in graph.prunable}
+    searched = graph.searched(blocks=config.blocks)
+    widths = {group.name: group.width for group in searched}
+    least = {group.name: group.least for group in searched}
 
     def relax(times: int) -> dict[str, int]:
-        return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths)
+        return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths, least=least)
 
     explorer = Explorer(
         config, graph, scores, relax(0),

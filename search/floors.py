@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from search.errors import ConfigError
@@ -30,7 +31,11 @@ Curve = list[tuple[float, float]]  # (r, S_g(r)), r ascending from 0 to 1
 
 
 def layer_floors(
-    sensitivity: Sensitivity, tolerance: float, *, widths: Mapping[str, int]
+    sensitivity: Sensitivity,
+    tolerance: float,
+    *,
+    widths: Mapping[str, int],
+    least: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
     """The smallest width of every group such that the predicted total rise is at most τ.
 
@@ -38,6 +43,7 @@ def layer_floors(
         sensitivity: measured rises.
         tolerance: τ ≥ 0, in units of the loss. A larger one never gives a larger floor.
         widths: dense width of every group; one without sensitivity keeps its width.
+        least: the smallest floor of a group, where it is not 1: 0 for a block.
 
     Raises:
         ConfigError: a tolerance below 0.
@@ -51,7 +57,7 @@ def layer_floors(
     }
     removed = _fill(curves, tolerance)
     return {
-        name: max(1, math.ceil(width * (1 - removed.get(name, 0.0)) - 1e-9))
+        name: max(least.get(name, 1), math.ceil(width * (1 - removed.get(name, 0.0)) - 1e-9))
         for name, width in widths.items()
     }
 

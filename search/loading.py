@@ -51,7 +51,8 @@ def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) ->
     program, grouping = program_of(model, _example_inputs(document))
     kept = Plan.from_document(document["plan"]).kept
     widths = {group.name: group.width for group in grouping.groups}
-    if widths.keys() != kept.keys() or any(kept[name][-1] >= widths[name] for name in kept):
+    fits = widths.keys() == kept.keys()
+    if not fits or any(max(units, default=-1) >= widths[name] for name, units in kept.items()):
         raise PlanError("the plan must be made for this model, but has other groups or units")
     atoms = kept_atoms(grouping.groups, grouping.group_of, grouping.unit_of, kept)
     return program.pruned(model, body, atoms)

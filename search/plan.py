@@ -48,7 +48,8 @@ class Plan:
     """The kept units of every group, and the removed units that were merged into kept ones.
 
     Attributes:
-        kept: group name -> kept unit numbers, ascending; every group of the graph appears.
+        kept: group name -> kept unit numbers, ascending; every group of the graph appears. None
+            are left of a block that is removed.
         absorbed: group name -> removed unit -> (kept unit, scale). The readers of the kept unit
             add the removed unit's columns times `scale`.
     """
@@ -124,8 +125,6 @@ class Plan:
 def _check_units(group: str, units: tuple[int, ...]) -> None:
     if not isinstance(group, str):
         raise PlanError(f"group names must be strings, but got {group!r}")
-    if not units:
-        raise PlanError(f"group {group!r} must keep at least one unit, but got none")
     if any(type(unit) is not int or unit < 0 for unit in units):
         raise PlanError(f"units of {group!r} must be integers ≥ 0, but got {units!r:.80}")
     if any(low >= high for low, high in pairwise(units)):

@@ -4,6 +4,8 @@
 |---|---|
 | r | share of a group's units removed, those with the lowest scores |
 | S_g(r) | loss with group g pruned by r and recalibrated, minus the dense loss |
+
+A block goes whole or not at all; S_g(r) is r times the rise without it, so that S_g(1) is that.
 """
 
 from __future__ import annotations
@@ -93,16 +95,23 @@ def sensitivity_plan(
 ) -> Plan:
     """The dense plan, but for a share `ratio` of one group's units, lowest scores first.
 
-    The number removed is rounded to the nearest; at least one unit stays.
+    The number removed is rounded to the nearest; at least one unit stays. A block is removed.
     """
     check_ratios((ratio,))
     dense = graph.dense_plan()
-    if group not in scores or group not in dense.kept:
+    found = next((each for each in graph.groups if each.name == group), None)
+    if group not in scores or found is None:
         raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
-    width = len(dense.kept[group])
-    kept = max(1, width - int(ratio * width + 0.5))
-    parts = next(each.parts for each in graph.groups if each.name == group)
-    return Plan({**dense.kept, group: best_units(scores[group], kept, parts)})
+    if found.kind == "block":
+        return Plan({**dense.kept, group: ()})
+    kept = max(1, found.width - int(ratio * found.width + 0.5))
+    return Plan({**dense.kept, group: best_units(scores[group], kept, found.parts)})
+
+
+def told_rise(graph: PruningGraph, group: str, ratio: float, rise: float) -> float:
+    """S_g(r), of the rise that was measured under `sensitivity_plan`."""
+    whole = any(each.name == group and each.kind == "block" for each in graph.groups)
+    return ratio * rise if whole else rise
 
 
 def pruned_loss(
@@ -136,7 +145,7 @@ def layer_sensitivity(
         model: the traced model; not touched.
         graph: its graph.
         evaluate: the calibration loss of a model, lower is better.
-        scores: from `score_channels`.
+        scores: from `score_channels`; groups without scores are left out.
         ratios: shares to remove, ascending in (0, 1).
         recalibration_batches: inputs for `recalibrate`, dense and pruned alike.
         progress: called with (measured, total) after every group.
@@ -151,10 +160,13 @@ def layer_sensitivity(
 
     dense_loss = loss_of(graph.dense_plan())
     rises = {}
-    names = [group.name for group in graph.prunable]
+    names = [group.name for group in graph.searched(blocks=True) if group.name in scores]
     for number, name in enumerate(names, start=1):
         plans = [sensitivity_plan(graph, scores, name, ratio) for ratio in ratios]
-        rises[name] = tuple(loss_of(plan) - dense_loss for plan in plans)
+        rises[name] = tuple(
+            told_rise(graph, name, ratio, loss_of(plan) - dense_loss)
+            for ratio, plan in zip(ratios, plans, strict=True)
+        )
         if progress is not None:
             progress(number, len(names))
     return Sensitivity(tuple(ratios), rises)

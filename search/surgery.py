@@ -28,7 +28,8 @@ def prune(
     """A smaller copy of `model` without the units that `plan` removes.
 
     It is of the same class, unless `graph.form(plan)` is "graph": then it is a `PrunedGraph`, as
-    the model's own forward holds constants. Parameters keep their values, dtype, device and
+    the model's own forward holds constants, or a block is removed. What only such blocks read is
+    not in its state dict. Parameters keep their values, dtype, device and
     requires_grad; modules keep their training flags and hooks (which a `PrunedGraph` does not
     call); tied parameters stay tied. `model` is not touched.
 
@@ -40,6 +41,7 @@ def prune(
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
+        GraphError: the plan removes a block, and the model cannot be exported in its own dtype.
     """
     check_plan(graph, plan)
     _check_model(model, graph)
@@ -52,7 +54,9 @@ def prune(
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
     pruned = copy_with(model, cut)
     set_attributes(pruned, _module_edits(model, kept))
-    if graph.program is not None and (form or graph.form(plan)) == "graph":
+    if graph.form(plan) == "graph":
+        return graph.whole_program.pruned(model, pruned, graph.kept_atoms(plan))
+    if form == "graph" and graph.program is not None:
         return graph.program.pruned(model, pruned, graph.kept_atoms(plan))
     return pruned
 
@@ -101,7 +105,9 @@ def check_plan(graph: PruningGraph, plan: Plan) -> None:
 
 
 def _check_group(group: Group, units: tuple[int, ...]) -> None:
-    if units[-1] >= group.width:
+    if len(units) < group.least:
+        raise PlanError(f"group {group.name!r} must keep at least one unit, but got none")
+    if units and units[-1] >= group.width:
         raise PlanError(f"units of {group.name!r} must be < {group.width}, but got {units[-1]}")
     for part in group.parts:
         if not set(part) & set(units):

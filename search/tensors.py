@@ -72,3 +72,37 @@ def set_attributes(model: nn.Module, edits: Mapping[str, Attributes]) -> None:
             if not hasattr(modules.get(name), attribute):
                 raise PlanError(f"the plan edits {name}.{attribute}, but the model has none")
             setattr(modules[name], attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def drop_unread(model: nn.Module, lost: set[int], read: set[int]) -> None:
+    """Take tensors that nothing reads any more out of a module, in place.
+
+    With them goes what else their modules hold unread (a counter of batches), and every submodule
+    that has lost tensors and has none left.
+
+    Args:
+        model: the module.
+        lost: ids of the tensors that are not read any more.
+        read: ids of those that are.
+    """
+    if lost:
+        _drop(model, lost, read, {})
+
+
+def _drop(module: nn.Module, lost: set[int], read: set[int], known: dict[nn.Module, bool]) -> bool:
+    """Whether the module, or one below it, has lost a tensor."""
+    if module in known:
+        return known[module]
+    tables = (module._parameters, module._buffers)
+    held = {id(value) for table in tables for value in table.values() if value is not None}
+    known[module] = bool(held & lost)
+    gone = held & lost if held & read else held
+    for table in tables if known[module] else ():
+        for name, value in table.items():
+            table[name] = None if id(value) in gone else value  # type: ignore[assignment]
+    for name, child in module._modules.items():
+        if child is not None and _drop(child, lost, read, known):
+            known[module] = True
+            if not named_tensors(child):
+                module._modules[name] = None
+    return known[module]

@@ -67,6 +67,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "parameters": _count(report.get("parameters")),
         "MACs": _count(report.get("macs")),
         "groups": _statuses(report.get("groups") or []),
+        "removable blocks": report.get("removable_blocks"),
         "prunable parameters": _shares(report, "prunable_parameter_share"),
         "prunable MACs": _shares(report, "prunable_mac_share"),
         "gone at half width": _gone(half),
@@ -79,7 +80,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
 
 
 def _statuses(groups: Sequence[Mapping[str, Any]]) -> str:
-    found = [group.get("status") for group in groups]
+    found = [group.get("status") for group in groups if group.get("kind") != "block"]
     told = [
         f"{found.count(status)} {word}"
         for status, word in (

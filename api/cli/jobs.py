@@ -37,6 +37,9 @@ def submit(
     ] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime on the device.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    blocks: Annotated[
+        bool | None, typer.Option("--blocks/--no-blocks", help="Remove whole blocks too, or not.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Makes repeating this command safe.")
@@ -58,6 +61,7 @@ def submit(
     put(spec, ("target", "device"), device)
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)
+    put(spec, ("search", "blocks"), blocks)
     put(spec, ("finetune", "steps"), steps)
     with connect(server, key) as client:
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)

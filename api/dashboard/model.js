@@ -63,7 +63,7 @@ function notices(model) {
 
 function tiles(report) {
   const half = report.half_width ?? {};
-  const found = report.groups ?? [];
+  const found = (report.groups ?? []).filter((group) => group.kind !== "block");
   const of = (status) => found.filter((group) => group.status === status).length;
   const extra = (value, text) => (value > 0 ? `${percent(value)} ${text}` : "");
   const tile = (name, value, below) =>
@@ -73,6 +73,7 @@ function tiles(report) {
     tile("MACs per example", count(report.macs), `${percent(report.prunable_mac_share)} can be pruned`),
     tile("Groups", count(found.length),
       `${of("prunable")} exact, ${of("approximate")} approximate, ${of("frozen")} frozen`),
+    tile("Blocks", count(report.removable_blocks ?? 0), "can be removed whole by a job that asks for it"),
     tile("MACs gone at half width", percent(half.mac_share_exact),
       extra(half.mac_share_approximate, "more by approximate groups")),
     tile("Parameters gone at half width", percent(half.parameter_share_exact),

@@ -84,7 +84,9 @@ def read_graph(model: str, session: Reading, caller: Reader) -> dict[str, Any]:
 
     ``groups``, in model order: width, kind, status (``prunable`` without loss of equality,
     ``approximate``, ``frozen``), reason, form (``graph``: a model that lost some of its units is a
-    ``PrunedGraph``, not your class), and the ``parameters`` and ``macs`` that its units touch.
+    ``PrunedGraph``, not your class), and the ``parameters`` and ``macs`` that its units touch. A
+    group of the kind ``block`` is a residual branch, which a job with ``search.blocks`` may remove
+    whole; ``removable_blocks`` tells how many can go, and the shares leave all of them in.
     ``frozen``: the frozen groups by cause. ``prunable_parameter_share`` and
     ``prunable_mac_share``, each also ``…_exact`` and ``…_approximate``, say what prunable groups
     touch; ``half_width`` says what is gone when all of them lose half of their units. Where only

@@ -162,12 +162,13 @@ def _judge(findings: Findings, subject: Subject, graph: PruningGraph) -> None:
 
 
 def _described(graph: PruningGraph) -> dict[str, Any]:
-    statuses = Counter(group.status for group in graph.groups)
+    statuses = Counter(group.status for group in graph.groups if group.kind != "block")
     kinds = Counter(group.kind for group in graph.prunable)
     frozen = [g.reason for g in graph.groups if g.status == "frozen" and g.width > 1]
     return {
         "groups": dict(statuses),
         "kinds": dict(kinds),
+        "removable_blocks": len(graph.removable),
         "frozen_reasons": dict(Counter(frozen).most_common(8)),
         "dynamic_batch": graph.dynamic_batch,
     }

@@ -28,11 +28,12 @@ def score_channels(
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     *,
     seed: int = 0,
+    blocks: bool = False,
 ) -> dict[str, Tensor]:
     """One (W_g,) tensor per prunable group; a unit with a higher score is kept longer.
 
     Scores of `taylor` compare between groups (they are changes of the loss), those of the others
-    only inside a group.
+    only inside a group. A block has nothing to be compared with inside; its score is 1.
 
     Args:
         model: the model that was traced.
@@ -40,10 +41,23 @@ def score_channels(
         criterion: one of `CRITERIA`.
         batches: images and labels, for `taylor`.
         seed: for `random`.
+        blocks: score the removable blocks as well; a search cuts what has scores.
 
     Raises:
         CriterionError: an unknown criterion, or one that lacks its batches.
     """
+    removable = graph.removable if blocks else ()
+    whole = {group.name: torch.ones(1, dtype=torch.float64) for group in removable}
+    return _unit_scores(model, graph, criterion, batches, seed) | whole
+
+
+def _unit_scores(
+    model: nn.Module,
+    graph: PruningGraph,
+    criterion: str,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    seed: int,
+) -> dict[str, Tensor]:
     match criterion:
         case "l1":
             return l1_scores(model, graph)

@@ -37,6 +37,7 @@ class SearchConfig:
         proposals: Kinds of children: knapsack (a), single-group cut (b), exchange (c).
         perturbation: Spread of the perturbed knapsacks (log scale).
         learn: Correct the latency prior by whole-model measurements.
+        blocks: Remove whole residual blocks too; else they all stay.
     """
 
     budget: float
@@ -54,6 +55,7 @@ class SearchConfig:
     proposals: tuple[str, ...] = PROPOSALS
     perturbation: float = 0.4
     learn: bool = True
+    blocks: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", tuple(self.window))

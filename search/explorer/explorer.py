@@ -62,7 +62,7 @@ class Explorer:
         staircases: Mapping[str, Mapping[Any, float]] | None = None,
     ) -> None:
         groups = graph if isinstance(graph, Sequence) else graph.groups
-        importance = Importance(groups, scores, sensitivity)
+        importance = Importance(groups, scores, sensitivity, blocks=config.blocks)
         self.config = config
         self.infeasible: dict[str, Any] | None = None
         self._given = _given(floors, sensitivity, staircases, importance)

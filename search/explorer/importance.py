@@ -33,6 +33,8 @@ class GroupLike(Protocol):
     @property
     def status(self) -> str: ...
     @property
+    def least(self) -> int: ...
+    @property
     def parts(self) -> Sequence[Sequence[int]]: ...
 
 
@@ -59,6 +61,7 @@ class Importance:
         scores: One vector per searched group; a group without scores stays dense.
         sensitivity: Measured loss rises; scores compare only within a layer, these compare
             across layers.
+        blocks: Groups that can go altogether are searched as well; else they stay dense.
     """
 
     def __init__(
@@ -66,13 +69,17 @@ class Importance:
         groups: Sequence[GroupLike],
         scores: Mapping[str, ScoreLike],
         sensitivity: SensitivityLike | None = None,
+        *,
+        blocks: bool = False,
     ) -> None:
         self.all_widths = {group.name: group.width for group in groups}
-        self.widths = {
-            group.name: group.width
+        searched = [
+            group
             for group in groups
-            if group.status != "frozen" and group.name in scores
-        }
+            if group.status != "frozen" and group.name in scores and (blocks or group.least)
+        ]
+        self.widths = {group.name: group.width for group in searched}
+        self.least = {group.name: group.least for group in searched}
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
         self._order = {
             name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()

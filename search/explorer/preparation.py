@@ -70,7 +70,7 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
     widths, points = tree.importance.widths, tree.config.staircase_points
     tried = {name: set(stairs.setdefault(name, {})) for name in widths}
     wanted = {
-        name: [] if stairs[name] else coarse_widths(width, points)
+        name: [] if stairs[name] else coarse_widths(width, points, tree.importance.least[name])
         for name, width in widths.items()
     }
     while True:
@@ -152,8 +152,11 @@ def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) 
 
 
 def _minimum_widths(tree: Tree) -> dict[str, int]:
-    least = tree.config.min_width
-    return {name: min(least, width) for name, width in sorted(tree.importance.widths.items())}
+    widths, least = tree.importance.widths, tree.importance.least
+    return {
+        name: min(tree.config.min_width, widths[name]) if least[name] else 0
+        for name in sorted(widths)
+    }
 
 
 def _clamp(

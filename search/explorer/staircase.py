@@ -10,11 +10,11 @@ ALIGNMENT = 8
 Stairs = dict[int, float]  # width -> whole-model ratio with only this group cut to it
 
 
-def coarse_widths(width: int, points: int) -> list[int]:
+def coarse_widths(width: int, points: int, least: int = 1) -> list[int]:
     """First widths to measure: multiples of 8, spread evenly; a third is left for bisection."""
     multiples = list(range(ALIGNMENT, width, ALIGNMENT))
     if not multiples:
-        return [width // 2] if width > 1 else []
+        return [width // 2] if width > least else []
     count = min(len(multiples), max(1, points - points // 3))
     step = len(multiples) / count
     return sorted({multiples[int((index + 0.5) * step)] for index in range(count)})

@@ -17,7 +17,7 @@ from torch import fx
 
 from search.graph.exporting import BATCH
 from search.graph.labels import FIXED, Atoms, Axis, Labels
-from search.graph.propagation import Propagation, operator_name
+from search.graph.propagation import Block, Propagation, operator_name
 
 Kept: TypeAlias = NDArray[np.bool_]
 Sized: TypeAlias = tuple[Axis, int]
@@ -71,11 +71,21 @@ def touched(products: Iterable[Product], group_of: Atoms) -> dict[int, int]:
     return sums
 
 
-def parameter_products(
-    tensors: Mapping[str, Labels], parameters: Iterable[str]
-) -> tuple[Product, ...]:
+def parameter_products(found: Propagation, parameters: Iterable[str]) -> tuple[Product, ...]:
     """One product per parameter: its number of elements."""
-    return tuple(_product(_sized(tensors[name])) for name in parameters if name in tensors)
+    users: dict[int, set[fx.Node]] = {}
+    for node, (labels, *_) in ((node, own) for node, own in found.values.items() if own):
+        if node.op == "placeholder":
+            users.setdefault(id(labels), set()).update(node.users)
+    return tuple(
+        _product([*_sized(labels), *_whole(_around(found.blocks, users.get(id(labels))))])
+        for labels in (found.tensors[name] for name in parameters if name in found.tensors)
+    )
+
+
+def _around(blocks: Iterable[Block], users: set[fx.Node] | None) -> Iterator[Block]:
+    """The blocks that hold every use of a parameter."""
+    return (block for block in blocks if users and users <= block.inner)
 
 
 def mac_products(found: Propagation, *, dynamic: bool) -> tuple[Product, ...]:
@@ -85,19 +95,28 @@ def mac_products(found: Propagation, *, dynamic: bool) -> tuple[Product, ...]:
         found: the labels of the graph.
         dynamic: the batch stayed free, so what holds no batch is computed once for all examples.
     """
-    return tuple(_macs(found, dynamic))
+    return tuple(
+        product for node in found.values for product in node_products(node, found, dynamic=dynamic)
+    )
 
 
-def _macs(found: Propagation, dynamic: bool) -> Iterator[Product]:
-    for node, outputs in found.values.items():
-        counter = _COUNTERS.get(operator_name(node)) if node.op == "call_function" else None
-        if counter is None or not outputs:
-            continue
-        operands = _operands(node, found)
-        tensors = [value for value in operands.values() if isinstance(value, Labels)]
-        examples = 1 if _shared((*tensors, *outputs), dynamic) else BATCH
-        for axes in counter(operands, outputs[0]):
-            yield _product(axes, examples)
+def node_products(node: fx.Node, found: Propagation, *, dynamic: bool) -> Iterator[Product]:
+    """The products of one operator, see `mac_products`; none where it multiplies no matrices."""
+    counter = _COUNTERS.get(operator_name(node)) if node.op == "call_function" else None
+    outputs = found.values.get(node, ())
+    if counter is None or not outputs:
+        return
+    operands = _operands(node, found)
+    tensors = [value for value in operands.values() if isinstance(value, Labels)]
+    examples = 1 if _shared((*tensors, *outputs), dynamic) else BATCH
+    around = _whole(block for block in found.blocks if node in block.inner)
+    for axes in counter(operands, outputs[0]):
+        yield _product([*axes, *around], examples)
+
+
+def _whole(blocks: Iterable[Block]) -> list[Sized]:
+    """Axes of one index each: what is inside of a block goes with it."""
+    return [(np.array([block.atom]), 1) for block in blocks]
 
 
 def _product(axes: Iterable[Sized], examples: int = 1) -> Product:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from search.graph.costs import Kept
 from search.graph.labels import Atoms, Labels
-from search.graph.propagation import Propagation
+from search.graph.propagation import Block, Propagation
 from search.graph.types import Group, Kind, Member, Role, Status
 from search.graph.units import components
 
@@ -25,7 +26,7 @@ class Grouping:
     """The groups, and the way from an atom to its group and unit.
 
     Attributes:
-        groups: in the order of their first producers in the state dict.
+        groups: in the order of their first producers in the state dict; then the blocks.
         group_of: atom -> number of the group, or -1; shape (atoms,).
         unit_of: atom -> unit inside its group, or -1; shape (atoms,).
     """
@@ -59,7 +60,22 @@ def form_groups(found: Propagation) -> Grouping:
     families = components(found.atoms, [*ties, *((atoms[:-1], atoms[1:]) for atoms in made)])
     group_of, unit_of = _number(made, roots, families)
     groups = _with_status(_groups(found, roles, group_of, unit_of), found, group_of)
-    return Grouping(groups, group_of, unit_of)
+    return _with_blocks(Grouping(groups, group_of, unit_of), found.blocks)
+
+
+def _with_blocks(grouping: Grouping, blocks: Sequence[Block]) -> Grouping:
+    """A group of one unit for every block, which has no part in any other."""
+    taken = {group.name for group in grouping.groups}
+    groups = list(grouping.groups)
+    group_of, unit_of = grouping.group_of.copy(), grouping.unit_of.copy()
+    for block in blocks:
+        group_of[block.atom], unit_of[block.atom] = len(groups), 0
+        numbered = (f"{block.name}#block{number}" for number in range(2, len(blocks) + 2))
+        names = chain((block.name, f"{block.name}#block"), numbered)
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        groups.append(Group(name, 1, "block", (), "prunable", form="graph"))
+    return Grouping(tuple(groups), group_of, unit_of)
 
 
 def _roles(found: Propagation) -> NDArray[np.str_]:

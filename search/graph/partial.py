@@ -107,6 +107,7 @@ def rejoined(
         groups=tuple(map(_in_whole, graph.groups)),
         unused=tuple(unused),
         program=None,
+        exporting=None,
         parts=parts,
     )
     copied, batch = quiet_copy(model), batch_of_two(inputs)

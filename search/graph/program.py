@@ -25,7 +25,7 @@ from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Atoms, dense
 from search.graph.propagation import Propagation, module_path, operator_name
 from search.graph.rewriting import shrunk
-from search.tensors import named_tensors
+from search.tensors import drop_unread, named_tensors
 
 # Operator -> the place of its flag in training; the dense model was exported for evaluation.
 _FLAGS = {
@@ -84,7 +84,15 @@ class Program:
             kept: atom -> whether it stays, shape (atoms,).
         """
         graph = shrunk(self.exported.graph_module.graph, self.found, kept)
+        dense, left = _read(self.exported.graph_module.graph), _read(graph)
+        tensors = named_tensors(body)
+        before, after = (
+            {id(tensors[source]) for name, source in self.exported.sources.items() if name in read}
+            for read in (dense, left)
+        )
+        drop_unread(body, before - after, after)
         constants = self.exported.constants_for(named_tensors(whole))
+        constants = {name: constant for name, constant in constants.items() if name in left}
         return PrunedGraph(graph, body, self.exported, self._cut(constants, kept))
 
     def _cut(self, constants: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
@@ -99,6 +107,11 @@ class Program:
                 constant = constant.index_select(dim, stays.to(constant.device))
             cut[name] = constant
         return cut
+
+
+def _read(graph: fx.Graph) -> set[str]:
+    """The placeholders that some operator reads."""
+    return {node.name for node in graph.find_nodes(op="placeholder") if node.users}
 
 
 class PrunedGraph(nn.Module):

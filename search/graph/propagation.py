@@ -20,6 +20,29 @@ from search.graph.rules.table import POINTWISE, RULES
 NO_CHOICES: Mapping[fx.Node, int] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class Block:
+    """A branch that can be left out: the sum that it ends in is replaced by its shortcut.
+
+    Attributes:
+        name: the module that computes the branch; two blocks may have the same.
+        atom: stands for the branch as a whole; no axis of a value holds it.
+        add: the addition.
+        shortcut: the value that replaces it.
+        branch: the value that goes.
+        inner: the nodes that nothing but the branch uses, itself among them.
+        written: an operator writes into the memory of the sum.
+    """
+
+    name: str
+    atom: int
+    add: fx.Node
+    shortcut: fx.Node
+    branch: fx.Node
+    inner: frozenset[fx.Node]
+    written: bool = False
+
+
 @dataclass
 class Propagation:
     """What the walk found.
@@ -32,6 +55,7 @@ class Propagation:
             many dimensions could.
         atoms: how many atoms there are.
         held: how many of them, the first ones, are those of parameters, buffers and constants.
+        blocks: the branches that can be left out; each has an atom, the last ones.
     """
 
     values: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
@@ -40,6 +64,7 @@ class Propagation:
     choices: dict[fx.Node, tuple[Atoms, int]] = field(default_factory=dict)
     atoms: int = 0
     held: int = 0
+    blocks: tuple[Block, ...] = ()
 
 
 def propagate(

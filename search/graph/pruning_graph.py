@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
+from search.errors import GraphError
 from search.graph.costs import Kept, Product
 from search.graph.grouping import kept_atoms
 from search.graph.labels import Atoms
@@ -35,7 +36,8 @@ class PruningGraph:
         unit_of: atom -> its unit, or -1.
         parameter_counts: one product per parameter.
         mac_counts: the products of convolutions, linear layers and other products of matrices.
-        program: the exported graph, where a group has the form `graph`; else None.
+        program: the exported graph, where a group of units has the form `graph`; else None.
+        exporting: makes the exported graph when a plan removes a block, if there is none yet.
         parts: the submodules that were traced where the whole could not be; else empty.
         obstacle: why the whole could not be traced; else empty.
     """
@@ -51,13 +53,37 @@ class PruningGraph:
     parameter_counts: tuple[Product, ...]
     mac_counts: tuple[Product, ...]
     program: Program | None = None
+    exporting: Callable[[], Program] | None = None
     parts: tuple[str, ...] = ()
     obstacle: str = ""
 
     @property
     def prunable(self) -> tuple[Group, ...]:
-        """The groups that can lose units, approximate ones among them."""
-        return tuple(group for group in self.groups if group.status != "frozen")
+        """The groups that can lose some of their units, approximate ones among them."""
+        return tuple(group for group in self.searched(blocks=True) if group.kind != "block")
+
+    @property
+    def removable(self) -> tuple[Group, ...]:
+        """The blocks that can go."""
+        return tuple(group for group in self.searched(blocks=True) if group.kind == "block")
+
+    def searched(self, *, blocks: bool) -> tuple[Group, ...]:
+        """What a search may cut: the prunable groups, and where it is asked to, the blocks."""
+        free = (group for group in self.groups if group.status != "frozen")
+        return tuple(group for group in free if blocks or group.kind != "block")
+
+    @cached_property
+    def whole_program(self) -> Program:
+        """The exported graph; where only blocks need it, it is made on first use.
+
+        Raises:
+            GraphError: the model cannot be exported in its own dtype as it was in float64.
+        """
+        if self.program is not None:
+            return self.program
+        if self.exporting is None:
+            raise GraphError("the graph must come from trace to remove a block, but does not")
+        return self.exporting()
 
     @cached_property
     def uneven(self) -> frozenset[str]:
@@ -69,7 +95,10 @@ class PruningGraph:
         return frozenset(self.groups[number].name for number in numbers)
 
     def form(self, plan: Plan) -> Form:
-        """What a model pruned to `plan` is: of the user's own class, or a `PrunedGraph`."""
+        """What a model pruned to `plan` is: of the user's own class, or a `PrunedGraph`.
+
+        One without some block is always a `PrunedGraph`.
+        """
         cut = (group for group in self.groups if len(plan.kept[group.name]) < group.width)
         return "graph" if any(group.form == "graph" for group in cut) else "module"
 

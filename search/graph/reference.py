@@ -1,8 +1,8 @@
 """The dense graph run with units zeroed: what the pruned model must compute.
 
-Units are zeroed wherever a value carries them, beginning at their producers' outputs. Norms and
-means over units run over the kept ones. A view of a masked value is masked already, and must stay
-a view: models write through it.
+Units are zeroed wherever a value carries them, beginning at their producers' outputs, and a block
+where its branch is added. Norms and means over units run over the kept ones. A view of a masked
+value is masked already, and must stay a view: models write through it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Labels
-from search.graph.propagation import Propagation, operator_name
+from search.graph.propagation import Block, Propagation, operator_name
 
 # A norm over the unit alone undoes what was done before it, so it is done again.
 _NORMS = ("group_norm", "instance_norm")
@@ -39,6 +39,7 @@ class Reference(fx.Interpreter):
         super().__init__(exported.graph_module)
         self._exported = exported
         self._found = found
+        self._blocks = {block.add: block for block in found.blocks}
         self._kept: Kept = np.ones(found.atoms, bool)
         self._nudges: Tensor | None = None
 
@@ -56,8 +57,8 @@ class Reference(fx.Interpreter):
             inputs: the model's inputs.
             kept: atom -> whether it stays, shape (atoms,).
             nudges: zeros, shape (atoms,); their gradient tells which units matter. What a
-                producer makes is moved by them along a random direction, in terms of its
-                largest value.
+                producer makes, and what a branch adds, is moved by them along a random
+                direction, in terms of its largest value.
         """
         self._kept, self._nudges = kept, nudges
         user = dict(zip(self._exported.inputs, inputs, strict=True))
@@ -75,6 +76,8 @@ class Reference(fx.Interpreter):
         if n.op == "output":
             return super().run_node(n)
         shrunk = self._run_on_kept(n) if n.op == "call_function" else None
+        if n in self._blocks:
+            shrunk = self._added(n, self._blocks[n])
         value = super().run_node(n) if shrunk is None else shrunk
         labels = self._found.values.get(n, ())
         if not labels or _is_masked(n):
@@ -85,6 +88,18 @@ class Reference(fx.Interpreter):
             self._masked(part, own, False) if isinstance(part, Tensor) else part
             for part, own in zip(value, labels, strict=True)
         ]
+
+    def _added(self, node: fx.Node, block: Block) -> Any:
+        """The sum that a block ends in, its branch zeroed if it is gone."""
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        place = node.args.index(block.branch)
+        branch = args[place]
+        if not self._kept[block.atom]:
+            branch = torch.zeros_like(branch)
+        elif self._nudges is not None:
+            branch = _nudged(branch, 0, self._nudges[block.atom].expand(branch.shape[:1]))
+        args = (*args[:place], branch, *args[place + 1 :])
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _masked_result(self, node: fx.Node, value: Tensor, labels: Labels) -> Tensor:
         schema = getattr(node.target, "_schema", None)

@@ -4,7 +4,7 @@
 |---|---|
 | touched | a weight, or its multiply-accumulates, that some unit of a group creates or reads |
 | exact, approximate | what exact groups give, and what approximate ones give on top of that |
-| half width | every prunable group at half of its units, rounded up |
+| half width | every prunable group at half of its units, rounded up; all blocks stay |
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def describe(graph: PruningGraph) -> dict[str, Any]:
             for number, group in enumerate(graph.groups)
         ],
         "prunable_groups": len(graph.prunable),
+        "removable_blocks": len(graph.removable),
         "parameters": graph.parameters(graph.dense_plan()),
         "macs": graph.macs(graph.dense_plan()),
         **_prunable_shares(graph),
@@ -102,7 +103,7 @@ def _gone(
     whole = _sum(products, graph.kept_units({}))
     shares = []
     for statuses in ({"prunable"}, {"prunable", "approximate"}):
-        cut = {g.name: range(keep(g.width)) for g in graph.groups if g.status in statuses}
+        cut = {g.name: range(keep(g.width)) for g in graph.prunable if g.status in statuses}
         shares.append(1 - _sum(products, graph.kept_units(cut)) / whole if whole else 0.0)
     return shares[0], shares[1]
 

@@ -1,7 +1,8 @@
 """Rewrites the sizes that an exported graph holds to those of the units kept.
 
 Sizes are read off the labels: a dimension of a node's output becomes as long as its axis has kept
-atoms. A size that the batch takes part in is scaled by the same share. Knows no parameters.
+atoms. A size that the batch takes part in is scaled by the same share. A block that is gone
+leaves its shortcut, and its nodes are not copied. Knows no parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import fx
 
 from search.graph.costs import Kept
 from search.graph.labels import FIXED, Axis, Labels
-from search.graph.propagation import Propagation, operator_name
+from search.graph.propagation import Block, Propagation, operator_name
 
 Arguments = dict[str, Any]
 
@@ -28,7 +29,8 @@ def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> fx.Graph:
     """The graph that computes the same with only the atoms in `kept`.
 
     Args:
-        program: an exported graph; its placeholders keep their names.
+        program: an exported graph; its placeholders keep their names. Parameters that nothing
+            reads (any more) have none.
         found: the labels of its values.
         kept: atom -> whether it stays, shape (atoms,).
     """
@@ -45,14 +47,33 @@ class _Rewriter:
         self.graph = fx.Graph()
         self._found, self._kept = found, kept
         self._copies: dict[fx.Node, fx.Node] = {}
+        self._removed = {block.add: block for block in found.blocks if not kept[block.atom]}
+        self._dead = frozenset[fx.Node]().union(*(b.inner for b in self._removed.values()))
 
     def copy(self, node: fx.Node) -> None:
+        if node in self._dead:
+            return
         if node.op == "placeholder":
-            self._copies[node] = self.graph.placeholder(node.name)
+            if not self._is_unread(node):
+                self._copies[node] = self.graph.placeholder(node.name)
+        elif node in self._removed:
+            self._copies[node] = self._shortcut(self._removed[node])
         elif node.op == "output":
             self.graph.output(fx.map_arg(node.args[0], self._copies.__getitem__))
         elif node.op == "call_function" and not operator_name(node).startswith(_CHECKS):
             self._copies[node] = self._call(node)
+
+    def _is_unread(self, node: fx.Node) -> bool:
+        """Whether nothing reads a parameter or constant, or only blocks that are gone did."""
+        weight = any(labels.weight for labels in self.labels(node))
+        return weight and self._dead.issuperset(node.users)
+
+    def _shortcut(self, block: Block) -> fx.Node:
+        """What takes the place of a sum; a copy of it where an operator writes into the sum."""
+        shortcut = self._copies[block.shortcut]
+        if not block.written:
+            return shortcut
+        return self.graph.call_function(torch.ops.aten.clone.default, (shortcut,))
 
     def _call(self, node: fx.Node) -> fx.Node:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._copies.__getitem__)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError
+from search.graph.blocks import with_blocks
 from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
@@ -31,6 +33,7 @@ from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
 
 SEED = 0
+BRANCHES = "the model takes other branches in training, which a graph without it would lack"
 OTHER = "unverified: the graph in the model's own dtype differs from the one in float64"
 
 
@@ -102,8 +105,9 @@ def _traced(
     with _float64_by_default():
         verified = _verified(model, example_inputs, rules, expired)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
-    if verified.program is None or all(group.form == "module" for group in graph.groups):
-        return graph
+    units = [group for group in graph.groups if group.kind != "block"]
+    if verified.program is None or all(group.form == "module" for group in units):
+        return replace(graph, exporting=partial(_program_like, graph, rules))
     program = recast(verified.program, model, example_inputs)
     return _with_program(graph, rules) if program is None else replace(graph, program=program)
 
@@ -147,8 +151,10 @@ def _verified_with_branches(
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))
     whole, found = _assembled(copy, inputs, exported, rules)
+    blocks = dict.fromkeys((group.name for group in whole.removable), BRANCHES)
+    aside = frozen_by(set_aside(whole, found, graph.unused), blocks)
     with branches_of(copy):
-        settled = settle(set_aside(whole, found, graph.unused), exported, found, expired)
+        settled = settle(aside, exported, found, expired)
     return settled if settled.prunable and settled.program is None else None
 
 
@@ -160,16 +166,21 @@ def _with_program(graph: PruningGraph, rules: Mapping[str, Rule]) -> PruningGrap
     """
     needing = [group.name for group in graph.groups if group.form == "graph"]
     try:
-        program, grouping = program_of(graph.model, graph.example_inputs, rules)
+        return replace(graph, program=_program_like(graph, rules))
     except GraphError as error:
         return frozen_by(graph, dict.fromkeys(needing, str(error)))
+
+
+def _program_like(graph: PruningGraph, rules: Mapping[str, Rule]) -> Program:
+    """The exported graph of the model in its own dtype, if it has the groups of `graph`."""
+    program, grouping = program_of(graph.model, graph.example_inputs, rules)
     same = (
         np.array_equal(grouping.group_of, graph.group_of),
         np.array_equal(grouping.unit_of, graph.unit_of),
     )
     if not all(same):
-        return frozen_by(graph, dict.fromkeys(needing, OTHER))
-    return replace(graph, program=program)
+        raise GraphError(OTHER)
+    return program
 
 
 def program_of(
@@ -183,7 +194,7 @@ def program_of(
     copied = quiet_copy(model)
     tensors = named_tensors(copied)
     exported = with_fixed_statistics(export(copied, batch_of_two(example_inputs)), tensors)
-    found = analysed(exported, _aliases(tensors), rules)
+    found = with_blocks(exported, analysed(exported, _aliases(tensors), rules))
     return Program(exported, found), form_groups(found)
 
 
@@ -194,7 +205,7 @@ def _assembled(
     rules: Mapping[str, Rule],
 ) -> tuple[PruningGraph, Propagation]:
     """The groups of an exported model, not verified, and its labels."""
-    found = analysed(exported, _aliases(named_tensors(model)), rules)
+    found = with_blocks(exported, analysed(exported, _aliases(named_tensors(model)), rules))
     grouping = form_groups(found)
     graph = PruningGraph(
         model=model,
@@ -205,9 +216,7 @@ def _assembled(
         dynamic_batch=exported.dynamic,
         group_of=grouping.group_of,
         unit_of=grouping.unit_of,
-        parameter_counts=parameter_products(
-            found.tensors, dict.fromkeys(_parameters(model).values())
-        ),
+        parameter_counts=parameter_products(found, dict.fromkeys(_parameters(model).values())),
         mac_counts=mac_products(found, dynamic=exported.dynamic),
     )
     return graph, found

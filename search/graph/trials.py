@@ -207,13 +207,19 @@ def first_examples(dynamic: bool, inputs: Sequence[Tensor]) -> Sequence[Tensor] 
 
 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
-    """About half of the units of each group in `names`, at random; all of the others."""
+    """About half of the units of each group in `names`, at random; all of the others.
+
+    A block that one seed removes the next seed keeps.
+    """
     kept = dict(Plan.dense(groups).kept)
     for group in groups:
         if group.name in names:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {group.name}".encode()))
             order = torch.randperm(group.width, generator=generator).tolist()
-            kept[group.name] = best_of(order, (group.width + 1) // 2, group.parts)
+            count = (group.width + 1) // 2
+            if group.kind == "block":
+                count = (zlib.crc32(group.name.encode()) + seed) % 2
+            kept[group.name] = best_of(order, count, group.parts)
     return Plan(kept)
 
 

@@ -34,8 +34,11 @@ class Member:
 class Group:
     """Units of several tensors that can only be removed together.
 
+    A block is one unit of no tensor: it stays, or its shortcut takes its place.
+
     Attributes:
-        name: the module of the first producer, e.g. "blocks.0.conv1".
+        name: the module of the first producer, e.g. "blocks.0.conv1"; of a block the module that
+            holds its layers, e.g. "blocks.0".
         width: the number of units.
         status: `approximate` groups can be pruned, but a norm or mean runs over them.
         reason: why the group is frozen or approximate, for a user to read; else empty.
@@ -50,6 +53,11 @@ class Group:
     status: Status
     reason: str = ""
     form: Form = "module"
+
+    @property
+    def least(self) -> int:
+        """The smallest width that it can have: a block can go."""
+        return 0 if self.kind == "block" else 1
 
     @cached_property
     def parts(self) -> tuple[tuple[int, ...], ...]:

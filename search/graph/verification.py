@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
 
 LATE = "unverified: the time limit was reached first"
+BESIDE = "unverified: the exported graph cannot lose the units of"
 IDLE = "unverified: the output does not depend on its units"
 
 RANDOM = (
@@ -43,9 +44,69 @@ def settle(
 ) -> PruningGraph:
     """Freeze what cannot be trusted, and tell the form of the rest.
 
+    Blocks come last: they are removed beside everything else that has stood its trial. Takes the
+    arguments of `verify`.
+    """
+    blocks = {group.name: group for group in graph.removable}
+    settled = _settle_units(
+        frozen_by(graph, dict.fromkeys(blocks, LATE)), exported, found, expired
+    )
+    if not blocks:
+        return settled
+    groups = tuple(blocks.get(group.name, group) for group in settled.groups)
+    whole = replace(settled, groups=groups, program=Program(exported, found))
+    reasons = verify_blocks(whole, exported, found, expired)
+    return frozen_by(replace(settled, groups=groups), reasons)
+
+
+def verify_blocks(
+    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+) -> dict[str, str]:
+    """Find the blocks that cannot be trusted.
+
+    A model without some block is a `PrunedGraph`, whatever the forms of its other groups; so all
+    groups are cut together in that form, and if one fails there, no block is removed. Blocks
+    inside of others have a trial of their own: without the outer one it would not show how they
+    go.
+
+    Returns:
+        Name of a block -> the reason why it must be frozen.
+    """
+    blocks = [group.name for group in graph.removable]
+    as_graph = replace(graph, groups=tuple(replace(each, form="graph") for each in graph.groups))
+    units = {group.name for group in graph.prunable}
+    reasons: dict[str, str] = {}
+    for level in _levels(graph, found):
+        resting = dict.fromkeys(set(blocks).difference(level), "")
+        trial = frozen_by(as_graph, resting)
+        reasons |= verify(trial, exported, found, expired, trusted=units)
+    failed = next((name for name in reasons if name in units), None)
+    if expired():
+        return dict.fromkeys(blocks, LATE)
+    if failed is not None:
+        return dict.fromkeys(blocks, f"{BESIDE} {failed}")
+    return reasons
+
+
+def _levels(graph: PruningGraph, found: Propagation) -> list[list[str]]:
+    """Names of the removable blocks by how many others they lie in, none of them first."""
+    levels: dict[int, list[str]] = {}
+    for block in found.blocks:
+        group = graph.groups[graph.group_of[block.atom]]
+        if group.status != "frozen":
+            depth = sum(block.add in other.inner for other in found.blocks)
+            levels.setdefault(depth, []).append(group.name)
+    return [levels[depth] for depth in sorted(levels)]
+
+
+def _settle_units(
+    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+) -> PruningGraph:
+    """`settle` for all groups but blocks.
+
     Groups that the user's own class cannot lose, because its forward holds constants, are tried
     once more on the exported graph. Which ones these are is only asked by families, the groups of
-    repeated blocks, because it costs nothing but the class. Takes the arguments of `verify`.
+    repeated blocks, because it costs nothing but the class.
     """
     own = verify(graph, exported, found, expired, family=family, briefly=True)
     if not _refused(own):
@@ -84,6 +145,7 @@ def verify(
     *,
     family: Callable[[str], str] = str,
     briefly: bool = False,
+    trusted: Collection[str] = (),
 ) -> dict[str, str]:
     """Find the groups that cannot be trusted.
 
@@ -100,12 +162,13 @@ def verify(
         family: groups of equal families pass or fail together; by default each is its own.
         briefly: one round without control is enough once a group is refused, because all of them
             will be verified in another form.
+        trusted: groups of which it is known that the output depends on them.
 
     Returns:
         Group name -> the reason why it must be frozen.
     """
     halving = Halving(expired, family)
-    names = [group.name for group in graph.prunable]
+    names = _free(graph)
     shapes = ShapeTrial(graph)
     if shapes.possible:
         names = halving.keep(names, shapes.problem)
@@ -114,7 +177,7 @@ def verify(
             names, NumberTrial(graph, exported, found, 0, alone=True, watched=False).problem
         )
         return halving.reasons
-    proven: set[str] = set()
+    proven: set[str] = set(trusted)
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
@@ -125,9 +188,14 @@ def verify(
         names = halving.keep(names, trial.problem)
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
         proven |= strong.intersection(names)
-    idle = [group.name for group in graph.prunable if group.name not in proven]
+    idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE
     return dict.fromkeys(idle, reason) | halving.reasons
+
+
+def _free(graph: PruningGraph) -> list[str]:
+    """Names of all groups and blocks that are not frozen."""
+    return [group.name for group in graph.searched(blocks=True)]
 
 
 class Halving:

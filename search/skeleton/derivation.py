@@ -28,10 +28,14 @@ class Derivation:
         self._values = numbers(template)
 
     def skeleton(self, widths: Widths) -> Skeleton:
+        return serialised(self.graph(widths))
+
+    def graph(self, widths: Widths) -> ModelProto:
+        """The canonical graph without weights."""
         values = list(self._values)
         for position, function in self._solved.items():
             values[position] = function(widths)
-        return serialised(with_numbers(self._template, values))
+        return with_numbers(self._template, values)
 
     def to_json(self) -> str:
         template = serialised(self._template).onnx_bytes

@@ -1,15 +1,18 @@
 """Derives the skeleton of any plan in milliseconds from a few true exports.
 
 The dense model and a few probe-pruned ones are exported; every number in which they differ is
-solved as an affine function of widths and checked on exports that had no part in solving. Where
-that fails, each skeleton is a true export. Knows nothing of latency.
+solved as an affine function of widths and checked on exports that had no part in solving. Blocks
+are cut out of the derived graph, which is checked likewise. Where that fails, each skeleton is a
+true export. Knows nothing of latency.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -20,6 +23,7 @@ from search.skeleton.affine import is_regular, sizes, solve
 from search.skeleton.derivation import Derivation
 from search.skeleton.export import export_proto
 from search.skeleton.numbers import numbers, structure
+from search.skeleton.shortcuts import Cut, Sizes, find_cuts, is_matrix, without
 from search.skeleton.weightless import Skeleton, canonical, serialised
 from search.surgery import check_plan, prune
 
@@ -40,6 +44,7 @@ class SkeletonFactory:
 
     Attributes:
         problem: why every skeleton is a true export; None while nothing stands against deriving.
+        block_problem: why those of plans that remove blocks are.
     """
 
     def __init__(self, graph: PruningGraph, *, batch_size: int = 1) -> None:
@@ -50,6 +55,8 @@ class SkeletonFactory:
         self.problem: str | None = None
         self._derivation: Derivation | None = None
         self._solved = False
+        self.block_problem: str | None = None
+        self._cuts: dict[str, Cut] | None = None
         self._cache: dict[object, Skeleton] = {}
 
     def derive(self, plan: Plan) -> Skeleton:
@@ -87,7 +94,44 @@ class SkeletonFactory:
         derivation = self._solve() if regular else None
         if derivation is None:
             return serialised(self._exported(plan))
-        return derivation.skeleton(plan.widths)
+        if all(plan.kept.values()):
+            return derivation.skeleton(plan.widths)
+        try:
+            return self._cut(derivation, plan, self._solve_cuts(derivation))
+        except SkeletonError:
+            return serialised(self._exported(plan))
+
+    def _cut(self, derivation: Derivation, plan: Plan, cuts: Mapping[str, Cut]) -> Skeleton:
+        """The derived skeleton of a plan that removes blocks."""
+        gone = [name for name, units in plan.kept.items() if not units]
+        missing = [name for name in gone if name not in cuts]
+        if missing:
+            raise SkeletonError(f"blocks must have a cut, but {missing} have none")
+        widths = {**plan.widths, **dict.fromkeys(gone, 1)}
+        return serialised(without(derivation.graph(widths), [cuts[name] for name in gone]))
+
+    def _solve_cuts(self, derivation: Derivation) -> Mapping[str, Cut]:
+        """Where each block ends; nothing where two true exports say otherwise."""
+        if self._cuts is None:
+            try:
+                self._cuts = self._checked_cuts(derivation)
+            except SkeletonError as error:
+                self._cuts, self.block_problem = {}, str(error)
+        return self._cuts
+
+    def _checked_cuts(self, derivation: Derivation) -> dict[str, Cut]:
+        graph = self._graph
+        blocks = [group.name for group in graph.removable]
+        dense = derivation.graph(graph.dense_plan().widths)
+        cuts = find_cuts(dense, {name: _matrices(graph, name) for name in blocks})
+        for check in range(CHECKS):
+            gone = dict.fromkeys(_share(blocks, check), ())
+            plan = Plan({**self._probe(MOST_PROBES + CHECKS + check).kept, **gone})
+            if self._cut(derivation, plan, cuts) != serialised(self._exported(plan)):
+                raise SkeletonError(
+                    "a graph without blocks must equal the true export, but differs"
+                )
+        return cuts
 
     def _solve(self) -> Derivation | None:
         if not self._solved:
@@ -102,7 +146,8 @@ class SkeletonFactory:
         dense = self._graph.dense_plan()
         template = self._exported(dense)
         frame = structure(template)
-        known = sizes([group for group in self._graph.groups if group not in self._irregular])
+        regular = [group for group in self._graph.groups if group not in self._irregular]
+        known = sizes([group for group in regular if group.kind != "block"])
         samples, widths = [numbers(template)], [dense.widths]
         for probe in range(MOST_PROBES):
             plan = self._probe(probe)
@@ -151,6 +196,25 @@ class SkeletonFactory:
                 places[group.width] += 1
             kept[group.name] = tuple(range(width))
         return Plan(kept)
+
+
+def _matrices(graph: PruningGraph, block: str) -> Sizes:
+    """The elements of each matrix that only the block reads, ascending."""
+    left = graph.kept_units({block: ()})
+    names = [name for name, _ in graph.model.named_parameters() if name in graph.shapes]
+    sizes = (
+        prod(graph.shapes[name])
+        for name, product in zip(names, graph.parameter_counts, strict=True)
+        if is_matrix(graph.shapes[name]) and product.at(left) == 0
+    )
+    return tuple(sorted(sizes))
+
+
+def _share(blocks: Sequence[str], check: int) -> list[str]:
+    """Half of the blocks, at random; the next check has the other half."""
+    order = random.Random(check // 2).sample(list(blocks), len(blocks))
+    half = (len(blocks) + 1) // 2
+    return order[half:] if check % 2 else order[:half]
 
 
 def _probe_width(

@@ -48,7 +48,8 @@ def simplify(proto: ModelProto, weights: set[str]) -> None:
         del value.metadata_props[:]
 
 
-def _uses(graph: GraphProto) -> Counter[str]:
+def uses_of(graph: GraphProto) -> Counter[str]:
+    """How often each value is read, as an output too."""
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
     return uses
@@ -57,10 +58,10 @@ def _uses(graph: GraphProto) -> Counter[str]:
 def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
-    uses = _uses(graph)
+    uses = uses_of(graph)
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         layer = makers.get(norm.input[0])
-        if layer is None or uses[norm.input[0]] > 1 or not _absorbs(layer, initializers, uses):
+        if layer is None or uses[norm.input[0]] > 1 or not absorbs(layer, initializers, uses):
             continue
         if not all(name in initializers for name in norm.input[1:5]):
             continue
@@ -84,7 +85,7 @@ def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
         graph.node.remove(norm)
 
 
-def _absorbs(layer: NodeProto, initializers: dict[str, TensorProto], uses: Counter[str]) -> bool:
+def absorbs(layer: NodeProto, initializers: dict[str, TensorProto], uses: Counter[str]) -> bool:
     """Whether a batch norm behind this layer can become part of its weight and bias."""
     if layer.op_type == "Gemm":
         settings = {a.name: helper.get_attribute_value(a) for a in layer.attribute}
@@ -143,7 +144,7 @@ def _float_constants_to_nodes(graph: GraphProto, weights: set[str]) -> None:
 
 
 def _drop_unused_initializers(graph: GraphProto) -> None:
-    uses = _uses(graph)
+    uses = uses_of(graph)
     kept = [tensor for tensor in graph.initializer if uses[tensor.name]]
     del graph.initializer[:]
     graph.initializer.extend(kept)

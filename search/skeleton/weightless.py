@@ -56,6 +56,9 @@ def canonical(proto: ModelProto) -> ModelProto:
     for node in graph.node:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
             raise SkeletonError(f"a model must have no control flow, but got {node.op_type}")
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                attribute.t.ClearField("name")
     _rename(graph)
     for tensor in graph.initializer:
         if tensor.data_type in FLOATS:

@@ -36,6 +36,7 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
     assert (job.search.beam_width, job.search.children, job.search.levels) == (4, 6, 5)
     assert (job.search.criterion, job.search.seed, job.search.calibration_images) == ("l1", 0, 512)
     assert (job.search.finalists, job.finetune.batch_size) == (2, 128)
+    assert not job.search.blocks
     assert (job.target.device, job.target.runtime, job.target.threads) == ("any", "onnxruntime", 1)
 
 
@@ -57,6 +58,7 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
         ({"model": None}, "model must be a text, but got None"),
         ({"model": "a b"}, "model must match"),
         ({"search": {"beam_width": 0}}, "search.beam_width must be >= 1, but got 0"),
+        ({"search": {"blocks": "some"}}, "search.blocks must be"),
         ({"search": {"levels": "x"}}, "search.levels must be an integer, but got 'x'"),
         ({"search": {"widht": 1}}, "search.widht must not be given: there is no such field"),
         ({"finetune": {"steps": -1}}, "finetune.steps must be >= 0, but got -1"),

@@ -118,6 +118,7 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         children=spec.children,
         levels=spec.levels,
         seed=spec.seed,
+        blocks=spec.blocks,
     )
 
 

@@ -57,10 +57,12 @@ def open_explorer(
 ) -> Explorer:
     """The explorer where it stood, or a new one on the first call."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
-    widths = {group.name: group.width for group in graph.prunable}
+    searched = graph.searched(blocks=spec.blocks)
+    widths = {group.name: group.width for group in searched}
+    least = {group.name: group.least for group in searched}
 
     def relax(times: int) -> dict[str, int]:
-        return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths)
+        return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths, least=least)
 
     floors = relax(0)
     if snapshot.search_state is not None:

@@ -22,7 +22,11 @@ def prepare(work: Work) -> Done:
     graph, data, spec = work.graph, work.data, work.snapshot.spec
     _check_fit(work)
     scores = score_channels(
-        graph.model, graph, spec.search.criterion, batches(data.images, data.splits.calibration)
+        graph.model,
+        graph,
+        spec.search.criterion,
+        batches(data.images, data.splits.calibration),
+        blocks=spec.search.blocks,
     )
     if not scores:
         raise LoadError("no group of this network can be pruned; see the model's graph report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from search.plan import Plan
-from search.sensitivity import sensitivity_plan
+from search.sensitivity import sensitivity_plan, told_rise
 from workers.phases.facts import prepared_result
 from workers.tasks.metrics import calibration_loss
 from workers.work import Done, Work
@@ -20,8 +20,10 @@ def sensitivity(work: Work) -> Done:
     """{"rise"}: of the loss when the payload's ratio of its group alone is removed."""
     prepared = prepared_result(work.snapshot)
     scores = work.library.scores(prepared.scores)
-    plan = sensitivity_plan(work.graph, scores, work.payload["group"], work.payload["ratio"])
-    return Done({"rise": finite(calibration_loss(work, plan) - prepared.calibration_loss)})
+    group, ratio = work.payload["group"], work.payload["ratio"]
+    plan = sensitivity_plan(work.graph, scores, group, ratio)
+    rise = calibration_loss(work, plan) - prepared.calibration_loss
+    return Done({"rise": finite(told_rise(work.graph, group, ratio, rise))})
 
 
 def finite(value: float) -> float | None:

@@ -22,6 +22,7 @@ class FakeGroup:
     width: int
     status: str = "prunable"
     parts: tuple[tuple[int, ...], ...] = ()
+    least: int = 1
 
 
 GROUPS = tuple(

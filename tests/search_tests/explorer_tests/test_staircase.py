@@ -15,6 +15,12 @@ def test_a_narrow_group_is_halved() -> None:
     assert coarse_widths(1, points=4) == []
 
 
+def test_a_block_is_measured_without() -> None:
+    assert coarse_widths(1, points=4, least=0) == [0]
+    assert bisection_width(1, {0: 0.7}, {0}) is None
+    assert allowed_widths(1, {0: 0.7}, gain=0.01) == {1: 1.0, 0: 0.7}
+
+
 def test_bisection_goes_where_the_latency_jumps() -> None:
     stairs = {16: 0.80, 32: 0.82, 48: 0.98}
     assert bisection_width(64, stairs, {16, 32, 48}) == 40

@@ -30,9 +30,10 @@ class Around(nn.Module):
 
 
 def groups_of(body: Body, width: int = 4, **layers: nn.Module) -> dict[str, Group]:
+    """The groups of units by name; blocks have no units."""
     torch.manual_seed(0)
     graph = trace(Around(body, width, **layers), (torch.randn(2, 3, 4, 4),))
-    return {group.name: group for group in graph.groups}
+    return {group.name: group for group in graph.groups if group.kind != "block"}
 
 
 def columns(group: Group, tensor: str, dim: int = 1) -> Indices:

@@ -1,0 +1,137 @@
+"""Cuts residual blocks out of an ONNX graph: an addition gives way to one of its inputs.
+
+Which addition ends which block is told by the weights that go with it. Knows nothing of torch or
+of plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from onnx import GraphProto, ModelProto
+
+from search.errors import SkeletonError
+from search.skeleton.folding import absorbs, uses_of
+from search.skeleton.weightless import canonical
+
+Sizes = tuple[int, ...]  # ascending numbers of elements
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One addition, by its place among the nodes of a graph, and the input that replaces it."""
+
+    node: int
+    kept: int
+
+
+def is_matrix(shape: Iterable[int]) -> bool:
+    """Whether a tensor has two dimensions or more that are longer than one."""
+    return sum(size > 1 for size in shape) >= 2
+
+
+def find_cuts(proto: ModelProto, wanted: Mapping[str, Sizes]) -> dict[str, Cut]:
+    """The cut of every block.
+
+    Args:
+        proto: the dense graph, without weights.
+        wanted: block -> the elements of each matrix that goes with it; in the order in which the
+            additions come, as far as blocks are alike.
+
+    Raises:
+        SkeletonError: a block has no cut, or one too many.
+    """
+    places: dict[Sizes, list[Cut]] = {}
+    for cut in _additions(proto.graph):
+        places.setdefault(_lost_matrices(proto.graph, cut), []).append(cut)
+    blocks: dict[Sizes, list[str]] = {}
+    for name, sizes in wanted.items():
+        blocks.setdefault(sizes, []).append(name)
+    cuts: dict[str, Cut] = {}
+    for sizes, names in blocks.items():
+        found = places.get(sizes, [])
+        if not sizes or len(found) != len(names):
+            raise SkeletonError(f"{names} must end in one addition each, but got {len(found)}")
+        cuts |= zip(names, found, strict=True)
+    return cuts
+
+
+def without(proto: ModelProto, cuts: Collection[Cut]) -> ModelProto:
+    """The canonical graph in which additions are replaced; what nothing reads any more is gone."""
+    result = ModelProto()
+    result.CopyFrom(proto)
+    graph = result.graph
+    instead = _replacements(graph, cuts)
+    for node in graph.node:
+        node.input[:] = [_resolved(name, instead) for name in node.input]
+    for value in graph.output:
+        value.name = _resolved(value.name, instead)
+    live = _live(graph, {})
+    kept = [node for place, node in enumerate(graph.node) if place in live]
+    del graph.node[:]
+    graph.node.extend(kept)
+    _fold_norms(graph)
+    used = uses_of(graph)
+    weights = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+    return canonical(result)
+
+
+def _additions(graph: GraphProto) -> Iterator[Cut]:
+    """Either input of every addition of two values that are no weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for place, node in enumerate(graph.node):
+        if node.op_type == "Add" and not weights & set(node.input):
+            yield from (Cut(place, side) for side in (0, 1))
+
+
+def _lost_matrices(graph: GraphProto, cut: Cut) -> Sizes:
+    live = _live(graph, _replacements(graph, [cut]))
+    used = {name for place in live for name in graph.node[place].input}
+    lost = (tensor for tensor in graph.initializer if tensor.name not in used)
+    return tuple(sorted(prod(tensor.dims) for tensor in lost if is_matrix(tensor.dims)))
+
+
+def _replacements(graph: GraphProto, cuts: Collection[Cut]) -> dict[str, str]:
+    nodes = [graph.node[cut.node] for cut in cuts]
+    kept = [cut.kept for cut in cuts]
+    return {n.output[0]: n.input[side] for n, side in zip(nodes, kept, strict=True)}
+
+
+def _resolved(name: str, instead: Mapping[str, str]) -> str:
+    while name in instead:
+        name = instead[name]
+    return name
+
+
+def _live(graph: GraphProto, instead: Mapping[str, str]) -> set[int]:
+    """The places of the nodes that the outputs depend on."""
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output}
+    live: set[int] = set()
+    waiting = [value.name for value in graph.output]
+    while waiting:
+        place = makers.get(_resolved(waiting.pop(), instead))
+        if place is not None and place not in live:
+            live.add(place)
+            waiting += graph.node[place].input
+    return live
+
+
+def _fold_norms(graph: GraphProto) -> None:
+    """As an export does: a batch norm that comes to stand behind a layer becomes its bias."""
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    uses = uses_of(graph)
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        layer = makers.get(norm.input[0])
+        if layer is None or uses[norm.input[0]] > 1 or not absorbs(layer, initializers, uses):
+            continue
+        if all(name in initializers for name in norm.input[1:5]):
+            bias = layer.input[2] if len(layer.input) > 2 and layer.input[2] else norm.input[2]
+            layer.input[:] = [*layer.input[:2], bias]
+            layer.output[0] = norm.output[0]
+            makers[norm.output[0]] = layer
+            graph.node.remove(norm)
