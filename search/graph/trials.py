@@ -91,6 +91,7 @@ class NumberTrial:
         self._graph = graph
         self._seed = seed
         self._reference = Reference(exported, found)
+        self._blocks = [block.atom for block in found.blocks]
         self._tensors = named_tensors(graph.model)
         self._watched = watched
         self._first = first_examples(graph.dynamic_batch, graph.example_inputs) if alone else None
@@ -141,6 +142,7 @@ class NumberTrial:
             return f"the pruned model is off by {off:.1e}"
         del expected
         if self._watched and not self.influence.keys() >= set(names):
+            kept[self._blocks] = True  # one that is gone changes nothing
             largest = _largest_per_group(self._changes(kept), self._graph)
             self.influence |= {name: largest[name] for name in names}
         return None

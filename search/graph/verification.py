@@ -162,7 +162,8 @@ def verify(
         family: groups of equal families pass or fail together; by default each is its own.
         briefly: one round without control is enough once a group is refused, because all of them
             will be verified in another form.
-        trusted: groups of which it is known that the output depends on them.
+        trusted: groups that have been verified before, in another form: the output depends on
+            them, and what is left to see shows on one example.
 
     Returns:
         Group name -> the reason why it must be frozen.
@@ -183,7 +184,8 @@ def verify(
         if not names or expired():
             break
         scale = 0.5 ** max(0, seed - ROUNDS + 1)
-        trial = NumberTrial(graph, exported, found, seed, scale, alone=seed != 1)
+        alone = bool(trusted) or seed != 1
+        trial = NumberTrial(graph, exported, found, seed, scale, alone=alone)
         trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
