@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError
@@ -18,6 +16,7 @@ from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
+from search.graph.doubling import everything_in_float64
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
 from search.graph.partial import inputs_of, rejoined, side_by_side, traceable_calls
@@ -102,7 +101,7 @@ def _traced(
     rules: Mapping[str, Rule],
     expired: Callable[[], bool],
 ) -> PruningGraph:
-    with _float64_by_default():
+    with everything_in_float64():
         verified = _verified(model, example_inputs, rules, expired)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     units = [group for group in graph.groups if group.kind != "block"]
@@ -110,17 +109,6 @@ def _traced(
         return replace(graph, exporting=partial(_program_like, graph, rules))
     program = recast(verified.program, model, example_inputs)
     return _with_program(graph, rules) if program is None else replace(graph, program=program)
-
-
-@contextmanager
-def _float64_by_default() -> Iterator[None]:
-    """Tensors that a forward makes meet those of the float64 copy."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _verified(

@@ -225,3 +225,22 @@ def test_a_long_sequence_is_not_written_out_step_by_step(kind: Callable[..., nn.
     made = exported.graph_module.graph.output_node().all_input_nodes[0]
     assert tuple(made.meta["val"].shape)[1:] == (2000, 8)
     assert time.process_time() - began < 10
+
+
+class Single(nn.Module):
+    """It makes a grid in float32, whatever the dtype of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = torch.arange(x.shape[-1], dtype=torch.float32).expand(x.shape[0], 1, *x.shape[2:])
+        out: Tensor = self.b(self.a(torch.cat([x.to(torch.float), grid.float()], 1)).relu())
+        return out
+
+
+def test_a_model_that_makes_tensors_in_float32_is_analysed_in_float64() -> None:
+    graph = trace(Single(), image())
+    assert [group.status for group in graph.groups] == ["prunable", "frozen"]
+    assert torch.get_default_dtype() is torch.float32
