@@ -125,7 +125,7 @@ class Child:
 
     def _row(self, status: str, reason: str) -> Row:
         seconds = round(time.monotonic() - self._begun, 2)
-        traced = stage_in(self._path) not in (*ANALYSIS[:3], "run dense")
+        traced = stage_in(self._path) not in ANALYSIS[:4]
         return Row(self._name, status, seconds=seconds, reason=reason, detail={"traced": traced})  # type: ignore[arg-type]
 
 
@@ -150,11 +150,15 @@ def run(
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Few threads, nothing from the network, and this repository on the path."""
+    """Few threads, nothing from the network or from a compiler, and this repository on the path.
+
+    torchvision compiles what its own binary lacks, which takes a minute.
+    """
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **counts, **offline, "PYTHONPATH": path}
+    plain = {"TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": path}
+    return {**os.environ, **counts, **offline, **plain}
 
 
 def _resident_bytes(pid: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,21 @@ def _from_pytorchcv(name: str, rest: str) -> tuple[nn.Module, Inputs]:
 
 
 def _from_torchvision(name: str, rest: str) -> tuple[nn.Module, Inputs]:
-    boxes = {"box_score_thresh": 0.0} if "rcnn" in rest else {}  # else random weights see none
-    model = build(name, boxes, allow=())
+    model = build(name, _detecting(rest), allow=())
     known = [shape for part, shape in _TORCHVISION_SHAPES.items() if part in rest]
     shape = known[0] if known else IMAGE
     return model, _images(shape) * (2 if rest.startswith("raft") else 1)
+
+
+def _detecting(name: str) -> dict[str, Any]:
+    """Settings of a detector: it would enlarge images to 800 pixels, and look at 1000 places."""
+    if not any(part in name for part in ("rcnn", "retinanet", "fcos")):
+        return {}
+    sizes = {"min_size": 320, "max_size": 320}
+    if "rcnn" not in name:
+        return sizes
+    few = {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 20}
+    return {**sizes, **few, "box_score_thresh": 0.0}  # else random weights see no box
 
 
 def _from_transformers(name: str, rest: str) -> tuple[nn.Module, Inputs]:
