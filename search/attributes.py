@@ -81,6 +81,15 @@ def _layer_norm(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attr
     return {"normalized_shape": list(shapes["weight"])} if "weight" in shapes else {}
 
 
+def _group_norm(module: nn.Module, shapes: Shapes, kept: Mapping[str, Indices]) -> Attributes:
+    """Norm groups that have lost all their channels are gone."""
+    if not isinstance(module, nn.GroupNorm) or "weight" not in shapes:
+        return {}
+    left = kept.get("weight", {}).get(0, range(module.num_channels))
+    groups = len({channel * module.num_groups // module.num_channels for channel in left})
+    return {"num_channels": shapes["weight"][0], "num_groups": groups}
+
+
 def _embedding(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
     return {"embedding_dim": shapes["weight"][1]} if "weight" in shapes else {}
 
@@ -89,7 +98,7 @@ _RULES: tuple[tuple[type[nn.Module], Callable[..., Attributes]], ...] = (
     (_ConvNd, _convolution),
     (nn.Linear, _linear),
     (_NormBase, _size("num_features")),
-    (nn.GroupNorm, _size("num_channels")),
+    (nn.GroupNorm, _group_norm),
     (nn.PReLU, _size("num_parameters")),
     (nn.LayerNorm, _layer_norm),
     (nn.RMSNorm, _layer_norm),

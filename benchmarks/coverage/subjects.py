@@ -73,14 +73,17 @@ def _from_torchvision(name: str, rest: str) -> tuple[nn.Module, Inputs]:
 
 
 def _detecting(name: str) -> dict[str, Any]:
-    """Settings of a detector: it would enlarge images to 800 pixels, and look at 1000 places."""
-    if not any(part in name for part in ("rcnn", "retinanet", "fcos")):
-        return {}
+    """Settings of a detector: it would enlarge images to 800 pixels, and look at 1000 places.
+
+    Random weights are sure of no box: without a threshold there are as many as it gives at most.
+    """
     sizes = {"min_size": 320, "max_size": 320}
-    if "rcnn" not in name:
-        return sizes
-    few = {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 20}
-    return {**sizes, **few, "box_score_thresh": 0.0}  # else random weights see no box
+    if "rcnn" in name:
+        few = {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 20}
+        return {**sizes, **few, "box_score_thresh": 0.0}
+    if "retinanet" in name or "fcos" in name:
+        return {**sizes, "detections_per_img": 20, "score_thresh": 0.0}
+    return {}
 
 
 def _from_transformers(name: str, rest: str) -> tuple[nn.Module, Inputs]:

@@ -136,6 +136,8 @@ def _example(name: str, config: Any) -> Tensor:
         return torch.zeros(1, TOKENS, dtype=torch.long)
     if name == "pixel_values":
         return torch.randn(1, *_frames(vision), *_image(vision))
+    if name == "input_values" and hasattr(config, "audio_channels"):
+        return torch.randn(1, config.audio_channels, 4000)
     if name == "input_values":
         spectrum = hasattr(config, "num_mel_bins") and hasattr(config, "max_length")
         return torch.randn(1, *((config.max_length, config.num_mel_bins) if spectrum else (4000,)))

@@ -312,8 +312,14 @@ def test_of_many_norm_groups_whole_ones_leave() -> None:
     groups = groups_of(
         lambda m, x: m.b(m.n(x).relu()), width=16, n=nn.GroupNorm(8, 16), b=conv(16)
     )
-    assert groups["a"].status == "prunable"
+    assert (groups["a"].status, groups["a"].form) == ("prunable", "module")
     assert columns(groups["a"], "b.weight") == [[2 * i, 2 * i + 1] for i in range(8)]
+
+
+def test_of_a_few_norm_groups_each_loses_the_same() -> None:
+    groups = groups_of(lambda m, x: m.b(m.n(x).relu()), width=8, n=nn.GroupNorm(2, 8), b=conv(8))
+    assert (groups["a"].status, groups["a"].form) == ("approximate", "module")
+    assert columns(groups["a"], "b.weight") == [[i, 4 + i] for i in range(4)]
 
 
 def standardised(m: Any, x: Tensor) -> Tensor:
