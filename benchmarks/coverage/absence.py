@@ -131,6 +131,11 @@ def _convolution(target: Any, args: Any, kwargs: Any) -> Tensor:
     return _blanked(value, everywhere)
 
 
+def _recurrent(target: Any, args: Any, kwargs: Any) -> Any:
+    """Hidden units are all there; what they read may be absent."""
+    return target(*_filled(args), **kwargs)
+
+
 def _moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and count over the present entries of `dims`."""
     dims = list(dims)
@@ -305,6 +310,7 @@ _RULES: Mapping[str, Callable[[Any, Any, Any], Any]] = {
         (*(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3))),
         _convolution,
     ),
+    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), _recurrent),
     **dict.fromkeys(("std", "std_mean", "var", "var_mean"), _spread),
     **dict.fromkeys(("linalg_vector_norm", "norm", "sum"), _total),
     **dict.fromkeys(("amax", "max"), _largest),

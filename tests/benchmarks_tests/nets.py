@@ -33,6 +33,12 @@ def mixer() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return model, (torch.randn(1, 5, 6),)
 
 
+def reader() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A recurrent layer reads units that a layer norm runs over."""
+    layers = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.LSTM(16, 5, batch_first=True))
+    return layers, (torch.randn(1, 7, 6),)
+
+
 def single() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Nothing in it can be cut."""
     return nn.Linear(4, 3), (torch.randn(1, 4),)
