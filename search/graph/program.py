@@ -137,6 +137,7 @@ class PrunedGraph(nn.Module):
         self._outputs = _Nesting(exported.outputs)
         self._sources = dict(exported.sources)
         self._owners = _owners(exported, body)
+        self._dtype = _dtype_of(exported)
         device = next((tensor.device for tensor in named_tensors(body).values()), None)
         lifted = nn.Module()
         for name, constant in constants.items():
@@ -153,7 +154,7 @@ class PrunedGraph(nn.Module):
             else next(given)
             for node in self._graph.find_nodes(op="placeholder")
         ]
-        outputs = _Run(self, self._graph, self._owners).run(*values)
+        outputs = _Run(self, self._graph, self._owners, self._dtype).run(*values)
         return pytree.tree_unflatten(list(outputs), self._outputs.spec)
 
 
@@ -168,12 +169,17 @@ class _Nesting:
 
 
 class _Run(fx.Interpreter):
-    """One forward: flags as the modules have them, new tensors where the weights are."""
+    """One forward: flags as the modules have them, new tensors like the weights."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, owners: Owners) -> None:
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, owners: Owners, dtype: torch.dtype | None
+    ) -> None:
         super().__init__(module, graph=graph)
-        self._root, self._owners = module, owners
-        self._device = next((t.device for t in named_tensors(module).values()), None)
+        self._root, self._owners, self._exported_dtype = module, owners, dtype
+        weights = [*module.parameters(), *module.buffers()]
+        decimal = (tensor.dtype for tensor in weights if tensor.is_floating_point())
+        self._device = next((tensor.device for tensor in weights), None)
+        self._dtype = next(decimal, None)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function":
@@ -192,8 +198,11 @@ class _Run(fx.Interpreter):
         return n.target(*args, **kwargs)  # type: ignore[operator]
 
     def _moved(self, argument: Any) -> Any:
-        """The device of the weights in place of the one that the model was exported on."""
-        return self._device if isinstance(argument, torch.device) else argument
+        """Device and dtype of the weights in place of those that the model was exported with."""
+        if isinstance(argument, torch.device):
+            return self._device
+        is_theirs = isinstance(argument, torch.dtype) and argument == self._exported_dtype
+        return self._dtype if is_theirs and self._dtype is not None else argument
 
 
 def _attention_in_training(
@@ -215,6 +224,17 @@ def _in_training(name: str, args: tuple[Any, ...], owner: nn.Module) -> tuple[An
             average = 1.0 / float(owner.num_batches_tracked)
             args = (*args[:_MOMENTUM], average, *args[_MOMENTUM + 1 :])
     return args
+
+
+def _dtype_of(exported: Exported) -> torch.dtype | None:
+    """That of the weights when the model was exported; None where they had several."""
+    values = (
+        node.meta["val"].dtype
+        for node in exported.graph_module.graph.find_nodes(op="placeholder")
+        if node.name in exported.sources
+    )
+    found = {dtype for dtype in values if dtype.is_floating_point}
+    return found.pop() if len(found) == 1 else None
 
 
 def _dropout_of(owner: nn.Module) -> float:

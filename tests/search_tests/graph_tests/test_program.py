@@ -220,3 +220,20 @@ def test_a_program_that_computes_something_else_is_not_taken() -> None:
     other = Attention().eval()
     other.forward = lambda x: {"logits": x.mean((2, 3))}  # type: ignore[method-assign]
     assert recast(program, other, image()) is None
+
+
+class Padded(Attention):
+    """It makes zeros in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = super().forward(x)["logits"]
+        return {"logits": torch.cat([logits, x.new_zeros(x.shape[0], 2)], 1).to(x.dtype) + 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_pruned_graph_follows_the_dtype_of_its_weights(dtype: torch.dtype) -> None:
+    model = Padded().eval()
+    graph = trace(model, image())
+    pruned = prune(model, graph, halved(graph)).to(dtype)
+    assert isinstance(pruned, PrunedGraph)
+    assert pruned(image()[0].to(dtype))["logits"].dtype is dtype
