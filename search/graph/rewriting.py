@@ -193,13 +193,19 @@ def _split(sizes: _Sizes, given: Arguments, dim: int = 0) -> Arguments | None:
 
 
 def _slice(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Start and end move by what was removed before them."""
+    """Start and end move by what was removed before them; an end that is open stays so.
+
+    It must: a dimension that the batch takes part in may be of any length.
+    """
     dim, x = given.get("dim", 0), sizes.input("self")
     axis = None if x is None else x.axis(dim)
     if axis is None or not sizes.shrinks(axis):
         return None
     start, end, _ = slice(given.get("start"), given.get("end")).indices(len(axis))
-    return given | {"dim": dim, "start": sizes.count(axis, start), "end": sizes.count(axis, end)}
+    ends = {"start": sizes.count(axis, start)}
+    if end < len(axis):
+        ends["end"] = sizes.count(axis, end)
+    return given | {"dim": dim} | ends
 
 
 def _pad(sizes: _Sizes, given: Arguments) -> Arguments | None:

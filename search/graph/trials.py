@@ -36,16 +36,23 @@ SLAB = 2**24  # numbers
 class ShapeTrial:
     """Runs pruned copies on the meta device: shapes only, so it costs next to nothing.
 
-    Where even the dense copy does not run there (constants on another device, sizes that depend
-    on data), `possible` is false.
+    A batch of another size than the traced one shows sizes that do not follow it. Where even the
+    dense copy does not run there (constants on another device, sizes that depend on data),
+    `possible` is false.
     """
 
     def __init__(self, graph: PruningGraph) -> None:
         self._graph = graph
         tensors = named_tensors(graph.model)
         self._model = copy_with(graph.model, {name: t.to("meta") for name, t in tensors.items()})
-        self._inputs = [value.to("meta") for value in graph.example_inputs]
-        self.possible = self.problem([]) is None
+        traced = [value.to("meta") for value in graph.example_inputs]
+        larger = [value[[0, 1, 1]] if batched(value, BATCH) else value for value in traced]
+        self.possible = False
+        for inputs in (larger, traced) if graph.dynamic_batch else (traced,):
+            self._inputs = inputs
+            self.possible = self.problem([]) is None
+            if self.possible:
+                break
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut; None if nothing does."""

@@ -90,6 +90,31 @@ def test_every_size_is_rewritten_and_any_batch_runs(
         assert pruned(torch.randn(size, 3, 8, 8))["logits"].shape == (size, 5)
 
 
+class BatchAndHeads(nn.Module):
+    """Heads beside the batch in one dimension, of which an index takes all: SAM's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(12, 36)
+        self.proj = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[0]
+        q, k, v = self.qkv(x).view(size, 5, 3, 4, 3).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
+        scores = (q[:, :, None] * k[:, None, :]).sum(-1).softmax(-1)
+        out: Tensor = self.proj((scores @ v).view(size, 4, 5, 3).transpose(1, 2).flatten(2))
+        return out
+
+
+def test_heads_beside_the_batch_leave_it_free() -> None:
+    graph = trace(BatchAndHeads(), (torch.randn(2, 5, 12),))
+    (heads,) = graph.prunable
+    assert (heads.kind, heads.width, heads.form) == ("heads", 4, "graph")
+    pruned = prune(graph.model, graph, halved(graph))
+    for size in (1, 2, 3, 7):
+        assert pruned(torch.randn(size, 5, 12)).shape == (size, 5, 3)
+
+
 def test_units_that_do_not_matter_can_be_cut_without_a_change(graph: PruningGraph) -> None:
     model = Attention().eval()
     plan = halved(graph)
