@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search.errors import PlanError, WeightsError
 from search.plan import Plan
-from search.tensors import copy_with, named_tensors, set_attributes
+from search.tensors import copy_with, load_tensors, named_tensors, set_attributes
 
 VERSION = 1
 
@@ -141,4 +141,4 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
         )
         raise WeightsError(f"{path} must hold the weights of the pruned model, but got {listed}")
-    model.load_state_dict(weights, strict=False)
+    load_tensors(model, weights, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,16 @@ def set_attributes(model: nn.Module, edits: Mapping[str, Attributes]) -> None:
             if not hasattr(modules.get(name), attribute):
                 raise PlanError(f"the plan edits {name}.{attribute}, but the model has none")
             setattr(modules[name], attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """`load_state_dict` of a file that holds tensors alone: in the layout of this very model.
+
+    A module that had another layout once takes a state dict without versions for an old one.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    model.load_state_dict(state, strict=strict)
 
 
 def drop_unread(model: nn.Module, lost: set[int], read: set[int]) -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from search.tensors import load_tensors
 from workers.loaders.errors import WeightsError
 
 LISTED = 50
@@ -33,7 +34,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "this architecture, or its other constructor arguments in `kwargs`",
             errors=findings[:LISTED],
         )
-    model.load_state_dict(weights, strict=False)
+    load_tensors(model, weights, strict=False)
 
 
 def _findings(expected: dict[str, Tensor], given: dict[str, Tensor]) -> Iterable[dict[str, Any]]:

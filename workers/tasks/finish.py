@@ -14,6 +14,7 @@ from jobs.repository import artifacts, candidates
 from jobs.tables import Candidate
 from search.plan import Plan
 from search.surgery import prune
+from search.tensors import load_tensors
 from search.training import accuracy
 from workers.library import job_source
 from workers.loaders.datasets import Images
@@ -61,7 +62,7 @@ def _tree(work: Work) -> list[dict[str, Any]]:
 def _pruned(work: Work, best: Verified) -> nn.Module:
     plan = Plan.from_document(best.chosen.plan)
     model = prune(work.graph.model, work.graph, plan)
-    model.load_state_dict(load(work.context.store.get(best.finetuned.weights)))
+    load_tensors(model, load(work.context.store.get(best.finetuned.weights)))
     return model
 
 

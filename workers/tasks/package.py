@@ -16,6 +16,7 @@ from jobs.spec import ModelSpec
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import plan_document, prune
+from search.tensors import load_tensors
 from workers.library import stored_blob
 from workers.phases.facts import finetune_key
 from workers.results import Finetuned, Packaged
@@ -30,7 +31,7 @@ def package(work: Work) -> Done:
     finetuned = Finetuned.model_validate(found)
     plan = Plan.from_document(work.payload["plan"])
     model = prune(work.graph.model, work.graph, plan)
-    model.load_state_dict(load(work.context.store.get(finetuned.weights)))
+    load_tensors(model, load(work.context.store.get(finetuned.weights)))
     files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
     return _packaged(work, model, files)
 

@@ -220,6 +220,22 @@ def test_a_fresh_process_loads_the_same_model_without_a_trace(name: str, tmp_pat
     assert (done.stdout, done.returncode) == ("same\n", 0), done.stderr
 
 
+class Versioned(Plain):
+    """A network of which an older layout was saved without a version: torchvision's MNASNet."""
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version") is None:
+            raise ValueError("version should be set")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_a_module_that_asks_for_its_version_is_loaded(tmp_path: Path) -> None:
+    graph = trace(Versioned(), image())
+    pruned = saved(tmp_path, graph, keep(graph, conv1=(0, 3)))
+    loaded = load(tmp_path, Versioned()).eval()
+    assert torch.equal(loaded(*image()), pruned(*image()))
+
+
 @pytest.fixture
 def files(tmp_path: Path, plain: PruningGraph) -> Path:
     saved(tmp_path, plain, keep(plain, conv1=(0, 3)))
