@@ -76,6 +76,8 @@ def _filled(value: Any) -> Any:
     """Absent entries as zeros, everywhere in nested arguments."""
     if isinstance(value, list | tuple):
         return list(map(_filled, value))
+    if isinstance(value, dict):
+        return {name: _filled(given) for name, given in value.items()}
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
     return value

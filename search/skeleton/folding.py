@@ -12,6 +12,7 @@ Batch norm is folded into the convolution or linear layer before it, and the zer
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +56,29 @@ def uses_of(graph: GraphProto) -> Counter[str]:
     return uses
 
 
-def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
+def foldable_norms(
+    graph: GraphProto, initializers: Mapping[str, TensorProto]
+) -> Iterator[tuple[NodeProto, NodeProto]]:
+    """Every batch norm that the layer before it can absorb: (layer, norm).
+
+    When the next one is asked for, the norm is taken out, and the layer gives its output.
+    """
     makers = {name: node for node in graph.node for name in node.output}
     uses = uses_of(graph)
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         layer = makers.get(norm.input[0])
-        if layer is None or uses[norm.input[0]] > 1 or not absorbs(layer, initializers, uses):
+        if layer is None or uses[norm.input[0]] > 1 or not _absorbs(layer, initializers, uses):
             continue
-        if not all(name in initializers for name in norm.input[1:5]):
-            continue
+        if all(name in initializers for name in norm.input[1:5]):
+            yield layer, norm
+            layer.output[0] = norm.output[0]
+            makers[norm.output[0]] = layer
+            graph.node.remove(norm)
+
+
+def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    for layer, norm in foldable_norms(graph, initializers):
         weight, bias = _folded(layer, norm, initializers)
         name = layer.input[1]
         bias_name = layer.input[2] if len(layer.input) > 2 else ""
@@ -80,12 +94,11 @@ def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
             weights.add(made)
         del layer.input[2:]
         layer.input.append(bias_name)
-        layer.output[0] = norm.output[0]
-        makers[norm.output[0]] = layer
-        graph.node.remove(norm)
 
 
-def absorbs(layer: NodeProto, initializers: dict[str, TensorProto], uses: Counter[str]) -> bool:
+def _absorbs(
+    layer: NodeProto, initializers: Mapping[str, TensorProto], uses: Counter[str]
+) -> bool:
     """Whether a batch norm behind this layer can become part of its weight and bias."""
     if layer.op_type == "Gemm":
         settings = {a.name: helper.get_attribute_value(a) for a in layer.attribute}

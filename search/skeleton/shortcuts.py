@@ -13,7 +13,7 @@ from math import prod
 from onnx import GraphProto, ModelProto
 
 from search.errors import SkeletonError
-from search.skeleton.folding import absorbs, uses_of
+from search.skeleton.folding import foldable_norms, uses_of
 from search.skeleton.weightless import canonical
 
 Sizes = tuple[int, ...]  # ascending numbers of elements
@@ -123,15 +123,6 @@ def _live(graph: GraphProto, instead: Mapping[str, str]) -> set[int]:
 def _fold_norms(graph: GraphProto) -> None:
     """As an export does: a batch norm that comes to stand behind a layer becomes its bias."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    uses = uses_of(graph)
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        layer = makers.get(norm.input[0])
-        if layer is None or uses[norm.input[0]] > 1 or not absorbs(layer, initializers, uses):
-            continue
-        if all(name in initializers for name in norm.input[1:5]):
-            bias = layer.input[2] if len(layer.input) > 2 and layer.input[2] else norm.input[2]
-            layer.input[:] = [*layer.input[:2], bias]
-            layer.output[0] = norm.output[0]
-            makers[norm.output[0]] = layer
-            graph.node.remove(norm)
+    for layer, norm in foldable_norms(graph, initializers):
+        bias = layer.input[2] if len(layer.input) > 2 and layer.input[2] else norm.input[2]
+        layer.input[:] = [*layer.input[:2], bias]

@@ -47,3 +47,14 @@ EACH: Indices = [[0], [1], [2], [3]]
 
 def conv(ins: int, outs: int = 2, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(ins, outs, 1, groups=groups)
+
+
+class Countdown:
+    """A clock that reaches the time limit after a number of readings."""
+
+    def __init__(self, readings: int) -> None:
+        self.readings = readings
+
+    def __call__(self) -> float:
+        self.readings -= 1
+        return 0.0 if self.readings >= 0 else 100.0

@@ -29,7 +29,7 @@ from search.graph.verification import LATE, verify_blocks
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import load_pruned, plan_document, prune
-from tests.search_tests.graph_tests.around import Around, conv
+from tests.search_tests.graph_tests.around import Around, Countdown, conv
 from tests.search_tests.graph_tests.residuals import Nested, Pyramid, ResNet, ReZero, ViT
 from tests.search_tests.models import Dense, InvertedResidual, UNet, image
 
@@ -258,17 +258,6 @@ def test_a_wrong_shortcut_is_caught() -> None:
         reasons = verify_blocks(whole, exported, blocks, lambda: False)
         assert list(reasons) == caught
         assert all("the pruned model is off by" in reason for reason in reasons.values())
-
-
-class Countdown:
-    """A clock that reaches the time limit after a number of readings."""
-
-    def __init__(self, readings: int) -> None:
-        self.readings = readings
-
-    def __call__(self) -> float:
-        self.readings -= 1
-        return 0.0 if self.readings >= 0 else 100.0
 
 
 def test_blocks_that_the_time_limit_leaves_unverified_are_frozen() -> None:

@@ -15,6 +15,7 @@ from search.graph.call import Call, Outcome, Rule
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
 from search.graph.verification import LATE, Halving
+from tests.search_tests.graph_tests.around import Countdown
 from tests.search_tests.models import Dense, FixedView, Normed, Plain, Residual, Shuffle, image
 
 
@@ -167,17 +168,6 @@ def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
     graph = trace(model, (torch.zeros(1, 3, 8, 8),))
     assert statuses(graph) == {**dict.fromkeys(statuses(graph), "prunable"), "fc": "frozen"}
     assert all(bool((parameter == 0).all()) for parameter in model.parameters())
-
-
-class Countdown:
-    """A clock that reaches the time limit after a number of readings."""
-
-    def __init__(self, readings: int) -> None:
-        self.readings = readings
-
-    def __call__(self) -> float:
-        self.readings -= 1
-        return 0.0 if self.readings >= 0 else 100.0
 
 
 @pytest.mark.parametrize("readings", [1, 2, 3])
