@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.errors import (
     ArtifactNotFound,
@@ -175,7 +176,33 @@ def install(app: FastAPI) -> None:
         headers = {"Retry-After": "3"}
         return Problem(503, "database-unavailable", detail, headers=headers).response()
 
-    @app.exception_handler(Exception)
-    def on_anything(request: Request, error: Exception) -> JSONResponse:
-        detail = "The server failed on this request; its log says why. It may be sent again."
-        return Problem(500, "internal-error", detail).response()
+    app.add_middleware(AnswersAnyway)
+
+
+class AnswersAnyway:
+    """Answers 500 where an exception leaves the application, and keeps the connection.
+
+    A handler of ``Exception`` would not do: after it has answered, the exception goes on to the
+    server, which hangs up, and a client may lose the answer with the connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; an exception after the first byte of the answer goes on as well."""
+        answering = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if answering or scope["type"] != "http":
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            detail = "The server failed on this request; its log says why. It may be sent again."
+            await Problem(500, "internal-error", detail).response()(scope, receive, send)
