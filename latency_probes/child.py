@@ -93,6 +93,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     gc.disable()
     before = sentinel_ns()
     preempted = _preemptions()
+    started = time.perf_counter_ns()
     pair = timing.time_pair(
         calls["candidate"],
         calls["reference"],
@@ -101,11 +102,13 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         faults=_page_faults,
         order=order,
     )
+    timing_ns = time.perf_counter_ns() - started
     preempted = _preemptions() - preempted
     replicate = _samples(pair) | {
         "sentinel_ns": (before, sentinel_ns()),
         "preemptions": preempted,
         "setup_ms": setup_ns / 1e6,
+        "timing_ms": timing_ns / 1e6,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     return {"replicate": replicate, "runtime_version": runtime.describe().version[:200]}

@@ -37,7 +37,13 @@ class _Part(BaseModel):
 
 class Replicate(_Part):
     """What one process measured. Rounds pair a block of candidate calls with one of reference
-    calls."""
+    calls.
+
+    Attributes:
+        setup_ms: importing the runtime and making both models ready.
+        timing_ms: warm-up and rounds of both models.
+        process_ms: the whole life of the process, as its parent saw it.
+    """
 
     candidate_ns: Rounds
     reference_ns: Rounds
@@ -50,6 +56,8 @@ class Replicate(_Part):
     warm: bool = True
     preemptions: NonNegativeInt = 0
     setup_ms: NonNegativeFloat = 0.0
+    timing_ms: NonNegativeFloat = 0.0
+    process_ms: NonNegativeFloat = 0.0
     peak_rss_mb: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")

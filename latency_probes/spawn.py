@@ -78,6 +78,7 @@ def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:
         Withdrawn: `stop` was set meanwhile.
     """
     job = job | {"task": "time", "parent": os.getpid()}
+    started = time.perf_counter()
     reply = _run(job, threads=job["threads"], limit_s=job["time_limit_s"], stop=stop)
     if isinstance(reply, MeasureError):
         return reply
@@ -85,7 +86,9 @@ def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:
         return reply.error
     if reply.replicate is None:
         return MeasureError(kind="crashed", message="the child replied without a replicate")
-    return Timed(replicate=reply.replicate, runtime_version=reply.runtime_version)
+    process_ms = (time.perf_counter() - started) * 1e3
+    replicate = reply.replicate.model_copy(update={"process_ms": process_ms})
+    return Timed(replicate=replicate, runtime_version=reply.runtime_version)
 
 
 def _run(

@@ -59,6 +59,7 @@ def test_a_wider_network_is_slower(tmp_path: Path) -> None:
     assert min(first.sentinel_ns) > 0
     assert first.candidate_cold_ns > 0
     assert first.peak_rss_mb > 10
+    assert 0 < first.setup_ms + first.timing_ms < first.process_ms
     assert len(first.candidate_ns) >= 3
 
 
