@@ -21,7 +21,7 @@ from latency_probes.samples import Replicate
 
 # With the default thresholds, page faults made a 30-channel layer look 38 % faster than a
 # 32-channel one, though it is 3 % slower.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S = 0.1
 _DESCRIBE_LIMIT_S = 120.0
@@ -156,7 +156,7 @@ def _environment(threads: int) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     fixed = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return dict(os.environ) | _ALLOCATOR | fixed | {"PYTHONPATH": path}
+    return dict(os.environ) | ALLOCATOR | fixed | {"PYTHONPATH": path}
 
 
 def _tail(errors: IO[bytes]) -> str:
