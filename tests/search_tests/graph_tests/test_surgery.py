@@ -179,16 +179,21 @@ def test_plans_that_do_not_fit(plain: PruningGraph) -> None:
         prune(prune(plain.model, plain, keep(plain, conv1=(0,))), plain, plain.dense_plan())
 
 
+LOADED_ANEW = ("InvertedResidual", "Grouped", "Tied", "Normed")
 LOAD = """
 import sys, torch
+from pathlib import Path
 from safetensors.torch import load_file
 from search.surgery import load_pruned
-from tests.search_tests.models import {name}
-assert "search.graph" not in sys.modules
-model = load_pruned({name}(), "{folder}/plan.json", "{folder}/model.safetensors").eval()
-tensors = load_file("{folder}/example.safetensors")
-torch.testing.assert_close(model(tensors["x"]), tensors["y"])
-print("same")
+from tests.search_tests import models
+for name in sys.argv[2:]:
+    folder = Path(sys.argv[1], name)
+    model = getattr(models, name)()
+    model = load_pruned(model, folder / "plan.json", folder / "model.safetensors").eval()
+    assert "search.graph" not in sys.modules
+    tensors = load_file(folder / "example.safetensors")
+    torch.testing.assert_close(model(tensors["x"]), tensors["y"])
+    print(name)
 """
 
 
@@ -205,19 +210,21 @@ def saved(folder: Path, graph: PruningGraph, plan: Plan) -> nn.Module:
     return pruned
 
 
-@pytest.mark.parametrize("name", ["InvertedResidual", "Grouped", "Tied", "Normed"])
-def test_a_fresh_process_loads_the_same_model_without_a_trace(name: str, tmp_path: Path) -> None:
-    make, inputs = NETWORKS[name]
-    torch.manual_seed(0)
-    graph = trace(make(), inputs)
-    pruned = saved(tmp_path, graph, random_plan(graph, 2))
-    x = torch.cat([inputs[0], inputs[0]])
-    save_file({"x": x, "y": pruned(x).detach()}, tmp_path / "example.safetensors")
-    script = LOAD.format(name=name, folder=tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.returncode) == ("same\n", 0), done.stderr
+def test_a_fresh_process_loads_the_same_models_without_a_trace(tmp_path: Path) -> None:
+    for name in LOADED_ANEW:
+        folder = tmp_path / name
+        folder.mkdir()
+        make, inputs = NETWORKS[name]
+        torch.manual_seed(0)
+        graph = trace(make(), inputs)
+        pruned = saved(folder, graph, random_plan(graph, 2))
+        x = torch.cat([inputs[0], inputs[0]])
+        save_file({"x": x, "y": pruned(x).detach()}, folder / "example.safetensors")
+
+    command = [sys.executable, "-c", LOAD, str(tmp_path), *LOADED_ANEW]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.stdout.split(), done.returncode) == (list(LOADED_ANEW), 0), done.stderr
 
 
 class Versioned(Plain):
