@@ -50,6 +50,15 @@ class RequestState(StrEnum):
     FAILED = "failed"
 
 
+class CheckState(StrEnum):
+    """Of a check of a device: `pending` until its first request is with the device."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
 class DeviceState(StrEnum):
     PENDING = "pending"
     ONLINE = "online"

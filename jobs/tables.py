@@ -14,7 +14,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from jobs.columns import Json, UtcDateTime, state_column, utc_now
 from jobs.ids import new_id
-from jobs.states import DeviceState, InputState, JobState, RequestState, TaskState
+from jobs.states import (
+    CheckState,
+    DeviceState,
+    InputState,
+    JobState,
+    RequestState,
+    TaskState,
+)
 
 Document = dict[str, Any]
 
@@ -40,6 +47,7 @@ class Base(DeclarativeBase):
         TaskState: state_column(TaskState),
         RequestState: state_column(RequestState),
         DeviceState: state_column(DeviceState),
+        CheckState: state_column(CheckState),
     }
 
 
@@ -179,8 +187,31 @@ class Device(Base):
     problem: Mapped[Document | None]
 
 
+class Check(Base):
+    """A test of a device itself: one model measured against itself, many times over."""
+
+    __tablename__ = "checks"
+    __table_args__ = (Index(None, "device_id", "created_at"), Index(None, "state"))
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("chk"))
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    workload: Mapped[str]
+    skeleton_digest: Mapped[str] = mapped_column(ForeignKey("skeletons.digest"))
+    target: Mapped[Document]
+    target_key: Mapped[str]
+    settings: Mapped[Document]
+    state: Mapped[CheckState] = mapped_column(default=CheckState.PENDING)
+    progress: Mapped[Document | None]
+    waiting_for: Mapped[str | None]
+    result: Mapped[Document | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
 class Request(Base):
-    """One candidate to be measured. `attempt` and `lease_token` change with every assignment.
+    """One candidate to be measured, for a job or for a check. `attempt` and `lease_token` change
+    with every assignment.
 
     `measurement_id` has no foreign key: the two tables would need each other first.
     """
@@ -188,12 +219,14 @@ class Request(Base):
     __tablename__ = "requests"
     __table_args__ = (
         UniqueConstraint("job_id", "purpose"),
+        UniqueConstraint("check_id", "purpose"),
         Index(None, "state", "lease_until"),
         Index(None, "device_id", "state"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("req"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    check_id: Mapped[str | None] = mapped_column(ForeignKey("checks.id"))
     purpose: Mapped[str]
     skeleton_digest: Mapped[str] = mapped_column(ForeignKey("skeletons.digest"))
     reference_digest: Mapped[str] = mapped_column(ForeignKey("skeletons.digest"))
@@ -219,11 +252,14 @@ class Measurement(Base):
         UniqueConstraint("request_id", "device_id", "lease_token"),
         Index(None, "skeleton_digest", "target_key"),
         Index(None, "job_id"),
+        Index(None, "check_id"),
+        Index(None, "device_id", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("mea"))
     request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    check_id: Mapped[str | None] = mapped_column(ForeignKey("checks.id"))
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
     attempt: Mapped[int]
     lease_token: Mapped[str]

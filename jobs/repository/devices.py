@@ -136,9 +136,15 @@ def revoke(session: Session, device_id: str) -> bool:
     return changed(session, update(Device).where(*where).values(state=DeviceState.REVOKED))
 
 
-def set_problem(session: Session, device_id: str, problem: dict[str, Any] | None) -> bool:
-    """Says what is wrong with a device, or that nothing is."""
+def set_problem(session: Session, device_id: str, problem: dict[str, Any]) -> bool:
+    """Says what is wrong with a device."""
     return changed(session, update(Device).where(Device.id == device_id).values(problem=problem))
+
+
+def clear_problem(session: Session, device_id: str) -> bool:
+    """Says that nothing is wrong with a device any more. False: nothing was."""
+    where = (Device.id == device_id, Device.problem.is_not(None))
+    return changed(session, update(Device).where(*where).values(problem=None))
 
 
 def counts(session: Session) -> dict[DeviceState, int]:

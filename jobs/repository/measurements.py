@@ -61,6 +61,26 @@ def for_job(session: Session, job_id: str, *, counted_only: bool = True) -> Sequ
     return session.scalars(statement.order_by(Measurement.created_at, Measurement.id)).all()
 
 
+def for_check(session: Session, check_id: str) -> Sequence[Measurement]:
+    """The counted measurements of a check, oldest first, with their raw samples."""
+    statement = select(Measurement).where(Measurement.check_id == check_id, Measurement.counted)
+    ordered = statement.order_by(Measurement.created_at, Measurement.id)
+    return session.scalars(ordered.options(undefer(Measurement.raw))).all()
+
+
+def of_device(session: Session, device_id: str, limit: int) -> Sequence[Measurement]:
+    """The last counted measurements of a device that brought a ratio, newest first, with their
+    raw samples."""
+    where = (
+        Measurement.device_id == device_id,
+        Measurement.counted,
+        Measurement.ratio.is_not(None),
+    )
+    statement = select(Measurement).where(*where).options(undefer(Measurement.raw))
+    newest = statement.order_by(Measurement.created_at.desc(), Measurement.id.desc())
+    return session.scalars(newest.limit(limit)).all()
+
+
 def cached(
     session: Session,
     skeleton_digest: str,
@@ -72,7 +92,8 @@ def cached(
     device_id: str | None = None,
     runtime_version: str | None = None,
 ) -> Measurement | None:
-    """The newest counted measurement with verdict `ok` that answers the same question.
+    """The newest counted measurement with verdict `ok` that answers the same question, and that
+    was made for a job: those of checks are never used again.
 
     Args:
         device_id: None takes any device's; likewise `runtime_version`.
@@ -84,6 +105,7 @@ def cached(
         Measurement.kind == kind,
         Measurement.protocol == protocol,
         Measurement.counted,
+        Measurement.check_id.is_(None),
         Measurement.verdict == "ok",
     ]
     if device_id is not None:

@@ -29,9 +29,10 @@ from latency_probes.messages import Settings, Target
 
 def add(
     session: Session,
-    job_id: str,
+    job_id: str | None,
     purpose: str,
     *,
+    check_id: str | None = None,
     skeleton_digest: str,
     reference_digest: str,
     selector: str,
@@ -39,10 +40,12 @@ def add(
     settings: Settings,
     now: datetime | None = None,
 ) -> Request:
-    """The job's request with this purpose; made, pending, if there is none yet."""
+    """The request of the job, or of the check, with this purpose; made, pending, if there is none
+    yet."""
     row = {
         "id": new_id("req"),
         "job_id": job_id,
+        "check_id": check_id,
         "purpose": purpose,
         "skeleton_digest": skeleton_digest,
         "reference_digest": reference_digest,
@@ -52,7 +55,8 @@ def add(
         "created_at": now or utc_now(),
     }
     insert_new(session, Request, row)
-    where = (Request.job_id == job_id, Request.purpose == purpose)
+    owner = Request.job_id == job_id if check_id is None else Request.check_id == check_id
+    where = (owner, Request.purpose == purpose)
     return session.scalars(select(Request).where(*where)).one()
 
 
@@ -215,6 +219,7 @@ def complete(
         id=measurement_id,
         request_id=request_id,
         job_id=request.job_id,
+        check_id=request.check_id,
         device_id=device_id,
         attempt=attempt,
         lease_token=lease_token,

@@ -111,7 +111,8 @@ class TestPresence:
         device = make_device(session)
         assert devices.set_problem(session, device.id, {"title": "hot"})
         assert device.problem == {"title": "hot"}
-        assert devices.set_problem(session, device.id, None)
+        assert devices.clear_problem(session, device.id)
+        assert not devices.clear_problem(session, device.id)
         assert device.problem is None
 
     def test_counts_name_every_state(self, session: Session) -> None:

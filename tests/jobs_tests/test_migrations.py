@@ -12,7 +12,7 @@ import alembic
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 
 from jobs import migrations
 from jobs.database import make_engine, writing
@@ -21,6 +21,24 @@ from tests.jobs_tests.builders import make_job
 from tests.jobs_tests.conftest import empty_postgres
 
 ROOT = Path(__file__).parents[2]
+BEFORE_CHECKS = (
+    "INSERT INTO models (id, name, state, spec, weights_digest, created_at, updated_at)"
+    " VALUES ('mdl_1', 'net', 'ready', '{}', '0', :at, :at)",
+    "INSERT INTO datasets (id, name, state, spec, created_at, updated_at)"
+    " VALUES ('dat_1', 'data', 'ready', '{}', :at, :at)",
+    "INSERT INTO jobs (id, state, attempt, version, event_count, spec, model_id, dataset_id,"
+    " stop_requested, cancel_requested, created_at, updated_at)"
+    " VALUES (:job, 'queued', 1, 0, 0, '{}', 'mdl_1', 'dat_1', false, false, :at, :at)",
+    "INSERT INTO devices (id, name, state, drain_requested, labels, capabilities, secret_sha256,"
+    " created_at) VALUES ('dev_1', 'board', 'online', false, '{}', '{}', '0', :at)",
+    "INSERT INTO skeletons (digest, size, location, created_at) VALUES ('a', 1, 'a', :at)",
+    "INSERT INTO requests (id, job_id, purpose, skeleton_digest, reference_digest, selector,"
+    " target, settings, state, attempt, created_at)"
+    " VALUES (:request, :job, 'dense', 'a', 'a', 'any', '{}', '{}', 'done', 1, :at)",
+    "INSERT INTO measurements (id, request_id, job_id, device_id, attempt, lease_token,"
+    " skeleton_digest, reference_digest, target_key, kind, counted, created_at)"
+    " VALUES (:measurement, :request, :job, 'dev_1', 1, 't', 'a', 'a', 'k', 'strict', true, :at)",
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -66,6 +84,23 @@ def test_a_second_upgrade_keeps_the_data(engine: Engine) -> None:
     with engine.connect() as connection:
         found = connection.execute(Base.metadata.tables["jobs"].select()).one()
     assert found.id == job_id
+
+
+def test_what_was_measured_before_there_were_checks_is_kept(engine: Engine) -> None:
+    migrations.upgrade(url_of(engine), "0001")
+    at, ids = "2026-01-01 12:00:00", {"job": "job_1", "request": "req_1", "measurement": "mea_1"}
+    with engine.begin() as connection:
+        for statement in BEFORE_CHECKS:
+            connection.execute(text(statement), {"at": at} | ids)
+    migrations.upgrade(url_of(engine))
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT m.job_id, r.job_id, r.check_id FROM measurements m, requests r")
+        ).one()
+    assert tuple(found) == ("job_1", "job_1", None)
+    migrations.downgrade(url_of(engine), "0001")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT job_id FROM requests")).scalar_one() == "job_1"
 
 
 def test_processes_that_start_together_migrate_once(engine: Engine) -> None:

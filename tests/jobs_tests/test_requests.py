@@ -111,8 +111,8 @@ class TestRequests:
 
     def test_an_abandoned_request_is_over(self, session: Session) -> None:
         request, device = assigned(session)
-        assert requests.abandon(session, request.job_id)
-        assert not requests.abandon(session, request.job_id)
+        assert requests.abandon(session, str(request.job_id))
+        assert not requests.abandon(session, str(request.job_id))
         assert not answer(session, request, device, token="x" * 40)
 
     def test_a_failed_request_can_be_opened_again(self, session: Session) -> None:
@@ -148,10 +148,10 @@ class TestResults:
         requests.assign(session, request.id, device.id, at(40), 30)
         assert not answer(session, request, device, token=old)
         assert request.state == RequestState.DISPATCHED
-        rows = measurements.for_job(session, request.job_id, counted_only=False)
+        rows = measurements.for_job(session, str(request.job_id), counted_only=False)
         assert measurements.count(session) == 0
         assert [row.counted for row in rows] == [False]
-        assert measurements.for_job(session, request.job_id) == []
+        assert measurements.for_job(session, str(request.job_id)) == []
 
     def test_a_result_delivered_twice_is_kept_once_and_answered_alike(
         self, session: Session

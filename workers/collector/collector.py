@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs.repository import devices, leases
 from jobs.states import DeviceState
+from workers.collector.checking import check_devices
 from workers.collector.dispatching import dispatch
 from workers.collector.ingesting import ingest
 from workers.collector.streams import Streams
@@ -69,6 +70,7 @@ class Collector:
             }
         self._streams.ensure_users(secrets)
         self._read(list(secrets))
+        check_devices(self._context)
         dispatch(self._context, self._streams)
         if self._monotonic() >= self._sweep_at:
             sweep(self._context, self._streams)

@@ -35,6 +35,7 @@ def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
         report = parse_report(entry.text)
         with unit.session.begin_nested():
             _believe(unit, entry.device_id, report, now)
+            devices.clear_problem(unit.session, entry.device_id)
     except OperationalError:
         raise
     except Exception as error:
@@ -65,18 +66,22 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
         finding=finding_of(result.outcome),
         now=now,
     )
-    if counted and is_worth_another_try(result):
+    if counted and is_worth_another_try(result, is_check=request.check_id is not None):
         requests.reopen(unit.session, request.id)
-    if counted and requests.open_count(unit.session, request.job_id) % ADVANCE_EVERY == 0:
+    if (
+        counted
+        and request.job_id
+        and requests.open_count(unit.session, request.job_id) % ADVANCE_EVERY == 0
+    ):
         unit.send("advance", request.job_id)
 
 
-def is_worth_another_try(result: MeasureResult) -> bool:
+def is_worth_another_try(result: MeasureResult, *, is_check: bool = False) -> bool:
     """Whether the device failed, or was too disturbed for a strict measurement, in a way that may
-    not come again, and that has not come too often."""
+    not come again, and that has not come too often. A disturbance is what a check looks for."""
     outcome = result.outcome
     if isinstance(outcome, MeasureError):
         is_transient = outcome.kind in TRANSIENT
     else:
-        is_transient = outcome.kind == "strict" and outcome.verdict != "ok"
+        is_transient = outcome.kind == "strict" and outcome.verdict != "ok" and not is_check
     return is_transient and result.attempt < MAX_ATTEMPTS

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.resnet20 import resnet20
+from jobs.checking import built_in
 from search.errors import PlanError, SkeletonError
 from search.graph import PruningGraph, trace
 from search.plan import Plan
@@ -153,10 +154,11 @@ def test_where_deriving_fails_the_skeleton_is_a_true_export() -> None:
     assert again.derive(plan) == factory.derive(plan)
 
 
-def test_a_resnet20_skeleton_takes_milliseconds_and_few_bytes() -> None:
+def test_a_resnet20_skeleton_takes_milliseconds_and_few_bytes_and_is_the_packaged_one() -> None:
     graph = trace(resnet20(), (torch.zeros(2, 1, 28, 28),))
     factory = SkeletonFactory(graph)
-    factory.derive(graph.dense_plan())
+    dense = factory.derive(graph.dense_plan())
+    assert (dense.digest, dense.onnx_bytes) == built_in()
     plans = [random_plan(graph, seed) for seed in range(20)]
     started = time.process_time()
     made = [factory.derive(plan) for plan in plans]

@@ -98,6 +98,14 @@ def test_malformed_message_is_noted_at_its_device_and_dropped(yard: Yard) -> Non
         assert len(problem["detail"]) <= 500
 
 
+def test_problem_is_gone_once_the_device_sends_something_valid(yard: Yard) -> None:
+    device_id = yard.device()
+    take_in(yard, device_id, "{")
+    assert yard.look_at_device(device_id).problem is not None
+    take_in(yard, device_id, heartbeat())
+    assert yard.look_at_device(device_id).problem is None
+
+
 def test_result_whose_ratio_does_not_follow_from_its_samples_is_malformed(yard: Yard) -> None:
     device_id, request_id = dispatched(yard)
     text = text_of(yard.look_at(request_id)).replace('"ratio":0.6', '"ratio":0.1')
