@@ -15,6 +15,7 @@ from api.dispatch import CeleryDispatch, Dispatch
 from api.guards import BodyLimit, HostGuard
 from api.routes import (
     artifacts,
+    checks,
     datasets,
     devices,
     events,
@@ -30,7 +31,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.database import reading, sessions
 from jobs.settings import Settings
 
-ROUTERS = (models, datasets, jobs, events, artifacts, devices, skeletons, keys, health)
+ROUTERS = (models, datasets, jobs, events, artifacts, devices, checks, skeletons, keys, health)
 
 
 def create_app(

@@ -1,4 +1,5 @@
-"""The typed HTTP client of the REST API: models, data sets, jobs, devices, keys, events.
+"""The typed HTTP client of the REST API: models, data sets, jobs, devices, checks, keys,
+events.
 
 Knows httpx and the shape of the documents (`api.routes.views`), no database, no FastAPI.
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel
 
 from api.routes.views import (
     ArtifactView,
+    CheckView,
     DatasetView,
     DeviceView,
     EventView,
@@ -119,6 +121,11 @@ def finished(job: JobView) -> bool:
     return job.state in TERMINAL
 
 
+def has_ended(check: CheckView) -> bool:
+    """Whether the state of a check is final."""
+    return check.state in ("done", "failed")
+
+
 def refusal(response: httpx.Response) -> ApiProblem:
     """The problem that an answer holds, or one made of its status."""
     try:
@@ -155,6 +162,30 @@ class Resource(Generic[V]):
 
     def _post(self, name: str, action: str) -> V:
         return self._view(self._http.send("POST", self._path(name, action)))
+
+    def _wait(
+        self,
+        name: str,
+        is_over: Callable[[V], bool],
+        timeout_s: float | None,
+        pause_s: float,
+        seen: Callable[[V], None],
+    ) -> V:
+        started_s = answered_s = time.monotonic()
+        while True:
+            try:
+                view = self.get(name)
+            except ServerUnreachable:
+                if time.monotonic() - answered_s > OUTAGE_S:
+                    raise
+            else:
+                answered_s = time.monotonic()
+                seen(view)
+                if is_over(view):
+                    return view
+            if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+                raise WaitTimeout(f"{name} must finish within {timeout_s:g} s, but it did not")
+            time.sleep(pause_s)
 
 
 class Inputs(Resource[C]):
@@ -292,21 +323,7 @@ class Jobs(Resource[JobView]):
             WaitTimeout: If it has not finished after `timeout_s`.
             ServerUnreachable: If nobody answered for too long.
         """
-        started_s = answered_s = time.monotonic()
-        while True:
-            try:
-                job = self.get(job_id)
-            except ServerUnreachable:
-                if time.monotonic() - answered_s > OUTAGE_S:
-                    raise
-            else:
-                answered_s = time.monotonic()
-                seen(job)
-                if finished(job):
-                    return job
-            if timeout_s is not None and time.monotonic() - started_s > timeout_s:
-                raise WaitTimeout(f"{job_id} must finish within {timeout_s:g} s, but it did not")
-            time.sleep(pause_s)
+        return self._wait(job_id, finished, timeout_s, pause_s, seen)
 
 
 class Devices(Resource[DeviceView]):
@@ -322,9 +339,44 @@ class Devices(Resource[DeviceView]):
         """Lets it finish what it does and gives it nothing more."""
         return self._post(device_id, "drain")
 
+    def resume(self, device_id: str) -> DeviceView:
+        """Takes a drain back."""
+        return self._post(device_id, "resume")
+
     def revoke(self, device_id: str) -> DeviceView:
         """Takes its credentials away for good."""
         return self._post(device_id, "revoke")
+
+    def check(self, device_id: str, spec: Mapping[str, Any]) -> CheckView:
+        """Starts a check: `model`, `runtime`, `provider`, `threads` and `quick`, all optional."""
+        path = self._path(device_id, "checks")
+        return CheckView.model_validate(self._http.send("POST", path, json=dict(spec)).json())
+
+    def checks(self, device_id: str) -> Sequence[CheckView]:
+        """Its checks, newest first."""
+        items = self._http.pages(self._path(device_id, "checks"))
+        return [CheckView.model_validate(item) for item in items]
+
+
+class Checks(Resource[CheckView]):
+    """`/v1/checks`: one by one; `Devices.checks` lists them."""
+
+    path, view = "/v1/checks", CheckView
+
+    def cancel(self, check_id: str) -> CheckView:
+        """Ends it without a result."""
+        return self._post(check_id, "cancel")
+
+    def wait(
+        self,
+        check_id: str,
+        *,
+        timeout_s: float | None = None,
+        pause_s: float = 1.0,
+        seen: Callable[[CheckView], None] = lambda _: None,
+    ) -> CheckView:
+        """The check once it has ended; as `Jobs.wait`."""
+        return self._wait(check_id, has_ended, timeout_s, pause_s, seen)
 
 
 class Keys(Resource[KeyView]):
@@ -374,6 +426,7 @@ class Client:
         self.datasets = Datasets(http)
         self.jobs = Jobs(http)
         self.devices = Devices(http)
+        self.checks = Checks(http)
         self.keys = Keys(http)
 
     def __enter__(self) -> Self:

@@ -36,7 +36,7 @@ class CheckSettings(BaseModel):
 
     @classmethod
     def quick(cls) -> Self:
-        """Half a minute instead of two."""
+        """Half as many measurements, without pauses."""
         return cls(screening=5, strict=1, replicates=6, every_s=0.0)
 
     def trials(self) -> tuple[tuple[str, Settings], ...]:

@@ -121,6 +121,25 @@ class DeviceView(_View):
     problem: Document | None
 
 
+class CheckView(_View):
+    """A check of a device. ``workload`` names the model that is measured against itself,
+    ``waiting_for`` says in words what it waits for, ``error`` why it has no result."""
+
+    id: str
+    device_id: str
+    state: str
+    workload: str
+    skeleton_digest: str
+    target: Document
+    settings: Document
+    progress: Document | None
+    waiting_for: str | None
+    result: Document | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class TokenView(BaseModel):
     """A one-off enrolment token; it is shown once."""
 

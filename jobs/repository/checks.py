@@ -20,7 +20,7 @@ from jobs.columns import utc_now
 from jobs.repository.paging import Page, newest_first
 from jobs.repository.writing import changed
 from jobs.states import CheckState, RequestState
-from jobs.tables import Check, Job, Measurement, Request
+from jobs.tables import Check, Job, Measurement, Model, Request
 from latency_probes.messages import Target
 
 LIVE = (CheckState.PENDING, CheckState.RUNNING)
@@ -28,8 +28,9 @@ LIVE = (CheckState.PENDING, CheckState.RUNNING)
 
 @dataclass(frozen=True)
 class Known:
-    """A model that is stored, and how it was run before."""
+    """The dense skeleton of a model as it is stored, and how it was run."""
 
+    model: str
     digest: str
     target: Target
 
@@ -126,13 +127,14 @@ def last_reference(session: Session, device_id: str) -> Known | None:
     """The reference that a device measured last for a job's search, and how; models with their
     true weights, which may be large, are left out."""
     statement = (
-        select(Request.reference_digest, Request.target)
+        select(Model.name, Request.reference_digest, Request.target)
         .join(Measurement, Measurement.request_id == Request.id)
+        .join(Job, Job.id == Request.job_id)
+        .join(Model, Model.id == Job.model_id)
         .where(
             Measurement.device_id == device_id,
             Measurement.counted,
             Measurement.ratio.is_not(None),
-            Request.job_id.is_not(None),
             Request.purpose.not_like("final:%"),
         )
         .order_by(Measurement.created_at.desc(), Measurement.id.desc())
@@ -143,8 +145,9 @@ def last_reference(session: Session, device_id: str) -> Known | None:
 def dense_skeleton(session: Session, model_id: str) -> Known | None:
     """The dense skeleton of a model, as its last job had it measured; None before the first."""
     statement = (
-        select(Request.reference_digest, Request.target)
+        select(Model.name, Request.reference_digest, Request.target)
         .join(Job, Job.id == Request.job_id)
+        .join(Model, Model.id == Job.model_id)
         .where(Job.model_id == model_id, Request.purpose == "dense")
         .order_by(Request.created_at.desc(), Request.id.desc())
     )
@@ -153,7 +156,7 @@ def dense_skeleton(session: Session, model_id: str) -> Known | None:
 
 def _known(session: Session, statement: Any) -> Known | None:
     row = session.execute(statement.limit(1)).first()
-    return None if row is None else Known(row[0], Target.model_validate(row[1]))
+    return None if row is None else Known(row[0], row[1], Target.model_validate(row[2]))
 
 
 def _end(session: Session, check_id: str, values: dict[str, Any], now: datetime) -> bool:

@@ -11,7 +11,7 @@ from jobs.repository import checks, measurements, requests, skeletons
 from jobs.states import CheckState, RequestState
 from jobs.tables import Check, Device, Request
 from latency_probes.messages import Settings, Target
-from tests.jobs_tests.builders import REFERENCE, SKELETON, at, make_device, make_job, make_request
+from tests.jobs_tests.builders import REFERENCE, at, make_device, make_job, make_request
 from tests.jobs_tests.test_requests import GOOD
 
 RUNNING = CheckState.RUNNING
@@ -146,7 +146,7 @@ def test_the_reference_measured_last_is_that_of_a_search(session: Session) -> No
     measure(session, make_trial(session, make_check(session, device)), device, seconds=3)
     found = checks.last_reference(session, device.id)
     assert found is not None
-    assert (found.digest, found.target) == (REFERENCE, Target())
+    assert (found.model, found.digest, found.target) == ("net", REFERENCE, Target())
 
 
 def test_the_dense_skeleton_of_a_model_is_what_its_last_job_had_measured(
@@ -157,4 +157,4 @@ def test_the_dense_skeleton_of_a_model_is_what_its_last_job_had_measured(
     make_request(session, job, "dense")
     found = checks.dense_skeleton(session, job.model_id)
     assert found is not None
-    assert found.digest == REFERENCE != SKELETON
+    assert (found.model, found.digest) == ("net", REFERENCE)

@@ -119,6 +119,8 @@ def _fail(unit: Unit, check: Check, reason: str, now: datetime) -> None:
 
 
 def _conclude(unit: Unit, check: Check, now: datetime) -> None:
+    of = (check.progress or {}).get("of")
+    _tell(unit, check, CheckState.RUNNING, {"ended": of, "of": of}, None)
     rows = measurements.for_check(unit.session, check.id)
     errors = [_words(row) for row in rows if row.error_kind is not None]
     trials = [

@@ -353,7 +353,10 @@ def test_devices_are_listed_shown_drained_and_revoked(
     if enrolled is None:
         raise ValueError("the token must be good")
     device = enrolled[0].id
-    for command in (["list"], ["show", device], ["drain", device], ["revoke", device]):
+    for command in (["list"], ["show", device], ["drain", device], ["resume", device]):
+        assert secateur("devices", *command) == 0
+        assert "pi" in capsys.readouterr().out
+    for command in (["drain", device], ["revoke", device]):
         assert secateur("devices", *command) == 0
         assert "pi" in capsys.readouterr().out
     assert secateur("devices", "show", device, "--json") == 0

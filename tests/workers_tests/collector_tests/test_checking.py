@@ -113,6 +113,7 @@ def test_the_next_one_waits_for_the_last_and_for_its_time(yard: Yard, check_id: 
 def test_the_last_answer_brings_the_result(yard: Yard, check_id: str) -> None:
     check = play(yard, check_id, measured(1000, 1000), measured(1030, 1000), NOISY)
     assert (check.state, check.finished_at) == (CheckState.DONE, yard.bench.now)
+    assert check.progress == {"ended": 3, "of": 3}
     result = check.result or {}
     assert [each["kind"] for each in result["trials"]] == ["screening", "screening", "strict"]
     assert result["within_1_percent"] == pytest.approx(2 / 3)
