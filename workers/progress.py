@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.columns import utc_now
+from workers.phases.advice import advice
 from workers.snapshot import Snapshot
 
 # Where each phase begins on the way from 0 to 1, by the time it usually takes.
@@ -39,5 +40,6 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
             "fraction": round(fraction, 4),
             "elapsed_s": round(elapsed, 1),
             "seconds_left": None if left is None else round(left, 1),
+            "advice": advice(snapshot),
         }
     )

@@ -9,10 +9,19 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from jobs.repository import datasets, devices, jobs, measurements, models, requests, tasks
+from jobs.repository import (
+    checks,
+    datasets,
+    devices,
+    jobs,
+    measurements,
+    models,
+    requests,
+    tasks,
+)
 from jobs.spec import JobSpec
 from jobs.states import RequestState, TaskState
-from jobs.tables import Dataset, Device, Job, Measurement, Model, Request, Task
+from jobs.tables import Check, Dataset, Device, Job, Measurement, Model, Request, Task
 
 # The purpose of the request for the dense model. The device that answers it measures the whole
 # job: ratios of different devices do not compare.
@@ -29,6 +38,7 @@ class Snapshot:
         found: Counted measurements by id.
         device: The one that measured the dense model, and measures everything after it.
         search_state: What the searching phase saved last.
+        check: The last check of the device with this job's target, if there was one.
     """
 
     job: Job
@@ -40,6 +50,7 @@ class Snapshot:
     found: Mapping[str, Measurement]
     device: Device | None
     search_state: dict[str, Any] | None
+    check: Check | None
 
     def result(self, key: str) -> dict[str, Any] | None:
         """The result of a finished task, else None."""
@@ -86,4 +97,11 @@ def take(session: Session, job_id: str) -> Snapshot | None:
         found=found,
         device=None if dense is None else devices.find(session, dense.device_id),
         search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
+        check=None if dense is None else _check(session, dense),
     )
+
+
+def _check(session: Session, dense: Measurement) -> Check | None:
+    if dense.latency_ms is None:
+        return None
+    return checks.last_done(session, dense.device_id, dense.target_key)

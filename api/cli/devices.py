@@ -109,7 +109,13 @@ def checks(
         emit(found)
         return
     rows = [
-        (c.id, line(c), c.workload, percent((c.result or {}).get("screening"), 2), c.created_at)
+        (
+            c.id,
+            line(c),
+            c.workload,
+            percent((c.result or {}).get("screening"), 2),
+            c.created_at.strftime("%Y-%m-%d %H:%M"),
+        )
         for c in found
     ]
     headings = ("Id", "State", "Model", "Screening resolves", "Started")

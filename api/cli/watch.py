@@ -27,6 +27,8 @@ def facts(job: "JobView") -> dict[str, str]:
     progress: dict[str, Any] = job.progress or {}
     best = progress.get("best") or {}
     told = {"state": job.state}
+    if progress.get("advice"):
+        told["note"] = str(progress["advice"])
     if job.state in EXIT_CODES:
         return told
     if job.waiting_for:

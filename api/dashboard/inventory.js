@@ -59,7 +59,7 @@ export function datasetsView() {
 
 export function devicesView() {
   const row = (device) => [
-    [h("strong", {}, device.name), h("div", { class: "mono dim" }, device.id)],
+    [h("a", { href: `#/devices/${encodeURIComponent(device.id)}` }, h("strong", {}, device.name)), h("div", { class: "mono dim" }, device.id)],
     [badge(device.state), reason(device.problem)],
     device.capabilities?.cpu ?? "–",
     count(device.capabilities?.cores),

@@ -54,7 +54,7 @@ function show(parts, base, job, tree, artifacts, events, refresh) {
   const best = job.result?.plan_digest ?? job.progress?.best?.digest ?? null;
   parts.head.show([job.name, job.state, job.stop_requested, job.cancel_requested, artifacts.length],
     () => heading(base, job, artifacts, refresh));
-  parts.notice.show([job.waiting_for, job.problem, job.state, job.result], () => notices(job));
+  parts.notice.show([job.waiting_for, job.problem, job.state, job.result, job.progress?.advice], () => notices(job));
   parts.steps.show([job.state, events.length], () => steps(job, events));
   parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense_latency_ms], () => tiles(job, tree));
   parts.result.show([job.result, artifacts], () => resultPanel(base, job, artifacts, saver));
@@ -105,6 +105,7 @@ function notices(job) {
   const waits = job.waiting_for && !isFinished(job);
   return [
     waits ? h("p", { class: "notice", role: "status" }, h("strong", {}, "Waiting: "), job.waiting_for) : null,
+    job.progress?.advice ? h("p", { class: "notice", role: "status" }, `Note: ${job.progress.advice}.`) : null,
     job.problem ? h("div", { class: "notice bad", role: "alert" },
       h("strong", {}, job.problem.title ?? "Problem"), h("p", {}, job.problem.detail ?? ""),
       h("ul", {}, (job.problem.errors ?? []).map((error) => h("li", {}, h("code", {}, error.field), " ", error.message)))) : null,

@@ -1,6 +1,7 @@
 // The page's frame: hash routes, polling, the key form, the connection notice.
 
 import { ProblemError, rememberKey } from "./api.js";
+import { deviceView } from "./device.js";
 import { h } from "./dom.js";
 import { datasetsView, devicesView, modelsView } from "./inventory.js";
 import { jobView } from "./job.js";
@@ -15,6 +16,7 @@ let current = { stop() {} };
 function viewOf(section, id) {
   if (section === "jobs" && id) return jobView(id);
   if (section === "models" && id) return modelView(id);
+  if (section === "devices" && id) return deviceView(id);
   return (lists[section] ?? jobsView)();
 }
 

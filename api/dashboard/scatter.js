@@ -20,7 +20,7 @@ export function scatterChart(candidates, { levels, budget, best }) {
     points.map((p) => dot(p, x(p.ratio), y(p.loss), levels, p.digest === best)));
 }
 
-function scale(values, from, to) {
+export function scale(values, from, to) {
   const low = Math.min(...values);
   const high = Math.max(...values);
   const margin = (high - low || Math.abs(high) || 1) * 0.06;

@@ -61,8 +61,10 @@ def workshop(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def finished(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A job on a data set whose test images cannot be read before it has chosen."""
+    """A job on a data set whose test images cannot be read before it has chosen, and on a device
+    whose check says that the job's levels are too fine."""
     gate, device_id = tmp_path_factory.mktemp("gate") / "open", workshop.device()
+    workshop.check(device_id, screening=0.3)
     with workshop.bench.write() as session:
         workshop.add_dataset(session, "gated", gate=str(gate))
     job_id = workshop.submit("gated", name="whole", finetune={"steps": 3, "batch_size": 16})

@@ -53,6 +53,19 @@ def test_every_state_was_passed_once_and_in_order(workshop: Workshop, job_id: st
     assert {"dense", "level", "finalists"} <= {event.kind for event in log}
 
 
+def test_levels_too_fine_for_the_device_are_said_everywhere(
+    workshop: Workshop, job_id: str
+) -> None:
+    with workshop.bench.context.read() as session:
+        log = events.after(session, job_id, 0)
+    (told,) = [event.data for event in log if event.kind == "levels"]
+    assert (told["most_levels"], told["resolved"]) == (1, 0.3)
+    assert (workshop.job(job_id).progress or {})["advice"] == told["text"]
+    store = workshop.bench.context.store
+    assert json.loads(store.get(job_file_name(job_id, "report.json")))["advice"] == told["text"]
+    assert told["text"] in store.get(job_file_name(job_id, "report.html")).decode()
+
+
 def test_all_files_are_recorded_and_stored(workshop: Workshop, job_id: str) -> None:
     with workshop.bench.context.read() as session:
         rows = artifacts.for_job(session, job_id)

@@ -104,6 +104,11 @@ def test_page_says_latency_interval_budget_and_accuracy() -> None:
     assert "a &lt; b" in page
 
 
+def test_levels_finer_than_the_device_resolves_are_noted() -> None:
+    assert "Note: use &lt; 3 levels." in report_page(REPORT | {"advice": "use < 3 levels"})
+    assert "Note:" not in report_page(REPORT | {"advice": None})
+
+
 def test_result_over_the_budget_is_said_to_be() -> None:
     assert "not wholly within the budget" in report_page(changed(result={"within_budget": False}))
 

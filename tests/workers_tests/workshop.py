@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from jobs.artifacts import skeleton_name, weights_name
-from jobs.repository import datasets, jobs, models, requests, tasks
+from jobs.checking import BUILT_IN, CheckSettings, built_in
+from jobs.repository import checks, datasets, jobs, models, requests, skeletons, tasks
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.states import TERMINAL, RequestState
 from jobs.tables import Job, Request, Task
-from latency_probes.messages import MeasureError, MeasureResult, encode
+from latency_probes.messages import MeasureError, MeasureResult, Target, encode
 from latency_probes.runtimes.replay import synthetic_latency_ns
 from latency_probes.samples import Measurement
 from tests.e2e_tests.nets import write_weights
@@ -135,6 +136,22 @@ class Workshop:
         """A new device that is online."""
         with self.bench.write() as session:
             return online_device(session, f"board-{next(self.names)}").id
+
+    def check(self, device_id: str, screening: float) -> None:
+        """A check that found what the device resolves when screening."""
+        digest, model = built_in()
+        with self.bench.write() as session:
+            skeletons.add(session, digest, len(model), skeleton_name(digest))
+            check = checks.create(
+                session,
+                device_id,
+                workload=BUILT_IN,
+                skeleton_digest=digest,
+                target=Target(runtime="replay"),
+                settings=CheckSettings(),
+            )
+            result = {"screening": screening}
+            checks.finish(session, check.id, result, self.bench.context.clock())
 
     def play(
         self,

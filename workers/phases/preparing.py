@@ -12,6 +12,7 @@ from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
 from workers.phases import unpruned
+from workers.phases.advice import too_fine
 from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
 from workers.phases.scouting import scout
 from workers.progress import progress
@@ -36,10 +37,14 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         return Decision(tasks=tasks, requests=requests, progress=shown)
     if snapshot.results(task.key for task in tasks) is None:
         return Decision(requests=scout(context, library, snapshot), progress=shown)
+    fine = too_fine(snapshot)
     return Decision(
         to_state=JobState.SEARCHING,
         progress=progress(snapshot, "searching", 0.0),
-        events=(("dense", {"latency_ms": dense.latency_ms, "budget": beta(snapshot)}),),
+        events=(
+            ("dense", {"latency_ms": dense.latency_ms, "budget": beta(snapshot)}),
+            *((("levels", fine),) if fine is not None else ()),
+        ),
     )
 
 

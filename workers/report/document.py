@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.tables import Measurement
 from workers.outcome import latency_part
+from workers.phases.advice import advice
 from workers.phases.facts import Verified, dense_measurement, finalists
 from workers.results import Finished
 from workers.snapshot import Snapshot
@@ -42,6 +43,7 @@ def report_document(
         "recalibration": (snapshot.model.report or {}).get("recalibration"),
         "widths": {} if best is None else best.chosen.to_plan().widths,
         "tree": tree,
+        "advice": advice(snapshot),
         "loading": LOADING,
     }
 

@@ -35,6 +35,8 @@ def report_page(report: Mapping[str, Any]) -> str:
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
     ]
+    if report.get("advice"):
+        parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
     if report["tree"]:
         chosen = result["plan_digest"]
         parts += [

@@ -328,6 +328,15 @@ def test_an_unknown_job_is_explained(secateur: Secateur, capsys: Captured) -> No
     assert "job_none" in capsys.readouterr().err
 
 
+def test_jobs_show_notes_levels_that_are_too_fine(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    progress = PROGRESS | {"advice": "use at most 2 levels"}
+    job = add_job(api.sessions, JobState.QUEUED, progress=progress)
+    assert secateur("jobs", "show", job) == 0
+    assert "use at most 2 levels" in capsys.readouterr().out
+
+
 def test_jobs_artifacts_are_downloaded_whole(
     secateur: Secateur, api: Served, tmp_path: Path
 ) -> None:

@@ -1,0 +1,47 @@
+"""Jobs whose levels are finer than what their device tells apart say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobs.tables import Check
+from tests.workers_tests.bench import Bench
+from tests.workers_tests.test_decision import add_job, look
+from workers.phases.advice import advice, too_fine
+from workers.snapshot import Snapshot
+
+
+@pytest.fixture
+def snapshot(bench: Bench) -> Snapshot:
+    """A job with a budget of half the latency in five levels, which nobody checked."""
+    return look(bench, add_job(bench))
+
+
+def checked(snapshot: Snapshot, screening: float | None) -> Snapshot:
+    return replace(snapshot, check=Check(id="chk_1", result={"screening": screening}))
+
+
+def test_levels_closer_than_what_screening_resolves_are_too_fine(snapshot: Snapshot) -> None:
+    found = too_fine(checked(snapshot, 0.2))
+    assert found is not None
+    assert (found["apart"], found["most_levels"], found["check"]) == (0.1, 2, "chk_1")
+    assert found["text"] == (
+        "levels are 10.0 % apart; this device resolves 20.0 % when screening: use at most 2 levels"
+    )
+
+
+def test_one_level_is_the_least(snapshot: Snapshot) -> None:
+    assert (advice(checked(snapshot, 0.6)) or "").endswith("use at most 1 level")
+
+
+@pytest.mark.parametrize("screening", [0.1, 0.05, 0.0, None])
+def test_levels_that_the_device_resolves_need_no_word(
+    snapshot: Snapshot, screening: float | None
+) -> None:
+    assert too_fine(checked(snapshot, screening)) is None
+
+
+def test_without_a_check_nothing_is_said(snapshot: Snapshot) -> None:
+    assert advice(snapshot) is None
