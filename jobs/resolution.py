@@ -9,7 +9,8 @@ under a lease of its own; the truth is a ratio of 1.
 | s | standard deviation of log q over all screening replicates of the check | 1 |
 | c | what a replicate costs: its process from start to end | s |
 | n | replicates that fit into T seconds: floor(T / c) | 1 |
-| d | exp(t(n - 1) * s * sqrt(2 / n)) - 1: two candidates that differ by less look alike | 1 |
+| f | degrees of freedom of s: screening replicates of the check, less one | 1 |
+| d | exp(t(f) * s * sqrt(2 / n)) - 1: two candidates that differ by less look alike | 1 |
 | β, T | budget as a ratio to the dense latency; levels of a search | 1 |
 """
 
@@ -96,6 +97,7 @@ def document(trials: Sequence[Trial]) -> Document:
     whole = intervals.ratio_interval([trial.ratio for trial in trials])
     ranked = [trial for trial in trials if trial.kind == "screening"] or trials
     spread, cost = replicate_sd(ranked), _mean(trial.process_s for trial in ranked)
+    degrees = sum(len(trial.logs) for trial in ranked) - 1
     return {
         "ratio": whole.ratio,
         "ratio_low": whole.low,
@@ -109,9 +111,13 @@ def document(trials: Sequence[Trial]) -> Document:
         "timing_s": _mean(trial.timing_s for trial in ranked),
         "replicate_s": cost,
         "reference_ms": median(trial.reference_ms for trial in trials),
-        "screening": smallest_difference(spread, Settings.screening().replicates),
+        "screening": smallest_difference(spread, degrees, Settings.screening().replicates),
         "resolution": [
-            {"seconds": seconds, "replicates": n, "difference": smallest_difference(spread, n)}
+            {
+                "seconds": seconds,
+                "replicates": n,
+                "difference": smallest_difference(spread, degrees, n),
+            }
             for seconds in SECONDS
             for n in [replicates_in(seconds, cost)]
         ],
@@ -156,19 +162,27 @@ def replicates_in(seconds: float, cost_s: float | None) -> int | None:
     return math.floor(seconds / cost_s) if cost_s else None
 
 
-def smallest_difference(spread: float, replicates: int | None) -> float | None:
+def smallest_difference(spread: float, degrees: int, replicates: int | None) -> float | None:
     """d: the least relative difference of two candidates that n replicates of each resolve at
     95 %; None for fewer than two."""
     if replicates is None or replicates < 2:
         return None
-    t = intervals.student_t95(min(replicates - 1, MOST_DEGREES))
+    t = intervals.student_t95(min(degrees, MOST_DEGREES))
     return math.expm1(t * spread * math.sqrt(2 / replicates))
 
 
+def level_step(budget: float, levels: int) -> float:
+    """By how much each of the T geometric levels from 1 to β < 1 lies below the one before,
+    relative to that."""
+    return 1 - budget ** (1 / levels)
+
+
 def most_levels(budget: float, resolved: float) -> int:
-    """The most levels between 1 and β that lie at least `resolved` of the dense latency apart, on
-    average; at least 1."""
-    return max(math.floor((1 - budget) / resolved + 1e-9), 1)
+    """The most geometric levels from 1 to β < 1 of which each lies at least `resolved` below the
+    one before; at least 1."""
+    if resolved >= 1:
+        return 1
+    return max(math.floor(math.log(budget) / math.log1p(-resolved) + 1e-9), 1)
 
 
 def share(truths: Iterable[bool]) -> float:

@@ -13,7 +13,7 @@ from jobs.checking import BUILT_IN, CheckSettings, built_in
 from jobs.resolution import Trial
 from tests.workers_tests.rows import measured
 
-T2, T4 = 4.303, 2.776  # Student's t, 95 %, at 2 and 4 degrees
+T2, T3, T4 = 4.303, 3.182, 2.776  # Student's t, 95 %, at 2, 3 and 4 degrees
 
 
 def trial(*logs: float, kind: str = "screening", low: float = 0.9, high: float = 1.1) -> Trial:
@@ -78,15 +78,15 @@ def test_the_smallest_difference_is_that_of_as_many_replicates_as_fit() -> None:
     spread = result["between_sd"]
     second, five, thirty = result["resolution"]
     assert [each["replicates"] for each in (second, five, thirty)] == [2, 10, 60]
-    assert second["difference"] == pytest.approx(math.expm1(12.706 * spread))
-    assert five["difference"] == pytest.approx(math.expm1(2.262 * spread * math.sqrt(0.2)))
-    assert thirty["difference"] == pytest.approx(math.expm1(2.040 * spread * math.sqrt(2 / 60)))
-    assert result["screening"] == pytest.approx(math.expm1(T2 * spread * math.sqrt(2 / 3)))
+    assert second["difference"] == pytest.approx(math.expm1(T3 * spread))
+    assert five["difference"] == pytest.approx(math.expm1(T3 * spread * math.sqrt(0.2)))
+    assert thirty["difference"] == pytest.approx(math.expm1(T3 * spread * math.sqrt(2 / 60)))
+    assert result["screening"] == pytest.approx(math.expm1(T3 * spread * math.sqrt(2 / 3)))
 
 
 @pytest.mark.parametrize("replicates", [None, 0, 1])
 def test_less_than_two_replicates_resolve_nothing(replicates: int | None) -> None:
-    assert resolution.smallest_difference(0.01, replicates) is None
+    assert resolution.smallest_difference(0.01, 9, replicates) is None
 
 
 def test_replicates_of_unknown_cost_are_not_counted() -> None:
@@ -101,12 +101,15 @@ def test_a_check_has_two_to_thirty_two_trials(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "resolved", "levels"), [(0.5, 0.1, 5), (0.5, 0.061, 8), (0.9, 0.2, 1)]
+    ("budget", "resolved", "levels"),
+    [(0.5, 0.1, 6), (0.5, 0.061, 11), (0.9, 0.2, 1), (0.25, 0.5, 2), (0.5, 1.2, 1)],
 )
 def test_levels_are_as_many_as_lie_that_far_apart(
     budget: float, resolved: float, levels: int
 ) -> None:
     assert resolution.most_levels(budget, resolved) == levels
+    assert levels == 1 or resolution.level_step(budget, levels) >= resolved - 1e-9
+    assert resolution.level_step(budget, levels + 1) < resolved
 
 
 def test_a_stored_measurement_becomes_a_trial() -> None:

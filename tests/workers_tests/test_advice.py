@@ -26,9 +26,10 @@ def checked(snapshot: Snapshot, screening: float | None) -> Snapshot:
 def test_levels_closer_than_what_screening_resolves_are_too_fine(snapshot: Snapshot) -> None:
     found = too_fine(checked(snapshot, 0.2))
     assert found is not None
-    assert (found["apart"], found["most_levels"], found["check"]) == (0.1, 2, "chk_1")
+    assert found["apart"] == pytest.approx(1 - 0.5**0.2)
+    assert (found["most_levels"], found["check"]) == (3, "chk_1")
     assert found["text"] == (
-        "levels are 10.0 % apart; this device resolves 20.0 % when screening: use at most 2 levels"
+        "levels are 12.9 % apart; this device resolves 20.0 % when screening: use at most 3 levels"
     )
 
 

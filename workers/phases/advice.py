@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.resolution import most_levels
+from jobs.resolution import level_step, most_levels
 from workers.phases.facts import beta
 from workers.snapshot import Snapshot
 
 
 def too_fine(snapshot: Snapshot) -> dict[str, Any] | None:
     """What the last check of the job's device says against its levels; None: nothing, or there
-    was no check.
-
-    Levels are (1 - β) / T of the dense latency apart, on average.
-    """
+    was no check."""
     check, levels = snapshot.check, snapshot.spec.search.levels
     resolved = (check.result or {}).get("screening") if check is not None else None
     if check is None or not resolved or beta(snapshot) >= 1:
         return None
-    apart = (1 - beta(snapshot)) / levels
+    apart = level_step(beta(snapshot), levels)
     if resolved <= apart:
         return None
     most = most_levels(beta(snapshot), resolved)
