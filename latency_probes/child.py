@@ -7,9 +7,9 @@ replicates sample memory layouts.
      "provider", "batch_size", "threads", "cores": [..], "timing_s", "seed", "time_limit_s",
      "memory_limit_mb", "parent": pid}                               -> {"replicate": {...},
      "runtime_version": "..."}
-    {"task": "describe", "runtimes": {name: "module:callable"}}  -> {"runtimes": {name: {version,
-    providers}}} any failure                                   -> {"error": {"kind": "...",
-    "message": "..."}}
+    {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..]}
+        -> {"runtimes": {name: {version, providers}}, "machine": {...}}
+    any failure -> {"error": {"kind": "...", "message": "..."}}
 
 Imports no pydantic and no redis: every millisecond here is paid once per replicate.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from latency_probes import timing
+from latency_probes import machine, timing
 from latency_probes.runtimes import registry
 from latency_probes.runtimes.base import (
     InvalidModel,
@@ -72,7 +72,7 @@ def _describe(job: dict[str, Any]) -> dict[str, Any]:
             sys.stderr.write(f"runtime {name} is not available: {error}\n")
             continue
         found[name] = {"version": description.version, "providers": description.providers}
-    return {"runtimes": found}
+    return {"runtimes": found, "machine": machine.read(job["cores"])}
 
 
 def _time(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The wire protocol between server and device, as versioned pydantic models with capped sizes.
 
 Every stream entry has one field `m` holding one of these as JSON. Requests go to the device,
-`Report`s (a heartbeat or a result) come back; the stream's key names the sender. Knows no Redis,
-no runtime, no timing.
+`Report`s (a heartbeat, a result, a hello) come back; the stream's key names the sender. Knows no
+Redis, no runtime, no timing.
 
-    server --MeasureRequest-->  device          device --Heartbeat | MeasureResult-->  server
+    server --MeasureRequest-->  device          device --Heartbeat, MeasureResult, Hello--> server
     device --Enrolment (HTTP)-> server          server --EnrolmentReply (HTTP)----->   device
 """
 
@@ -205,15 +205,42 @@ class RuntimeInfo(_Part):
     providers: tuple[Name, ...] = Field(min_length=1, max_length=32)
 
 
-class Capabilities(_Part):
-    """What the device is and has."""
+class Machine(_Part):
+    """What a machine is; None is unknown.
 
-    cpu: Line
+    Attributes:
+        isa: instruction sets that matter, as avx2, avx512_vnni, neon, dotprod.
+        caches_kb: L1d, L1i, L2, L3 in KiB.
+        memory_mb: of the machine, or of the control group where that is less.
+        container: which kind, or `none`.
+    """
+
+    cpu: Line | None = None
+    board: Line | None = None
+    architecture: Line | None = None
+    isa: tuple[Name, ...] | None = Field(default=None, max_length=64)
+    caches_kb: dict[Name, NonNegativeInt] | None = Field(default=None, max_length=16)
+    memory_mb: int | None = Field(default=None, ge=1, lt=2**40)
+    gpus: tuple[Line, ...] | None = Field(default=None, max_length=32)
+    os: Line | None = None
+    kernel: Line | None = None
+    hostname: Line | None = None
+    power: Literal["mains", "battery"] | None = None
+    container: Line | None = None
+
+
+class Capabilities(Machine):
+    """What the device is and has: `cores` that it measures on, runtimes that work there."""
+
     cores: int = Field(ge=1, le=65536)
-    memory_mb: int = Field(ge=1)
-    os: Line
-    hostname: Line
     runtimes: dict[Name, RuntimeInfo] = Field(max_length=32)
+
+
+class Hello(_Message):
+    """What the device is now, said at every start of its agent."""
+
+    type: Literal["hello"] = "hello"
+    capabilities: Capabilities
 
 
 class Enrolment(_Message):
@@ -235,8 +262,8 @@ class EnrolmentReply(_Message):
     lease_s: float = Field(gt=0, le=3600)
 
 
-Report = Annotated[Heartbeat | MeasureResult, Field(discriminator="type")]
-_REPORT: TypeAdapter[Heartbeat | MeasureResult] = TypeAdapter(Report)
+Report = Heartbeat | MeasureResult | Hello
+_REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="type")])
 
 
 def encode(message: BaseModel) -> str:
@@ -263,11 +290,11 @@ def parse_request(text: str | bytes) -> MeasureRequest:
         raise MessageError(_summary(error)) from error
 
 
-def parse_report(text: str | bytes) -> Heartbeat | MeasureResult:
+def parse_report(text: str | bytes) -> Report:
     """Read what a device sent.
 
     Raises:
-        MessageError: it is too long or is neither a valid heartbeat nor a valid result.
+        MessageError: it is too long or is no valid report.
     """
     _check_length(text)
     try:

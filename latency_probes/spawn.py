@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from latency_probes.messages import MeasureError, RuntimeInfo
+from latency_probes.messages import Capabilities, Machine, MeasureError, RuntimeInfo
 from latency_probes.samples import Replicate
 
 # With the default thresholds, page faults made a 30-channel layer look 38 % faster than a
@@ -46,6 +46,7 @@ class _Reply(BaseModel):
     replicate: Replicate | None = None
     runtime_version: str = ""
     runtimes: dict[str, RuntimeInfo] | None = None
+    machine: Machine | None = None
 
 
 class Stop(Protocol):
@@ -64,11 +65,26 @@ class Never:
 def describe_runtimes(paths: Mapping[str, str]) -> dict[str, RuntimeInfo]:
     """Ask a child which of these runtimes work here; the heavy libraries never load in this
     process."""
-    job = {"task": "describe", "runtimes": dict(paths)}
-    reply = _run(job, threads=1, limit_s=_DESCRIBE_LIMIT_S, stop=Never())
-    if isinstance(reply, MeasureError) or reply.runtimes is None:
-        return {}
-    return reply.runtimes
+    found = describe_device(paths, ())
+    return {} if isinstance(found, MeasureError) else found.runtimes
+
+
+def describe_device(
+    paths: Mapping[str, str], cores: Sequence[int], stop: Stop | None = None
+) -> Capabilities | MeasureError:
+    """Ask a child what this machine is, and which of these runtimes work here.
+
+    Raises:
+        Withdrawn: `stop` was set meanwhile.
+    """
+    job = {"task": "describe", "runtimes": dict(paths), "cores": list(cores)}
+    reply = _run(job, threads=1, limit_s=_DESCRIBE_LIMIT_S, stop=stop or Never())
+    if isinstance(reply, MeasureError):
+        return reply
+    if reply.error is not None or reply.machine is None or reply.runtimes is None:
+        return reply.error or MeasureError(kind="crashed", message="the child described nothing")
+    machine = reply.machine.model_dump()
+    return Capabilities(**machine, cores=max(len(cores), 1), runtimes=reply.runtimes)
 
 
 def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:

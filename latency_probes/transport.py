@@ -6,6 +6,7 @@ Knows nothing of what the texts mean.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import redis
@@ -58,13 +59,21 @@ class Transport(Protocol):
 
 
 class RedisTransport:
-    """Redis Streams of one device, as its own ACL user. Safe to share between threads."""
+    """Redis Streams of one device, as its own ACL user. Safe to share between threads.
 
-    def __init__(self, url: str, device_id: str, secret: str) -> None:
+    Args:
+        url: `redis://`, or `rediss://` for TLS, which always checks certificate and host name: a
+            query, which could switch that off, is cut away.
+        ca_file: PEM certificates to trust for TLS; the system's by default.
+    """
+
+    def __init__(
+        self, url: str, device_id: str, secret: str, *, ca_file: Path | None = None
+    ) -> None:
         self._requests = keys.requests_stream(device_id)
         self._results = keys.results_stream(device_id)
         self._redis: Any = redis.Redis.from_url(
-            url,
+            url.partition("?")[0],
             username=keys.device_user(device_id),
             password=secret,
             decode_responses=True,
@@ -72,6 +81,7 @@ class RedisTransport:
             socket_connect_timeout=_CONNECT_S,
             socket_timeout=_REPLY_S,
             retry=Retry(NoBackoff(), 0),
+            **(_tls(ca_file) if url.startswith("rediss:") else {}),
         )
 
     def reclaim(self) -> list[Delivery]:
@@ -143,6 +153,11 @@ class RedisTransport:
         except TransportError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+
+def _tls(ca_file: Path | None) -> dict[str, Any]:
+    trusted = {} if ca_file is None else {"ssl_ca_certs": str(ca_file)}
+    return trusted | {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 
 
 def _guarded(command: Callable[[], T]) -> T:

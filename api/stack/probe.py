@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.states import DeviceState
 from latency_probes.agent import credentials
 
-TOKEN_VARIABLE = "SECATEUR_TOKEN"  # read by latency_probes.agent
+TOKEN_VARIABLE = "SECATEUR_PROBE_TOKEN"  # read by latency_probes.agent
 TOKEN_LIFE = timedelta(minutes=10)
 DEFAULT_RUNTIMES = ("onnxruntime",)
 

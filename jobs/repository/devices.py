@@ -95,6 +95,14 @@ def heartbeat(session: Session, device_id: str, state: DeviceState, now: datetim
     return changed(session, update(Device).where(*where).values(state=shown, last_seen=now))
 
 
+def announce(session: Session, device_id: str, capabilities: Mapping[str, Any]) -> bool:
+    """Notes what a device says that it is, in place of what it said before. False: it is revoked
+    or unknown."""
+    where = (Device.id == device_id, Device.state != DeviceState.REVOKED)
+    values = {"capabilities": dict(capabilities)}
+    return changed(session, update(Device).where(*where).values(**values))
+
+
 def silence(session: Session, seen_before: datetime) -> Sequence[Device]:
     """Marks the devices not seen since then as offline, and returns those that were not
     before."""

@@ -6,7 +6,6 @@ was being measured is claimed again at the next start. Exit codes: 0 ended as to
 enrol, 2 wrong arguments.
 """
 
-import argparse
 import fcntl
 import logging
 import os
@@ -20,23 +19,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from pydantic import ValidationError
-
-from latency_probes.agent import credentials, server
+from latency_probes.agent import credentials, server, settings
 from latency_probes.agent.backoff import Backoff
 from latency_probes.agent.heartbeat import Pulse
 from latency_probes.agent.loop import Agent
 from latency_probes.agent.models import ModelCache
+from latency_probes.agent.settings import AgentSettings, SettingsError
 from latency_probes.agent.spool import Spool
-from latency_probes.conditions import parse_cores, read_capabilities, usable_cores
 from latency_probes.measure import Measurer
-from latency_probes.messages import Enrolment
+from latency_probes.messages import Capabilities, Enrolment, Hello, MeasureError
 from latency_probes.runtimes import registry
-from latency_probes.runtimes.replay import FILE_VARIABLE, Recording
-from latency_probes.spawn import describe_runtimes
+from latency_probes.runtimes.replay import FILE_VARIABLE
+from latency_probes.spawn import Withdrawn, describe_device
 from latency_probes.transport import RedisTransport
 
 _log = logging.getLogger("latency_probes.agent")
+
+
+class InUse(Exception):
+    """The state directory belongs to another agent."""
 
 
 class StartError(Exception):
@@ -45,69 +46,27 @@ class StartError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; returns its exit code."""
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        runtimes = _runtimes(arguments)
-        labels = _labels(arguments.labels)
-        cores = parse_cores(arguments.cores) if arguments.cores else usable_cores()
-        state = _locked(arguments.state_dir)
-    except (ValueError, OSError) as error:
+        told = settings.read(sys.argv[1:] if argv is None else argv, os.environ, __doc__ or "")
+        lock = _locked(told.state_dir)
+    except (SettingsError, OSError, InUse) as error:
         _log.error("%s", error)
         return 2
+    if told.replay is not None:
+        os.environ[FILE_VARIABLE] = str(told.replay)
+    runtimes = registry.offered(told.runtimes)
     try:
-        identity = _identity(arguments, runtimes, labels, cores)
+        identity, found = _identity(told, runtimes)
     except (StartError, server.Refused, credentials.CredentialsError) as error:
         _log.error("%s", error)
         return 1
-    _serve(identity, arguments, runtimes, cores, state)
+    _serve(identity, told, runtimes, found)
+    os.close(lock)
     return 0
-
-
-TOKEN_VARIABLE = "SECATEUR_TOKEN"  # so that it need not be on the command line
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m latency_probes.agent", description=__doc__)
-    parser.add_argument("--server", required=True, help="the API's address, as http://host:port")
-    parser.add_argument(
-        "--token",
-        default=os.environ.get(TOKEN_VARIABLE),
-        help=f"one-off enrolment token, for the first start only (default: ${TOKEN_VARIABLE})",
-    )
-    parser.add_argument("--name", default="device", help="how the device is called")
-    parser.add_argument("--state-dir", type=Path, required=True, help="credentials, spool, cache")
-    parser.add_argument(
-        "--cores", help="CPU numbers to measure on: 1 or 0,2 or 2-5 (default: all)"
-    )
-    parser.add_argument("--labels", action="append", default=[], help="key=value[,key=value]")
-    parser.add_argument("--runtimes", default="", help="comma list (default: all but replay)")
-    parser.add_argument("--replay", type=Path, help="recording for the runtime replay")
-    parser.add_argument("--redis-url", help="use this address instead of the one enrolled with")
-    parser.add_argument("--wait-s", type=float, default=60.0, help="how long to try to enrol")
-    return parser
-
-
-def _runtimes(arguments: argparse.Namespace) -> Mapping[str, str]:
-    names = tuple(name for name in arguments.runtimes.split(",") if name)
-    if arguments.replay is not None:
-        Recording.parse(arguments.replay.read_text("utf-8"))
-        os.environ[FILE_VARIABLE] = str(arguments.replay.resolve())
-    return registry.offered(names)
-
-
-def _labels(given: Sequence[str]) -> dict[str, str]:
-    labels = {}
-    for pair in ",".join(given).split(","):
-        key, equals, value = pair.partition("=")
-        if pair and not (key and equals):
-            raise ValueError(f"labels must be key=value, but got {pair!r}")
-        if pair:
-            labels[key] = value
-    return labels
 
 
 def _locked(directory: Path) -> int:
@@ -119,82 +78,87 @@ def _locked(directory: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise ValueError(f"another agent already runs on {directory}") from error
+        raise InUse(f"another agent already runs on {directory}") from error
     return handle
 
 
 def _identity(
-    arguments: argparse.Namespace,
-    runtimes: Mapping[str, str],
-    labels: Mapping[str, str],
-    cores: Sequence[int],
-) -> credentials.Credentials:
-    path = arguments.state_dir / "credentials.json"
+    told: AgentSettings, runtimes: Mapping[str, str]
+) -> tuple[credentials.Credentials, Capabilities | None]:
+    """Who this device is; and what it is, where that had to be found out to enrol."""
+    path = told.state_dir / "credentials.json"
     kept = credentials.load(path)
     if kept is not None:
-        return kept.model_copy(update={"server": arguments.server.rstrip("/")})
-    if not arguments.token:
+        return kept.model_copy(update={"server": told.server.rstrip("/")}), None
+    if not told.token:
         raise StartError("--token must be given at the first start")
-    found = describe_runtimes(runtimes)
-    if not found:
-        raise StartError(f"none of the runtimes {sorted(runtimes)} works on this machine")
-    try:
-        enrolment = Enrolment(
-            token=arguments.token,
-            name=arguments.name,
-            labels=dict(labels),
-            capabilities=read_capabilities(found, cores),
-        )
-    except ValidationError as error:
-        raise StartError(f"name and labels must be short plain words, but: {error}") from error
-    fresh = _enrol(arguments.server.rstrip("/"), enrolment, arguments.wait_s)
+    found = describe_device(runtimes, told.cores)
+    if isinstance(found, MeasureError) or not found.runtimes:
+        why = f": {found.message}" if isinstance(found, MeasureError) else ""
+        raise StartError(f"none of the runtimes {sorted(runtimes)} works on this machine{why}")
+    enrolment = Enrolment(token=told.token, name=told.name, labels=told.labels, capabilities=found)
+    fresh = _enrol(enrolment, told)
     credentials.save(path, fresh)
-    return fresh
+    return fresh, found
 
 
-def _enrol(address: str, enrolment: Enrolment, wait_s: float) -> credentials.Credentials:
+def _enrol(enrolment: Enrolment, told: AgentSettings) -> credentials.Credentials:
     backoff = Backoff(random.Random())
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + told.wait_s
     while True:
         try:
-            return server.enrol(address, enrolment)
+            return server.enrol(told.server.rstrip("/"), enrolment, told.ca_file)
         except server.Unavailable as error:
             if time.monotonic() > deadline:
-                raise StartError(f"no enrolment within {wait_s:.0f} s: {error}") from error
+                raise StartError(f"no enrolment within {told.wait_s:.0f} s: {error}") from error
             _log.info("enrolling again soon: %s", error)
         time.sleep(backoff.next_s())
 
 
 def _serve(
     identity: credentials.Credentials,
-    arguments: argparse.Namespace,
+    told: AgentSettings,
     runtimes: Mapping[str, str],
-    cores: Sequence[int],
-    lock: int,
+    found: Capabilities | None,
 ) -> None:
-    reply, state = identity.reply, arguments.state_dir
-    url = arguments.redis_url or reply.redis_url
-    transport = RedisTransport(url, reply.device_id, reply.secret)
-    fetcher = server.Models(identity)
-    pulse = Pulse(transport, cores, min(reply.heartbeat_s, reply.lease_s / 3))
+    reply, state = identity.reply, told.state_dir
+    url = told.redis_url or reply.redis_url
+    transport = RedisTransport(url, reply.device_id, reply.secret, ca_file=told.ca_file)
+    fetcher = server.Models(identity, told.ca_file)
+    pulse = Pulse(transport, told.cores, min(reply.heartbeat_s, reply.lease_s / 3))
     agent = Agent(
         transport,
-        Measurer(runtimes, state / "noise", cores),
+        Measurer(runtimes, state / "noise", told.cores),
         ModelCache(state / "models", fetcher.fetch),
         Spool(state / "spool"),
         pulse,
     )
     _handle_signals(agent)
     pulse.start()
-    _log.info("device %s is ready on cores %s", reply.device_id, list(cores))
+    _log.info("device %s is ready on cores %s", reply.device_id, list(told.cores))
     try:
+        if found is None:
+            _announce(agent, pulse, runtimes, told.cores)
         agent.run()
     finally:
         pulse.close()
         transport.close()
         fetcher.close()
-        os.close(lock)
     _log.info("device %s has ended", reply.device_id)
+
+
+def _announce(
+    agent: Agent, pulse: Pulse, runtimes: Mapping[str, str], cores: Sequence[int]
+) -> None:
+    """Say what the device is now: since it enrolled, a library or the machine may have changed."""
+    try:
+        found = describe_device(runtimes, cores, agent.ending)
+    except Withdrawn:
+        return
+    if isinstance(found, MeasureError):
+        _log.warning("what this machine is could not be found out: %s", found.message)
+    else:
+        pulse.announce(Hello(capabilities=found))
 
 
 def _handle_signals(agent: Agent) -> None:

@@ -1,5 +1,5 @@
-"""The thread that tells the server that the device lives, and renews the lease of what it works
-on."""
+"""The thread that tells the server that the device lives and what it is, and renews the lease of
+what it works on."""
 
 import logging
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from latency_probes.messages import Heartbeat, encode
+from latency_probes.messages import Heartbeat, Hello, encode
 from latency_probes.transport import Transport, TransportError
 
 _log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Pulse:
         self._closed = False
         self._draining = False
         self._work: Work | None = None
+        self._hello: Hello | None = None
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +59,11 @@ class Pulse:
         self._draining = True
         self._wake.set()
 
+    def announce(self, hello: Hello) -> None:
+        """Say what the device is, now or as soon as the server can be used."""
+        self._hello = hello
+        self._wake.set()
+
     def work_on(self, work: Work | None) -> None:
         """Say what is being measured; None when nothing is."""
         with self._lock:
@@ -70,7 +76,7 @@ class Pulse:
                 self._work.taken.set()
 
     def beat(self) -> None:
-        """One heartbeat and one renewal.
+        """One heartbeat and one renewal; and what there is to announce, until it is said.
 
         Raises:
             TransportError: the server cannot be used.
@@ -86,6 +92,9 @@ class Pulse:
                 )
             )
         )
+        if (hello := self._hello) is not None:
+            self._transport.publish(encode(hello))
+            self._hello = None
         if work and not self._transport.renew(work.entry_id):
             _log.info("request %s was taken away", work.request_id)
             work.taken.set()

@@ -51,7 +51,7 @@ class Measures(Protocol):
 
 
 class Agent:
-    """One device's work, until `drain` or `stop`."""
+    """One device's work, until `drain` or `stop`, which set `ending`."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Agent:
         self._transport, self._measurer, self._models = transport, measurer, models
         self._spool, self._pulse = spool, pulse
         self._source = source or random.Random()
-        self._ending = threading.Event()
+        self.ending = threading.Event()
 
     def drain(self) -> None:
         """Take no new request; finish the one being measured, then end."""
-        self._ending.set()
+        self.ending.set()
         self._pulse.drain()
 
     def stop(self) -> None:
@@ -82,7 +82,7 @@ class Agent:
         """Work until told to end. A server that is away is waited for."""
         backoff = Backoff(self._source)
         known = False
-        while not self._ending.is_set():
+        while not self.ending.is_set():
             try:
                 self._deliver()
                 if not known:
@@ -97,12 +97,12 @@ class Agent:
                 known = False
                 wait_s = backoff.next_s()
                 _log.warning("the server is away, trying again in %.1f s: %s", wait_s, error)
-                self._ending.wait(wait_s)
+                self.ending.wait(wait_s)
         self._deliver_once()
 
     def _work_through(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            if self._ending.is_set():
+            if self.ending.is_set():
                 return
             self._work(delivery)
 
@@ -144,7 +144,7 @@ class Agent:
                 return self._models.obtain(request.candidate, request.reference)
             except Unavailable as error:
                 _log.warning("a model cannot be fetched yet: %s", error)
-            if self._ending.is_set() or work.taken.wait(backoff.next_s()):
+            if self.ending.is_set() or work.taken.wait(backoff.next_s()):
                 raise Withdrawn
 
     def _keep(

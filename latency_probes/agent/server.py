@@ -2,6 +2,7 @@
 travel inline."""
 
 import json
+import ssl
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ class Refused(Exception):
     """The server answered no; trying again would not help."""
 
 
-def enrol(server: str, enrolment: Enrolment) -> Credentials:
+def enrol(server: str, enrolment: Enrolment, ca_file: Path | None = None) -> Credentials:
     """Exchange a one-off token for this device's identity.
 
     Raises:
@@ -34,7 +35,8 @@ def enrol(server: str, enrolment: Enrolment) -> Credentials:
     """
     url = f"{server}/v1/devices/enrol"
     try:
-        response = httpx.post(url, json=enrolment.model_dump(mode="json"), timeout=_TIMEOUT)
+        with _client(ca_file) as client:
+            response = client.post(url, json=enrolment.model_dump(mode="json"))
     except httpx.TransportError as error:
         raise Unavailable(f"{url}: {error}") from error
     if response.status_code >= 500 or response.status_code in {408, 425, 429}:
@@ -51,12 +53,10 @@ def enrol(server: str, enrolment: Enrolment) -> Credentials:
 class Models:
     """Fetches models by digest as this device."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._client = httpx.Client(
-            base_url=credentials.server,
-            headers={"Authorization": credentials.bearer},
-            timeout=_TIMEOUT,
-        )
+    def __init__(self, credentials: Credentials, ca_file: Path | None = None) -> None:
+        self._client = _client(ca_file)
+        self._client.base_url = httpx.URL(credentials.server)
+        self._client.headers["Authorization"] = credentials.bearer
 
     def fetch(self, workload: Workload, path: Path) -> None:
         """Write the model to `path`, reading no more than its size and checking its hash.
@@ -78,6 +78,12 @@ class Models:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _client(ca_file: Path | None) -> httpx.Client:
+    """A client that trusts the certificates in `ca_file`, or those that httpx brings."""
+    trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    return httpx.Client(timeout=_TIMEOUT, verify=trusted)
 
 
 def _check_status(url: str, response: httpx.Response) -> None:

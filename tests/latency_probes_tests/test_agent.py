@@ -14,6 +14,7 @@ import pytest
 
 from latency_probes.messages import (
     Heartbeat,
+    Hello,
     MeasureRequest,
     MeasureResult,
     Settings,
@@ -129,6 +130,11 @@ def _states(account: Account) -> list[str]:
     return [report.state for report in reports if isinstance(report, Heartbeat)]
 
 
+def _hellos(account: Account) -> list[Hello]:
+    reports = map(parse_report, account.reports())
+    return [report for report in reports if isinstance(report, Hello)]
+
+
 def test_an_agent_enrols_measures_and_drains(
     agent: AgentProcess, server: HttpServer, account: Account
 ) -> None:
@@ -160,9 +166,12 @@ def test_a_second_start_needs_no_token(
     _until(lambda: "online" in _states(account), "a heartbeat")
     agent.signal(signal.SIGTERM)
     assert agent.wait() == 0
+    assert _hellos(account) == []
     account.send(_replay_request())
     agent.start(*_recording(tmp_path, 0))
     _until(lambda: len(_results(account)) == 1, "a result")
+    _until(lambda: len(_hellos(account)) == 1, "what the device is now")
+    assert list(_hellos(account)[0].capabilities.runtimes) == ["replay"]
 
 
 def test_a_killed_agent_claims_its_request_again(
@@ -244,10 +253,7 @@ def test_a_server_that_does_not_answer_is_waited_for_only_so_long(
     [
         ((), 1, "--token must be given at the first start"),
         (("--token", "t", "--runtimes", "abacus"), 2, "runtimes must be among"),
-        (("--token", "t", "--labels", "lab"), 2, "labels must be key=value"),
-        (("--token", "t", "--cores", "9999"), 2, "cores must be among"),
-        (("--token", "t", "--replay", "/nowhere"), 2, "/nowhere"),
-        (("--token", "t", "--name", "a name!", "--runtimes", "replay"), 1, "short plain words"),
+        (("--token", "t", "--config", "/nowhere"), 2, "must name a TOML file, but /nowhere"),
     ],
 )
 def test_wrong_arguments_are_told(

@@ -17,7 +17,9 @@ from latency_probes.agent.models import ModelCache
 from latency_probes.agent.server import Refused, Unavailable
 from latency_probes.agent.spool import Spool
 from latency_probes.messages import (
+    Capabilities,
     Heartbeat,
+    Hello,
     MeasureError,
     MeasureRequest,
     MeasureResult,
@@ -257,6 +259,20 @@ def test_a_heartbeat_tells_the_state_and_renews_the_lease() -> None:
         ("busy", "req_1"),
         ("draining", "req_1"),
     ]
+
+
+def test_what_the_device_is_is_said_once_as_soon_as_the_server_is_there() -> None:
+    transport = FakeTransport()
+    pulse = Pulse(transport, (0,), 60.0)
+    transport.away = True
+    pulse.announce(Hello(capabilities=Capabilities(cores=1, runtimes={})))
+    with pytest.raises(TransportError):
+        pulse.beat()
+    transport.away = False
+    pulse.beat()
+    pulse.beat()
+    kinds = [parse_report(text).type for text in transport.published]
+    assert kinds == ["heartbeat", "hello", "heartbeat"]
 
 
 def test_the_pulse_survives_a_server_that_is_away() -> None:

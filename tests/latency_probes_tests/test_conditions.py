@@ -4,21 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from latency_probes.conditions import (
-    parse_cores,
-    read_capabilities,
-    read_conditions,
-    usable_cores,
-)
-from latency_probes.messages import RuntimeInfo
-
-
-def _root(directory: Path, **files: str) -> Path:
-    for name, text in files.items():
-        path = directory / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return directory
+from latency_probes.conditions import parse_cores, read_conditions, usable_cores
+from tests.latency_probes_tests.roots import root as _root
 
 
 def test_a_full_machine_is_read(tmp_path: Path) -> None:
@@ -62,22 +49,6 @@ def test_rubbish_is_unknown(tmp_path: Path) -> None:
 def test_the_frequency_falls_back_to_cpuinfo(tmp_path: Path) -> None:
     root = _root(tmp_path, proc__cpuinfo="model name : Fast One\ncpu MHz : 2100.5\n")
     assert read_conditions((0,), root).frequency_mhz == 2100.5
-
-
-def test_capabilities_name_the_machine(tmp_path: Path) -> None:
-    root = _root(
-        tmp_path, proc__cpuinfo="model name : Fast One\n", proc__meminfo="MemTotal: 2048 kB\n"
-    )
-    runtimes = {"onnxruntime": RuntimeInfo(version="1", providers=("CPUExecutionProvider",))}
-    found = read_capabilities(runtimes, (0, 1), root)
-    assert (found.cpu, found.cores, found.memory_mb) == ("Fast One", 2, 2)
-    assert found.runtimes == runtimes
-
-
-def test_capabilities_of_a_bare_machine_are_still_valid(tmp_path: Path) -> None:
-    found = read_capabilities({}, (), tmp_path)
-    assert found.cpu
-    assert (found.cores, found.memory_mb) == (1, 1)
 
 
 def test_cores_are_given_as_a_list() -> None:

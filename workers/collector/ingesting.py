@@ -12,9 +12,11 @@ from jobs.repository import devices, requests
 from jobs.states import DeviceState
 from latency_probes.messages import (
     Heartbeat,
+    Hello,
     MeasureError,
     MeasureResult,
     MessageError,
+    Report,
     parse_report,
 )
 from workers.collector.streams import Entry
@@ -45,9 +47,12 @@ def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
         devices.set_problem(unit.session, entry.device_id, problem)
 
 
-def _believe(unit: Unit, device_id: str, report: Heartbeat | MeasureResult, now: datetime) -> None:
+def _believe(unit: Unit, device_id: str, report: Report, now: datetime) -> None:
     if isinstance(report, Heartbeat):
         devices.heartbeat(unit.session, device_id, DeviceState(report.state), now)
+    elif isinstance(report, Hello):
+        capabilities = report.capabilities.model_dump(mode="json")
+        devices.announce(unit.session, device_id, capabilities)
     else:
         _store(unit, device_id, report, now)
 

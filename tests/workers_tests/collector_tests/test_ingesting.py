@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from jobs.repository import measurements, requests
+from datetime import timedelta
+
+from jobs.repository import devices, measurements, requests
 from jobs.states import DeviceState, RequestState
-from latency_probes.messages import MeasureError
-from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
+from latency_probes.messages import (
+    Capabilities,
+    Heartbeat,
+    Hello,
+    MeasureError,
+    RuntimeInfo,
+    encode,
+)
+from tests.workers_tests.collector_tests.yard import NOON, Yard, heartbeat, text_of
 from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
 from workers.collector.ingesting import MAX_ATTEMPTS, ingest
 from workers.collector.streams import Entry
+from workers.collector.sweeping import sweep
 
 
 def take_in(yard: Yard, device_id: str, text: str) -> None:
@@ -130,6 +140,38 @@ def test_heartbeat_says_that_the_device_lives_and_what_it_does(yard: Yard) -> No
     take_in(yard, device_id, heartbeat("busy"))
     device = yard.look_at_device(device_id)
     assert (device.state, device.last_seen) == (DeviceState.BUSY, yard.bench.now)
+
+
+def test_clock_of_a_device_that_is_hours_off_changes_nothing(yard: Yard) -> None:
+    device_id = yard.device()
+    for hours in (-30, 30):
+        yard.later(10)
+        skewed = Heartbeat(state="online", sent_at=NOON + timedelta(hours=hours), cores=(0,))
+        take_in(yard, device_id, encode(skewed))
+        device = yard.look_at_device(device_id)
+        assert (device.state, device.last_seen) == (DeviceState.ONLINE, yard.bench.now)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at_device(device_id).state == DeviceState.ONLINE
+
+
+def test_hello_replaces_what_the_device_was(yard: Yard) -> None:
+    device_id = yard.device()
+    now = Capabilities(
+        cores=4, runtimes={"new": RuntimeInfo(version="2", providers=("A",))}, power="battery"
+    )
+    take_in(yard, device_id, encode(Hello(capabilities=now)))
+    assert yard.look_at_device(device_id).capabilities == now.model_dump(mode="json")
+
+
+def test_revoked_device_says_nothing_that_is_kept(yard: Yard) -> None:
+    device_id = yard.device()
+    before = yard.look_at_device(device_id).capabilities
+    with yard.bench.write() as session:
+        devices.revoke(session, device_id)
+    take_in(yard, device_id, encode(Hello(capabilities=Capabilities(cores=4, runtimes={}))))
+    take_in(yard, device_id, heartbeat())
+    device = yard.look_at_device(device_id)
+    assert (device.state, device.capabilities) == (DeviceState.REVOKED, before)
 
 
 def test_error_that_may_not_come_again_is_measured_once_more_but_not_for_ever(yard: Yard) -> None:
