@@ -9,16 +9,16 @@ from tests.latency_probes_tests.roots import root as _root
 
 
 def test_a_full_machine_is_read(tmp_path: Path) -> None:
-    frequency = "sys__devices__system__cpu__cpu3__cpufreq__"
+    frequency = "sys/devices/system/cpu/cpu3/cpufreq/"
     root = _root(
         tmp_path,
-        **{
-            "proc__loadavg": "1.25 0.5 0.1 2/300 4000\n",
-            "proc__meminfo": "MemTotal: 4194304 kB\nMemAvailable: 2097152 kB\n",
+        {
+            "proc/loadavg": "1.25 0.5 0.1 2/300 4000\n",
+            "proc/meminfo": "MemTotal: 4194304 kB\nMemAvailable: 2097152 kB\n",
             frequency + "scaling_governor": "performance\n",
             frequency + "scaling_cur_freq": "2400000\n",
-            "sys__class__thermal__thermal_zone0__temp": "41000\n",
-            "sys__class__thermal__thermal_zone1__temp": "55500\n",
+            "sys/class/thermal/thermal_zone0/temp": "41000\n",
+            "sys/class/thermal/thermal_zone1/temp": "55500\n",
         },
     )
     found = read_conditions((3,), root)
