@@ -42,6 +42,8 @@ class Settings(BaseSettings):
         redis_url: `REDIS_URL`; by default the `url` in `{home}/valkey.json`.
         allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call.
         task_lease_s: `SECATEUR_TASK_LEASE_S`; after this long a worker counts as dead.
+        request_lease_s: `SECATEUR_REQUEST_LEASE_S`; after this long without a sign from its
+            device a request is given to another.
     """
 
     model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", frozen=True)
@@ -52,6 +54,17 @@ class Settings(BaseSettings):
     redis_url: str = Field(default_factory=_redis_url, validation_alias="redis_url")
     allow: Annotated[frozenset[str], NoDecode] = frozenset()
     task_lease_s: Annotated[float, Field(gt=0)] = 60.0
+    request_lease_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often a device gives a sign."""
+        return self.request_lease_s / 6
+
+    @property
+    def silence_s(self) -> float:
+        """After this long without a sign a device is offline."""
+        return self.request_lease_s * 2 / 3
 
     @field_validator("home")
     @classmethod

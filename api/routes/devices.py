@@ -22,8 +22,6 @@ from jobs.states import DeviceState
 from latency_probes.messages import Enrolment, EnrolmentReply
 
 TOKEN_LIFE_MIN = 60
-HEARTBEAT_S = 5.0
-LEASE_S = 30.0
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
@@ -70,8 +68,8 @@ def enrol(enrolment: Enrolment, services: Composed, edge: Writing) -> EnrolmentR
         device_id=device.id,
         secret=secret,
         redis_url=device_url(redis_url, device.id, secret),
-        heartbeat_s=HEARTBEAT_S,
-        lease_s=LEASE_S,
+        heartbeat_s=services.settings.heartbeat_s,
+        lease_s=services.settings.request_lease_s,
     )
 
 

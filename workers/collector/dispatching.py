@@ -14,7 +14,6 @@ from workers.collector.streams import Streams
 from workers.context import Context
 
 IN_FLIGHT = 2
-LEASE_S = 30.0
 
 
 def dispatch(context: Context, streams: Streams) -> int:
@@ -29,9 +28,9 @@ def dispatch(context: Context, streams: Streams) -> int:
     placed = place(pending, present, loads)
     if placed:
         with context.unit() as unit:
-            now = context.clock()
+            now, lease_s = context.clock(), context.settings.request_lease_s
             assigned = [
-                requests.assign(unit.session, request_id, device_id, now, LEASE_S)
+                requests.assign(unit.session, request_id, device_id, now, lease_s)
                 for request_id, device_id in placed.items()
             ]
         unsent = [*unsent, *(request for request in assigned if request is not None)]

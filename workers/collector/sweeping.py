@@ -6,11 +6,9 @@ from datetime import timedelta
 
 from jobs.repository import datasets, devices, jobs, models, requests, tasks
 from jobs.tables import Request
-from workers.collector.dispatching import LEASE_S
 from workers.collector.streams import Streams
 from workers.context import Context
 
-SILENT_S = 20.0
 STALE_S = 15.0
 CHECK_S = 60.0  # a check sent again while it runs costs a worker, so this is longer
 
@@ -24,32 +22,34 @@ def sweep(context: Context, streams: Streams) -> None:
 
 def silence(context: Context) -> None:
     """Marks devices that have not been heard of as offline."""
+    before = context.clock() - timedelta(seconds=context.settings.silence_s)
     with context.unit() as unit:
-        devices.silence(unit.session, context.clock() - timedelta(seconds=SILENT_S))
+        devices.silence(unit.session, before)
 
 
 def reassign(context: Context, streams: Streams) -> None:
     """Takes expired requests back, unless the device still holds them."""
+    lease_s = context.settings.request_lease_s
     with context.read() as session:
         expired = requests.expired(session, context.clock())
         present = {device.id for device in devices.present(session)}
     for request in expired:
-        held = is_held(streams, request, present)
+        held = is_held(streams, request, present, lease_s)
         if not held and request.device_id is not None:
             streams.forget(request.device_id, request.stream_id)
         with context.unit() as unit:
             if held:
-                requests.renew(unit.session, request.id, request.attempt, context.clock(), LEASE_S)
+                requests.renew(unit.session, request.id, request.attempt, context.clock(), lease_s)
             else:
                 requests.release(unit.session, request.id, request.attempt)
 
 
-def is_held(streams: Streams, request: Request, present: set[str]) -> bool:
+def is_held(streams: Streams, request: Request, present: set[str], lease_s: float) -> bool:
     """Whether the device lives and still has the request."""
     device_id = request.device_id
     if device_id is None or device_id not in present:
         return False
-    return streams.is_held(device_id, request.stream_id, LEASE_S)
+    return streams.is_held(device_id, request.stream_id, lease_s)
 
 
 def resend(context: Context) -> None:

@@ -8,7 +8,7 @@ from jobs.repository import jobs, requests, skeletons
 from jobs.states import RequestState
 from jobs.tables import Request
 from tests.workers_tests.collector_tests.yard import Yard
-from workers.collector.dispatching import LEASE_S, dispatch, send
+from workers.collector.dispatching import dispatch, send
 
 
 def waiting_for(yard: Yard) -> str | None:
@@ -40,7 +40,7 @@ def test_nothing_is_sent_twice(yard: Yard) -> None:
 def test_assigned_request_that_never_left_is_sent(yard: Yard) -> None:
     device_id, request_id = yard.device(), yard.request("screening:a")
     with yard.bench.write() as session:
-        requests.assign(session, request_id, device_id, yard.context.clock(), LEASE_S)
+        requests.assign(session, request_id, device_id, yard.context.clock(), yard.lease_s)
     assert dispatch(yard.context, yard.streams) == 1
     assert [each.request_id for each in yard.received(device_id)] == [request_id]
 

@@ -13,8 +13,8 @@ from jobs.states import DeviceState, JobState, RequestState
 from tests.workers_tests.collector_tests.yard import Yard
 from tests.workers_tests.nets import HERE
 from tests.workers_tests.test_decision import look
-from workers.collector.dispatching import LEASE_S, dispatch
-from workers.collector.sweeping import CHECK_S, SILENT_S, STALE_S, sweep
+from workers.collector.dispatching import dispatch
+from workers.collector.sweeping import CHECK_S, STALE_S, sweep
 from workers.decision import Decision, apply
 
 
@@ -32,7 +32,7 @@ def keep_alive(yard: Yard, device_id: str) -> None:
 
 def test_request_of_a_silent_device_is_taken_back_and_given_to_another(yard: Yard) -> None:
     silent, request_id = sent(yard)
-    yard.later(LEASE_S + 1)
+    yard.later(yard.lease_s + 1)
     sweep(yard.context, yard.streams)
     assert yard.look_at_device(silent).state == DeviceState.OFFLINE
     assert yard.look_at(request_id).state == RequestState.PENDING
@@ -44,7 +44,7 @@ def test_request_of_a_silent_device_is_taken_back_and_given_to_another(yard: Yar
 
 def test_request_that_its_device_has_not_read_yet_is_left_with_it(yard: Yard) -> None:
     device_id, request_id = sent(yard)
-    yard.later(LEASE_S + 1)
+    yard.later(yard.lease_s + 1)
     keep_alive(yard, device_id)
     sweep(yard.context, yard.streams)
     request = yard.look_at(request_id)
@@ -56,7 +56,7 @@ def test_request_that_its_device_has_not_read_yet_is_left_with_it(yard: Yard) ->
 def test_request_that_its_device_holds_is_left_with_it(yard: Yard) -> None:
     device_id, request_id = sent(yard)
     yard.claim(device_id)
-    yard.later(LEASE_S + 1)
+    yard.later(yard.lease_s + 1)
     keep_alive(yard, device_id)
     sweep(yard.context, yard.streams)
     assert yard.look_at(request_id).state == RequestState.DISPATCHED
@@ -65,7 +65,7 @@ def test_request_that_its_device_holds_is_left_with_it(yard: Yard) -> None:
 def test_request_that_vanished_from_the_stream_is_taken_back(yard: Yard) -> None:
     device_id, request_id = sent(yard)
     yard.redis.flushdb()
-    yard.later(LEASE_S + 1)
+    yard.later(yard.lease_s + 1)
     keep_alive(yard, device_id)
     sweep(yard.context, yard.streams)
     assert yard.look_at(request_id).state == RequestState.PENDING
@@ -73,14 +73,14 @@ def test_request_that_vanished_from_the_stream_is_taken_back(yard: Yard) -> None
 
 def test_lease_that_still_runs_is_left_alone(yard: Yard) -> None:
     _, request_id = sent(yard)
-    yard.later(LEASE_S - 1)
+    yard.later(yard.lease_s - 1)
     sweep(yard.context, yard.streams)
     assert yard.look_at(request_id).state == RequestState.DISPATCHED
 
 
 def test_device_is_offline_after_a_silence_and_not_before(yard: Yard) -> None:
     device_id = yard.device()
-    yard.later(SILENT_S - 1)
+    yard.later(yard.context.settings.silence_s - 1)
     sweep(yard.context, yard.streams)
     assert yard.look_at_device(device_id).state == DeviceState.ONLINE
     yard.later(2)

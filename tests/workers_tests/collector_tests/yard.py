@@ -58,6 +58,11 @@ class Yard:
     ) -> None:
         self.redis.close()
 
+    @property
+    def lease_s(self) -> float:
+        """How long a device may be silent with a request in its hands."""
+        return self.context.settings.request_lease_s
+
     def later(self, seconds: float) -> None:
         """Moves the clock."""
         self.bench.now = (self.bench.now or NOON) + timedelta(seconds=seconds)
