@@ -49,7 +49,8 @@ def main() -> int:
     try:
         reply = _describe(job) if job["task"] == "describe" else _time(job)
     except (UnsupportedOperator, InvalidModel, MemoryError) as error:
-        reply = {"error": {"kind": _KINDS[type(error)], "message": str(error)[:2000]}}
+        kind = next(name for each, name in _KINDS.items() if isinstance(error, each))
+        reply = {"error": {"kind": kind, "message": str(error)[:2000]}}
     with os.fdopen(reply_to, "w") as out:
         json.dump(reply, out)
     return 0

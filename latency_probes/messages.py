@@ -154,6 +154,15 @@ class Workload(_Part):
         return self.check(model)
 
 
+class Lease(BaseModel):
+    """Which request, and in whose hands: what there is to answer when the rest is unreadable."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    request_id: Identifier
+    attempt: NonNegativeInt
+    lease_token: Identifier
+
+
 class MeasureRequest(_Message):
     """One candidate to be timed against the reference, under one lease."""
 
@@ -288,6 +297,16 @@ def parse_request(text: str | bytes) -> MeasureRequest:
         return MeasureRequest.model_validate_json(text)
     except ValidationError as error:
         raise MessageError(_summary(error)) from error
+
+
+def lease_of(text: str | bytes) -> Lease | None:
+    """The lease of a request that `parse_request` refused, perhaps for being of another version.
+    None if even that cannot be read."""
+    try:
+        _check_length(text)
+        return Lease.model_validate_json(text)
+    except (MessageError, ValidationError):
+        return None
 
 
 def parse_report(text: str | bytes) -> Report:

@@ -19,6 +19,7 @@ from latency_probes.agent.models import ModelCache
 from latency_probes.agent.server import Refused, Unavailable
 from latency_probes.agent.spool import Spool
 from latency_probes.messages import (
+    Lease,
     MeasureError,
     MeasureRequest,
     MeasureResult,
@@ -26,6 +27,7 @@ from latency_probes.messages import (
     Settings,
     Target,
     encode,
+    lease_of,
     parse_request,
 )
 from latency_probes.samples import Measurement
@@ -110,8 +112,7 @@ class Agent:
         try:
             request = parse_request(delivery.text)
         except MessageError as error:
-            _log.error("entry %s is no request and is dropped: %s", delivery.entry_id, error)
-            self._transport.acknowledge(delivery.entry_id)
+            self._refuse(delivery, error)
             return
         if not self._spool.holds(request):
             work = Work(delivery.entry_id, request.request_id)
@@ -126,6 +127,16 @@ class Agent:
             self._keep(request, delivery.entry_id, outcome)
             _log.info("request %s: %s", request.request_id, _in_a_line(outcome))
         self._deliver()
+
+    def _refuse(self, delivery: Delivery, error: MessageError) -> None:
+        """Answer what cannot be read, if it says whose request it is: else it would come again."""
+        _log.error("entry %s is no request: %s", delivery.entry_id, error)
+        if lease := lease_of(delivery.text):
+            problem = MeasureError(kind="invalid", message=f"the agent cannot read it: {error}")
+            self._keep(lease, delivery.entry_id, problem)
+            self._deliver()
+        else:
+            self._transport.acknowledge(delivery.entry_id)
 
     def _outcome(self, request: MeasureRequest, work: Work) -> Measurement | MeasureError:
         try:
@@ -148,7 +159,10 @@ class Agent:
                 raise Withdrawn
 
     def _keep(
-        self, request: MeasureRequest, entry_id: str, outcome: Measurement | MeasureError
+        self,
+        request: MeasureRequest | Lease,
+        entry_id: str,
+        outcome: Measurement | MeasureError,
     ) -> None:
         def text(found: Measurement | MeasureError) -> str:
             return encode(

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latency_probes.agent.files import remove_parts, write_whole
-from latency_probes.messages import MeasureRequest
+from latency_probes.messages import Lease, MeasureRequest
 
 
 class Spooled(BaseModel):
@@ -25,12 +25,12 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True)
         remove_parts(directory)
 
-    def put(self, request: MeasureRequest, entry_id: str, text: str) -> None:
+    def put(self, request: MeasureRequest | Lease, entry_id: str, text: str) -> None:
         """Keep the result of this request."""
         spooled = Spooled(entry_id=entry_id, text=text)
         write_whole(self._path(request), spooled.model_dump_json().encode())
 
-    def holds(self, request: MeasureRequest) -> bool:
+    def holds(self, request: MeasureRequest | Lease) -> bool:
         """Whether this request's result only waits to be published."""
         return self._path(request).exists()
 
@@ -44,6 +44,6 @@ class Spool:
                 path.unlink()
         return found
 
-    def _path(self, request: MeasureRequest) -> Path:
+    def _path(self, request: MeasureRequest | Lease) -> Path:
         name = f"{request.request_id}-{request.attempt}-{request.lease_token}.json"
         return self._directory / name

@@ -48,6 +48,17 @@ class EatsMemory(_Runtime):
         return b"x" * 2**34
 
 
+class Leaks(_Runtime):
+    """Keeps more at every call, and takes none back."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    def call(self) -> object:
+        self.kept.append(b"x" * 2**26)
+        return None
+
+
 class Prints(_Runtime):
     def call(self) -> object:
         os.write(1, b"chatter ")

@@ -6,6 +6,8 @@ them again; a result stored twice is recognised by its lease.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,8 @@ from latency_probes import acl, keys
 from latency_probes.messages import MeasureRequest, encode
 
 READ_COUNT = 200
+AHEAD_S = 60.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,24 @@ class Streams:
         ]
 
     def delete(self, entries: Iterable[Entry]) -> None:
-        """Removes reports whose contents have been committed."""
+        """Removes reports whose contents have been committed.
+
+        A report with an id far ahead of the clock leaves no room for others behind it: its stream
+        is begun anew.
+        """
         for entry in entries:
-            self._redis.xdel(keys.results_stream(entry.device_id), entry.stream_id)
+            stream = keys.results_stream(entry.device_id)
+            if self._is_ahead(entry.stream_id):
+                log.warning("device %s chose the id %s", entry.device_id, entry.stream_id)
+                self._redis.delete(stream)
+            else:
+                self._redis.xdel(stream, entry.stream_id)
+
+    def _is_ahead(self, stream_id: str) -> bool:
+        milliseconds = _order(stream_id)[0]
+        latest = (time.time() + AHEAD_S) * 1000
+        # Only the clock that makes ids can tell; ours may be off.
+        return milliseconds > latest and milliseconds > (self._redis.time()[0] + AHEAD_S) * 1000
 
     def send(self, device_id: str, request: MeasureRequest) -> str:
         """Puts a request into the device's stream; returns the entry's id."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from jobs.repository import datasets, devices, jobs, models, requests, tasks
+from jobs.repository.measurements import Finding
 from jobs.tables import Request
 from workers.collector.streams import Streams
-from workers.context import Context
+from workers.context import Context, Unit
 
 STALE_S = 15.0
+# A request that takes one device after the other down with it is not handed out for ever.
+MAX_LOSSES = 8
 CHECK_S = 60.0  # a check sent again while it runs costs a worker, so this is longer
 
 
@@ -40,8 +43,10 @@ def reassign(context: Context, streams: Streams) -> None:
         with context.unit() as unit:
             if held:
                 requests.renew(unit.session, request.id, request.attempt, context.clock(), lease_s)
-            else:
+            elif request.attempt < MAX_LOSSES:
                 requests.release(unit.session, request.id, request.attempt)
+            else:
+                give_up(unit, request, context.clock())
 
 
 def is_held(streams: Streams, request: Request, present: set[str], lease_s: float) -> bool:
@@ -50,6 +55,21 @@ def is_held(streams: Streams, request: Request, present: set[str], lease_s: floa
     if device_id is None or device_id not in present:
         return False
     return streams.is_held(device_id, request.stream_id, lease_s)
+
+
+def give_up(unit: Unit, request: Request, now: datetime) -> None:
+    """Ends a request whose devices were lost too often, with a typed error."""
+    message = f"the device was lost in each of {request.attempt} attempts"
+    requests.complete(
+        unit.session,
+        request.id,
+        attempt=request.attempt,
+        lease_token=request.lease_token or "",
+        device_id=request.device_id or "",
+        finding=Finding(error_kind="device_lost", error_message=message),
+        now=now,
+    )
+    unit.send("advance", request.job_id)
 
 
 def resend(context: Context) -> None:

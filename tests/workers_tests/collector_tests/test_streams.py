@@ -102,6 +102,18 @@ def test_bytes_that_are_no_text_are_read_all_the_same(yard: Yard) -> None:
     yard.streams.delete([entry])
 
 
+@pytest.mark.parametrize("stream_id", ["18446744073709551615-18446744073709551615", "9" * 15])
+def test_id_beyond_the_clock_does_not_wedge_the_stream(yard: Yard, stream_id: str) -> None:
+    yard.redis.xadd(keys.results_stream("dev_x"), {keys.FIELD: "last"}, id=stream_id)
+    (entry,) = yard.streams.read(["dev_x"], block_ms=10)
+    assert entry.text == "last"
+    yard.streams.delete([entry])
+    yard.say("dev_x", "next")
+    (entry,) = yard.streams.read(["dev_x"], block_ms=10)
+    assert entry.text == "next"
+    yard.streams.delete([entry])
+
+
 def test_entry_is_held_until_its_holder_is_silent_for_the_lease(yard: Yard) -> None:
     stream_id = yard.streams.send("dev_h", measurements.request())
     assert yard.streams.is_held("dev_h", stream_id, 30.0)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from jobs import status
-from jobs.repository import datasets, devices, jobs, models, tasks
+from jobs.repository import datasets, devices, jobs, measurements, models, tasks
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import DeviceState, JobState, RequestState
 from tests.workers_tests.collector_tests.yard import Yard
 from tests.workers_tests.nets import HERE
 from tests.workers_tests.test_decision import look
 from workers.collector.dispatching import dispatch
-from workers.collector.sweeping import CHECK_S, STALE_S, sweep
+from workers.collector.sweeping import CHECK_S, MAX_LOSSES, STALE_S, sweep
 from workers.decision import Decision, apply
 
 
@@ -69,6 +69,22 @@ def test_request_that_vanished_from_the_stream_is_taken_back(yard: Yard) -> None
     keep_alive(yard, device_id)
     sweep(yard.context, yard.streams)
     assert yard.look_at(request_id).state == RequestState.PENDING
+
+
+def test_request_that_loses_every_device_ends_with_a_typed_error(yard: Yard) -> None:
+    device_id, request_id = yard.device(), yard.request("screening:a")
+    for attempt in range(1, MAX_LOSSES + 1):
+        keep_alive(yard, device_id)
+        dispatch(yard.context, yard.streams)
+        assert yard.look_at(request_id).attempt == attempt
+        yard.later(yard.lease_s + 1)
+        sweep(yard.context, yard.streams)
+    ended = yard.look_at(request_id)
+    with yard.context.read() as session:
+        (row,) = measurements.for_job(session, yard.job_id)
+    assert (ended.state, ended.measurement_id) == (RequestState.FAILED, row.id)
+    assert (row.error_kind, row.attempt) == ("device_lost", MAX_LOSSES)
+    assert ("advance", yard.job_id) in yard.bench.take_messages()
 
 
 def test_lease_that_still_runs_is_left_alone(yard: Yard) -> None:
