@@ -8,11 +8,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 END_TO_END = "tests/e2e_tests/"
+OWN_STACK = "tests/e2e_tests/test_faults.py"
 
 
 def scope(nodeid: str) -> str:
-    """Each test goes wherever there is time, but the end-to-end tests, which share one stack."""
-    return END_TO_END if nodeid.startswith(END_TO_END) else nodeid
+    """Each test goes wherever there is time, but those end-to-end tests that share one stack."""
+    shares = nodeid.startswith(END_TO_END) and not nodeid.startswith(OWN_STACK)
+    return END_TO_END if shares else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

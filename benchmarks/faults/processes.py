@@ -20,6 +20,7 @@ from api.stack.valkey import EmbeddedValkey, free_port, wait_for
 from benchmarks.faults.link import Link
 from jobs.columns import utc_now
 from jobs.repository import devices
+from latency_probes.agent.settings import PREFIX
 from workers.context import Context
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,17 @@ class Part:
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         self._environment = {**os.environ, **environment, "PYTHONPATH": path}
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id.
+
+        Raises:
+            LookupError: it does not run.
+        """
+        if self._process is None:
+            raise LookupError(f"{self.name} must run, but does not")
+        return self._process.pid
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -56,36 +68,33 @@ class Part:
 
 
 class Installation:
-    """All parts on one home directory, started and ended as a whole.
+    """Broker, API and collector on one home directory, and the agents that are added; ended as a
+    whole.
 
     Args:
         context: the server's database and artifact store, in `home`.
-        recording: of the runtime replay.
     """
 
-    def __init__(self, context: Context, home: Path, agents: int, recording: Path) -> None:
-        self._context, self._home, self._recording = context, home, recording
+    def __init__(self, context: Context, home: Path) -> None:
+        self._context, self._home = context, home
         self._stack = ExitStack()
         self._valkey = EmbeddedValkey(Home(home))
         self.address = self._valkey.prepare()
-        self.links = {
-            name: self._stack.enter_context(Link(self.address.port))
-            for name in ("collector", *(f"agent-{number}" for number in range(agents)))
-        }
+        self.links: dict[str, Link] = {}
+        self.agents: dict[str, Part] = {}
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self.broker = self._part("broker", self._valkey.command(), {})
-        self.api = self._part("api", self._api_command(), self._server("collector"))
+        environment = self._server(self._link("collector"))
+        self.api = self._part("api", self._api_command(), environment)
         collector = (sys.executable, "-m", "workers.collector")
-        self.collector = self._part("collector", collector, self._server("collector"))
-        self.agents = {name: self._agent(name) for name in self.links if name != "collector"}
+        self.collector = self._part("collector", collector, environment)
 
     def __enter__(self) -> Installation:
         try:
             self.start_broker()
             self.api.start()
             self._wait_for_api()
-            for part in (self.collector, *self.agents.values()):
-                part.start()
+            self.collector.start()
         except BaseException:
             self.close()
             raise
@@ -99,6 +108,26 @@ class Installation:
         self.broker.start()
         wait_for(self.address.url)
 
+    def add_agent(self, name: str, **settings: str) -> Part:
+        """An agent with a state directory and a link of its own, not started yet.
+
+        Args:
+            settings: more of its settings, as RUNTIMES="replay".
+        """
+        with self._context.unit() as unit:
+            token = devices.create_token(unit.session, utc_now() + timedelta(hours=1))
+        told = {
+            "SERVER": self.api_url,
+            "NAME": name,
+            "TOKEN": token,
+            "STATE_DIR": str(self._home / name),
+            "REDIS_URL": f"redis://127.0.0.1:{self._link(name).port}/0",
+        } | settings
+        environment = {PREFIX + key: value for key, value in told.items()}
+        command = (sys.executable, "-m", "latency_probes.agent")
+        self.agents[name] = self._part(name, command, environment)
+        return self.agents[name]
+
     def close(self) -> None:
         """End every process, then the links."""
         for part in (*self.agents.values(), self.collector, self.api, self.broker):
@@ -109,29 +138,19 @@ class Installation:
         """Results that lie on the agents' disks."""
         return len(list(self._home.glob("agent-*/spool/*.json")))
 
+    def _link(self, name: str) -> Link:
+        self.links[name] = self._stack.enter_context(Link(self.address.port))
+        return self.links[name]
+
     def _part(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Part:
         return Part(name, command, environment, self._home / "logs" / f"{name}.log")
-
-    def _agent(self, name: str) -> Part:
-        with self._context.unit() as unit:
-            token = devices.create_token(unit.session, utc_now() + timedelta(hours=1))
-        command = (sys.executable, "-m", "latency_probes.agent", "--server", self.api_url)
-        environment = {
-            "SECATEUR_PROBE_NAME": name,
-            "SECATEUR_PROBE_TOKEN": token,
-            "SECATEUR_PROBE_STATE_DIR": str(self._home / name),
-            "SECATEUR_PROBE_RUNTIMES": "replay",
-            "SECATEUR_PROBE_REPLAY": str(self._recording),
-            "SECATEUR_PROBE_REDIS_URL": f"redis://127.0.0.1:{self.links[name].port}/0",
-        }
-        return self._part(name, command, environment)
 
     def _api_command(self) -> tuple[str, ...]:
         serve = ("-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
         return (sys.executable, *serve, "--port", self.api_url.rpartition(":")[2])
 
-    def _server(self, link: str) -> dict[str, str]:
-        broker = self.address.url.replace(f":{self.address.port}/", f":{self.links[link].port}/")
+    def _server(self, link: Link) -> dict[str, str]:
+        broker = self.address.url.replace(f":{self.address.port}/", f":{link.port}/")
         settings = self._context.settings
         return {
             "SECATEUR_HOME": str(settings.home),

@@ -67,11 +67,14 @@ def run(
         lease_s: after this long without a sign a request is taken from its agent.
     """
     began = time.monotonic()
-    context = _context(home, lease_s)
+    context = server_context(home, lease_s=lease_s)
     questions = Questions(measurements, seed)
     (home / "logs").mkdir()
     questions.record(home / "recording.json", delay_s)
-    with Installation(context, home, agents, home / "recording.json") as installation:
+    with Installation(context, home) as installation:
+        for number in range(agents):
+            more = {"RUNTIMES": "replay", "REPLAY": str(home / "recording.json")}
+            installation.add_agent(f"agent-{number}", **more).start()
         answers = questions.ask(context)
         frozen_s = lease_s + SWEEP_S + 3
         schedule = draw(measurements, list(installation.agents), seed, frozen_s)
@@ -137,7 +140,8 @@ class Chaos:
         return installation.collector.start
 
 
-def _context(home: Path, lease_s: float) -> Context:
+def server_context(home: Path, *, lease_s: float) -> Context:
+    """A migrated database and an artifact store in `home`; steps are sent nowhere."""
     settings = Settings(
         home=home,
         database_url=f"sqlite:///{home / 'secateur.db'}",

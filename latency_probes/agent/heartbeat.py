@@ -2,11 +2,13 @@
 what it works on."""
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
+from latency_probes.agent.backoff import Backoff
 from latency_probes.messages import Heartbeat, Hello, encode
 from latency_probes.transport import Transport, TransportError
 
@@ -25,7 +27,8 @@ class Work:
 
 
 class Pulse:
-    """Beats every `interval_s`, and at once when it begins to drain, until closed."""
+    """Beats every `interval_s`, and at once when it begins to drain, until closed; more often while
+    the server is away, so that a device is not missing for longer than the server."""
 
     def __init__(
         self,
@@ -33,7 +36,9 @@ class Pulse:
         cores: Sequence[int],
         interval_s: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        source: random.Random | None = None,
     ) -> None:
+        self._source = source or random.Random()
         self._transport, self._cores, self._interval_s, self._now = (
             transport, tuple(cores), interval_s, now,
         )  # fmt: skip
@@ -100,14 +105,18 @@ class Pulse:
             work.taken.set()
 
     def _run(self) -> None:
+        backoff = Backoff(self._source)
         failing = False
         while not self._closed:
             self._wake.clear()
+            wait_s = self._interval_s
             try:
                 self.beat()
                 failing = False
+                backoff.reset()
             except TransportError as error:
                 if not failing:
                     _log.warning("no heartbeat: %s", error)
                 failing = True
-            self._wake.wait(self._interval_s)
+                wait_s = min(wait_s, backoff.next_s())
+            self._wake.wait(wait_s)

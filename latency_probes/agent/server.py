@@ -1,18 +1,24 @@
 """The two HTTP calls that a device makes: enrolling, and fetching a model that was too large to
-travel inline."""
+travel inline. httpx is imported by the first of them: an agent that idles does without."""
+
+from __future__ import annotations
 
 import json
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 from pydantic import ValidationError
 
 from latency_probes.agent.credentials import Credentials
 from latency_probes.agent.files import write_whole
 from latency_probes.messages import Enrolment, EnrolmentReply, MessageError, Workload
 
-_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+if TYPE_CHECKING:
+    import httpx
+
+_CONNECT_S = 5.0
+_REPLY_S = 30.0
 _MAX_REPLY_BYTES = 64 * 1024
 # Answers that may be different later: not logged in yet, overload, a server that restarts.
 _PASSING = frozenset({401, 403, 408, 425, 429})
@@ -33,6 +39,8 @@ def enrol(server: str, enrolment: Enrolment, ca_file: Path | None = None) -> Cre
         Unavailable: no answer, or one that may change.
         Refused: the token is wrong or used, or the reply is not of this protocol.
     """
+    import httpx
+
     url = f"{server}/v1/devices/enrol"
     try:
         with _client(ca_file) as client:
@@ -54,9 +62,8 @@ class Models:
     """Fetches models by digest as this device."""
 
     def __init__(self, credentials: Credentials, ca_file: Path | None = None) -> None:
-        self._client = _client(ca_file)
-        self._client.base_url = httpx.URL(credentials.server)
-        self._client.headers["Authorization"] = credentials.bearer
+        self._credentials, self._ca_file = credentials, ca_file
+        self._kept: httpx.Client | None = None
 
     def fetch(self, workload: Workload, path: Path) -> None:
         """Write the model to `path`, reading no more than its size and checking its hash.
@@ -64,9 +71,11 @@ class Models:
         Raises:
             Unavailable, Refused: as for `enrol`; a model with another hash is Refused.
         """
+        import httpx
+
         url = f"/v1/skeletons/{workload.digest}"
         try:
-            with self._client.stream("GET", url) as response:
+            with self._client().stream("GET", url) as response:
                 _check_status(url, response)
                 model = _read_at_most(response, workload.size)
         except httpx.TransportError as error:
@@ -77,13 +86,23 @@ class Models:
             raise Refused(str(error)) from error
 
     def close(self) -> None:
-        self._client.close()
+        if self._kept is not None:
+            self._kept.close()
+
+    def _client(self) -> httpx.Client:
+        if self._kept is None:
+            self._kept = _client(self._ca_file)
+            self._kept.base_url = self._credentials.server
+            self._kept.headers["Authorization"] = self._credentials.bearer
+        return self._kept
 
 
 def _client(ca_file: Path | None) -> httpx.Client:
     """A client that trusts the certificates in `ca_file`, or those that httpx brings."""
+    import httpx
+
     trusted = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
-    return httpx.Client(timeout=_TIMEOUT, verify=trusted)
+    return httpx.Client(timeout=httpx.Timeout(_REPLY_S, connect=_CONNECT_S), verify=trusted)
 
 
 def _check_status(url: str, response: httpx.Response) -> None:

@@ -3,6 +3,7 @@ kill -9."""
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -60,6 +61,12 @@ class AgentProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def resident_mb(self) -> float:
+        assert self._process is not None
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
 
     @property
     def log(self) -> str:
@@ -172,6 +179,7 @@ def test_a_second_start_needs_no_token(
     _until(lambda: len(_results(account)) == 1, "a result")
     _until(lambda: len(_hellos(account)) == 1, "what the device is now")
     assert list(_hellos(account)[0].capabilities.runtimes) == ["replay"]
+    assert agent.resident_mb < 80
 
 
 def test_a_killed_agent_claims_its_request_again(
@@ -292,7 +300,7 @@ def test_two_agents_cannot_share_one_identity(
 def test_the_parent_process_imports_no_heavy_library() -> None:
     script = (
         "import sys, latency_probes.agent.__main__, latency_probes.local\n"
-        "heavy = {'numpy', 'onnx', 'onnxruntime', 'torch', 'psutil', 'fastapi', 'celery'}\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'torch', 'psutil', 'httpx', 'fastapi', 'celery'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)\n"
     )
     done = subprocess.run(
