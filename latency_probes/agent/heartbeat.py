@@ -27,8 +27,8 @@ class Work:
 
 
 class Pulse:
-    """Beats every `interval_s`, and at once when it begins to drain, until closed; more often while
-    the server is away, so that a device is not missing for longer than the server."""
+    """Beats every `interval_s`, and at once when it begins to drain, until closed; more often
+    while the server is away, so that a device is not missing for longer than the server."""
 
     def __init__(
         self,

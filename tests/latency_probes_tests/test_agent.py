@@ -300,7 +300,7 @@ def test_two_agents_cannot_share_one_identity(
 def test_the_parent_process_imports_no_heavy_library() -> None:
     script = (
         "import sys, latency_probes.agent.__main__, latency_probes.local\n"
-        "heavy = {'numpy', 'onnx', 'onnxruntime', 'torch', 'psutil', 'httpx', 'fastapi', 'celery'}\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'torch', 'httpx', 'fastapi', 'celery'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)\n"
     )
     done = subprocess.run(
