@@ -84,7 +84,7 @@ def run(
     seconds = time.monotonic() - began
     verdict = judge(context, answers)
     context.writing.kw["bind"].dispose()
-    return Outcome(verdict, chaos.happened, left_over, seconds)
+    return Outcome(verdict, dict(chaos.happened), left_over, seconds)
 
 
 class Chaos:

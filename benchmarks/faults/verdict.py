@@ -58,7 +58,7 @@ def judge(context: Context, answers: Mapping[str, Answer]) -> Verdict:
     return Verdict(
         requests=len(answers),
         results=sum(row.error_kind is None for row in ones.values()),
-        errors=Counter(row.error_kind for row in ones.values() if row.error_kind),
+        errors=dict(Counter(row.error_kind for row in ones.values() if row.error_kind)),
         lost=sum(not rows for rows in counted.values()),
         twice=sum(len(rows) > 1 for rows in counted.values()),
         wrong=sum(
@@ -66,7 +66,7 @@ def judge(context: Context, answers: Mapping[str, Answer]) -> Verdict:
             for request_id, row in ones.items()
         ),
         late=sum(not row.counted for row in measurements),
-        attempts=Counter(row.attempt for row in requests.values()),
+        attempts=dict(Counter(row.attempt for row in requests.values())),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_probes.agent.settings import AgentSettings, SettingsError, read
+from latency_probes.agent.settings import PREFIX, AgentSettings, SettingsError, read
 from latency_probes.conditions import usable_cores
 
 _CORE = usable_cores()[0]
@@ -96,6 +96,13 @@ def test_a_wrong_file_is_told(tmp_path: Path, text: str, message: str) -> None:
 
 def _unless(given: bool) -> tuple[str, ...]:
     return () if given else ("--server", "http://x")
+
+
+def test_the_guide_names_every_setting() -> None:
+    guide = (Path(__file__).parents[2] / "docs/devices.md").read_text()
+    for name in AgentSettings.model_fields:
+        row = f"| `--{name.replace('_', '-')}` | `{PREFIX}{name.upper()}` | `{name} = "
+        assert row in guide
 
 
 def test_a_file_of_certificates_is_checked_before_anything_else(tmp_path: Path) -> None:

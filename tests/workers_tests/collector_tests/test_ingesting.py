@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from jobs.repository import devices, measurements, requests
 from jobs.states import DeviceState, RequestState
@@ -14,7 +17,7 @@ from latency_probes.messages import (
     RuntimeInfo,
     encode,
 )
-from tests.workers_tests.collector_tests.yard import NOON, Yard, heartbeat, text_of
+from tests.workers_tests.collector_tests.yard import NOON, Yard, answer_to, heartbeat, text_of
 from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
 from workers.collector.ingesting import MAX_ATTEMPTS, ingest
@@ -124,6 +127,39 @@ def test_result_whose_ratio_does_not_follow_from_its_samples_is_malformed(yard: 
     assert (
         "must follow from the samples" in (yard.look_at_device(device_id).problem or {})["detail"]
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"version":1', '"version":2'),
+        ('"type":"result"', '"type":"hello"'),
+        ('"candidate_ns":[[600]]', '"candidate_ns":[[NaN]]'),
+        ('"candidate_ns":[[600]]', '"candidate_ns":[[-600]]'),
+        ('"candidate_ns":[[600]]', '"candidate_ns":[[99999999999999]]'),
+        ('"latency_ms":0.0006', '"latency_ms":Infinity'),
+        ('"outcome":{', '"outcome":{"colour":"red",'),
+    ],
+)
+def test_result_that_no_agent_of_ours_sends_changes_nothing(
+    yard: Yard, old: str, new: str
+) -> None:
+    device_id, request_id = dispatched(yard)
+    text = text_of(yard.look_at(request_id))
+    assert old in text
+    take_in(yard, device_id, text.replace(old, new))
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+    assert count(yard, counted_only=False) == 0
+    assert (yard.look_at_device(device_id).problem or {})["title"].endswith("malformed message")
+
+
+@pytest.mark.parametrize("forgery", [{"lease_token": "guess"}, {"attempt": 7}])
+def test_result_under_a_forged_lease_does_not_count(yard: Yard, forgery: dict[str, Any]) -> None:
+    device_id, request_id = dispatched(yard)
+    forged = answer_to(yard.look_at(request_id)).model_copy(update=forgery)
+    take_in(yard, device_id, encode(forged))
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+    assert count(yard, counted_only=True) == 0
 
 
 def test_number_that_no_column_holds_does_not_stop_the_collector(yard: Yard) -> None:
