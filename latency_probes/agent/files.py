@@ -2,16 +2,21 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` so that readers see all of it or none, readable by the owner only."""
+def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write `data` so that readers see all of it or none, readable by the owner only.
+
+    Raises:
+        Whatever the iteration over `data` raises; nothing is left then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines((data,) if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

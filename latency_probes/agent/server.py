@@ -3,8 +3,10 @@ travel inline. httpx is imported by the first of them: an agent that idles does 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from pydantic import ValidationError
 
 from latency_probes.agent.credentials import Credentials
 from latency_probes.agent.files import write_whole
-from latency_probes.messages import Enrolment, EnrolmentReply, MessageError, Workload
+from latency_probes.messages import Enrolment, EnrolmentReply, Workload
 
 if TYPE_CHECKING:
     import httpx
@@ -77,13 +79,9 @@ class Models:
         try:
             with self._client().stream("GET", url) as response:
                 _check_status(url, response)
-                model = _read_at_most(response, workload.size)
+                write_whole(path, _checked(response.iter_bytes(), workload))
         except httpx.TransportError as error:
             raise Unavailable(f"{url}: {error}") from error
-        try:
-            write_whole(path, workload.check(model))
-        except MessageError as error:
-            raise Refused(str(error)) from error
 
     def close(self) -> None:
         if self._kept is not None:
@@ -113,13 +111,21 @@ def _check_status(url: str, response: httpx.Response) -> None:
         raise Refused(f"{url} answered {status}")
 
 
-def _read_at_most(response: httpx.Response, size: int) -> bytes:
-    model = bytearray()
-    for chunk in response.iter_bytes():
-        model += chunk
-        if len(model) > size:
-            raise Refused(f"model must have {size} bytes, but the server sends more")
-    return bytes(model)
+def _checked(chunks: Iterable[bytes], workload: Workload) -> Iterator[bytes]:
+    """The chunks as they come: a model with true weights may be larger than what memory is free.
+
+    Raises:
+        Refused: too many of them, or another model.
+    """
+    size, digest = 0, hashlib.sha256()
+    for chunk in chunks:
+        size += len(chunk)
+        if size > workload.size:
+            raise Refused(f"model must have {workload.size} bytes, but the server sends more")
+        digest.update(chunk)
+        yield chunk
+    if size != workload.size or digest.hexdigest() != workload.digest:
+        raise Refused(f"model must have digest {workload.digest}, but its bytes differ")
 
 
 def _detail(content: bytes) -> str:
