@@ -110,7 +110,6 @@ def test_a_provider_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("Exits", "crashed", "bye"),
         ("IsKilled", "out_of_memory", "the child was ended"),
         ("EatsMemory", "out_of_memory", ""),
-        ("Leaks", "out_of_memory", ""),
         ("Refuses", "invalid", "refused 1 bytes at batch 1"),
         ("NeedsAMissingLibrary", "crashed", "no such library"),
         ("Absent", "crashed", "Absent"),
