@@ -7,7 +7,8 @@ replicates sample memory layouts.
      "provider", "batch_size", "threads", "cores": [..], "timing_s", "seed", "time_limit_s",
      "memory_limit_mb", "parent": pid}                               -> {"replicate": {...},
      "runtime_version": "..."}
-    {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..]}
+    {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..], "time_limit_s",
+     "parent": pid}
         -> {"runtimes": {name: {version, providers}}, "machine": {...}}
     any failure -> {"error": {"kind": "...", "message": "..."}}
 
@@ -65,6 +66,7 @@ _KINDS: dict[type[Exception], str] = {
 
 def _describe(job: dict[str, Any]) -> dict[str, Any]:
     """What each runtime is; one whose library is missing is left out."""
+    _end_in_time(job)
     found = {}
     for name, path in job["runtimes"].items():
         try:
@@ -141,12 +143,16 @@ def sentinel_ns() -> int:
 
 def _confine(job: dict[str, Any]) -> None:
     """Cores, memory and time; and no life after the parent's."""
-    _die_with(job["parent"])
+    _end_in_time(job)
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])
     limit = job["memory_limit_mb"] * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_in_time(job: dict[str, Any]) -> None:
+    _die_with(job["parent"])
     signal.setitimer(signal.ITIMER_REAL, job["time_limit_s"])
 
 

@@ -77,8 +77,10 @@ def describe_device(
     Raises:
         Withdrawn: `stop` was set meanwhile.
     """
-    job = {"task": "describe", "runtimes": dict(paths), "cores": list(cores)}
-    reply = _run(job, threads=1, limit_s=_DESCRIBE_LIMIT_S, stop=stop or Never())
+    limit_s = _DESCRIBE_LIMIT_S
+    job: dict[str, Any] = {"task": "describe", "runtimes": dict(paths), "cores": list(cores)}
+    job |= {"time_limit_s": limit_s, "parent": os.getpid()}
+    reply = _run(job, threads=1, limit_s=limit_s, stop=stop or Never())
     if isinstance(reply, MeasureError):
         return reply
     if reply.error is not None or reply.machine is None or reply.runtimes is None:

@@ -3,7 +3,6 @@ kill -9."""
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from latency_probes.messages import (
@@ -62,11 +62,14 @@ class AgentProcess:
             self._process.kill()
             self._process.wait()
 
+    def children(self) -> list[psutil.Process]:
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children()
+
     @property
     def resident_mb(self) -> float:
         assert self._process is not None
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 2**20
+        return psutil.Process(self._process.pid).memory_info().rss / 2**20
 
     @property
     def log(self) -> str:
@@ -196,6 +199,25 @@ def test_a_killed_agent_claims_its_request_again(
     _until(lambda: len(_results(account)) == 2, "both results")
     assert [r.request_id for r in _results(account)] == ["req_1", "req_2"]
     _until(lambda: account.pending() == 0, "acknowledgement")
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_no_child_outlives_a_killed_agent(agent: AgentProcess, account: Account) -> None:
+    model = onnx_models.convnet()
+    long = Settings(replicates=2, max_replicates=2, timing_s=60)
+    account.send(request(model, model, settings=long))
+    agent.start("--token", "token-1")
+    _until(lambda: "busy" in _states(account) and bool(agent.children()), "a measurement")
+    (child,) = agent.children()
+    agent.signal(signal.SIGKILL)
+    agent.wait()
+    _until(lambda: not _lives(child), "the end of the child")
 
 
 def test_a_killed_server_that_forgets_its_users_does_not_kill_the_agent(
