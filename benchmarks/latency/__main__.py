@@ -29,7 +29,8 @@ from benchmarks.latency.figures import Figure, table
 from benchmarks.latency.models import ARCHITECTURES, TRAINED, filled_pair, resnet20_pair
 from benchmarks.latency.neighbour import neighbour
 from benchmarks.latency.plots import draw
-from latency_probes.conditions import read_capabilities, usable_cores
+from latency_probes import machine
+from latency_probes.conditions import usable_cores
 from latency_probes.messages import Settings
 
 Found = tuple[list[Figure], dict[str, Any]]
@@ -179,11 +180,10 @@ def _begun(path: Path | None, form: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if found.get("form") == form:
             return found
-    machine = read_capabilities({}, usable_cores())
     return {
         "form": form,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine.model_dump(mode="json"),
+        "machine": machine.read(usable_cores()) | {"cores": len(usable_cores())},
         "versions": {name: version(name) for name in ("torch", "onnxruntime", "numpy")},
         "python": platform.python_version(),
         "parts": {},
