@@ -59,7 +59,7 @@ def is_held(streams: Streams, request: Request, present: set[str], lease_s: floa
 
 def give_up(unit: Unit, request: Request, now: datetime) -> None:
     """Ends a request whose devices were lost too often, with a typed error."""
-    message = f"the device was lost in each of {request.attempt} attempts"
+    message = f"the device was lost in attempt {request.attempt}, which was the last one"
     requests.complete(
         unit.session,
         request.id,
@@ -69,7 +69,8 @@ def give_up(unit: Unit, request: Request, now: datetime) -> None:
         finding=Finding(error_kind="device_lost", error_message=message),
         now=now,
     )
-    unit.send("advance", request.job_id)
+    if request.job_id:
+        unit.send("advance", request.job_id)
 
 
 def resend(context: Context) -> None:
