@@ -174,7 +174,7 @@ def smallest_difference(spread: float, degrees: int, replicates: int | None) -> 
 def level_step(budget: float, levels: int) -> float:
     """By how much each of the T geometric levels from 1 to β < 1 lies below the one before,
     relative to that."""
-    return 1 - budget ** (1 / levels)
+    return 1.0 - math.exp(math.log(budget) / levels)
 
 
 def most_levels(budget: float, resolved: float) -> int:
