@@ -12,7 +12,9 @@ GROUP = "secateur.runtimes"
 # A checkout that is not installed has no entry points.
 _BUILT_IN = {
     "onnxruntime": "latency_probes.runtimes.onnx_runtime:OnnxRuntime",
+    "openvino": "latency_probes.runtimes.openvino_runtime:OpenVino",
     "replay": "latency_probes.runtimes.replay:Replay",
+    "torch": "latency_probes.runtimes.torch_runtime:Torch",
 }
 # Offered only by name, and looked up in the parent: no other runtime is imported there.
 _RECORDED = frozenset({"replay"})

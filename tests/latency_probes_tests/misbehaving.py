@@ -7,12 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-from latency_probes.runtimes.base import Call, Description, InvalidModel, Placement
+from latency_probes.runtimes.base import Call, InvalidModel, Placement
 
 
 class _Runtime:
-    def describe(self) -> Description:
-        return Description("0", ("CPUExecutionProvider",))
+    def version(self) -> str:
+        return "0"
+
+    def providers(self) -> tuple[str, ...]:
+        return ("CPUExecutionProvider",)
+
+    def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
+        return ()
 
     def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
         return self.call
