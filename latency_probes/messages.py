@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import zlib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -54,13 +54,23 @@ class _Message(_Part):
     version: Literal[1] = 1
 
 
+# What a target means that names no provider; other runtimes have ONNX Runtime's word for a CPU.
+_USUAL_PROVIDERS = {"openvino": "CPU", "torch": "eager"}
+
+
 class Target(_Part):
-    """What runs the model on the device."""
+    """What runs the model on the device. Without a provider, the runtime's usual one."""
 
     runtime: Name = "onnxruntime"
     provider: Name = "CPUExecutionProvider"
     batch_size: int = Field(default=1, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_provider(cls, given: Any) -> Any:
+        usual = _USUAL_PROVIDERS.get(str(given.get("runtime"))) if isinstance(given, dict) else None
+        return given if usual is None else {"provider": usual, **given}
 
     @property
     def key(self) -> str:
