@@ -69,7 +69,9 @@ class Target(_Part):
     @model_validator(mode="before")
     @classmethod
     def _with_provider(cls, given: Any) -> Any:
-        usual = _USUAL_PROVIDERS.get(str(given.get("runtime"))) if isinstance(given, dict) else None
+        usual = (
+            _USUAL_PROVIDERS.get(str(given.get("runtime"))) if isinstance(given, dict) else None
+        )
         return given if usual is None else {"provider": usual, **given}
 
     @property

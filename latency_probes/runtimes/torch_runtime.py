@@ -10,7 +10,9 @@ this package may import. torch is imported by the methods, in the measuring chil
 """
 
 import os
+import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from latency_probes.runtimes.feeding import check_provider, feed, is_lack_of_mem
 
 _PROVIDERS = ("eager", "compile", "cuda", "cuda-graphs")
 _WARM_UP_CALLS = 3
+_MOST_CODE_BYTES = 2 * 2**30
 
 
 class Torch:
@@ -65,8 +68,6 @@ class Torch:
 
     def clock(self, placement: Placement) -> Clock:
         """CUDA's where it runs there, else the host's."""
-        import time
-
         return _EventClock() if placement.provider.startswith("cuda") else time.perf_counter_ns
 
     def _module(self, whole: bytes, model: bytes, placement: Placement) -> Any:
@@ -101,13 +102,15 @@ def _eager(module: Any, inputs: Sequence[Any]) -> Call:
     return call
 
 
-def _compiled(module: Any, inputs: Sequence[Any]) -> Call:
+def _compiled(
+    module: Any, inputs: Sequence[Any], options: Mapping[str, Any] | None = None
+) -> Call:
     """Compiled by a first call here, so that the cold latency is that of the code."""
     import torch
 
     with warnings.catch_warnings():  # inductor's own imports are deprecated in places
         warnings.simplefilter("ignore")
-        call = _eager(torch.compile(module, dynamic=False), inputs)
+        call = _eager(torch.compile(module, dynamic=False, options=options), inputs)
         call()
     return call
 
@@ -165,18 +168,24 @@ class _EventClock:
 
 
 def _keep_compiled_code(cache: Path, placement: Placement) -> None:
-    """Later replicates find what the first one compiled; code holds its number of threads."""
+    """Later replicates find what the first one compiled; code holds its number of threads. What
+    has grown too large is begun anew."""
     directory = cache / "inductor" / f"t{placement.threads}"
+    if sum(file.stat().st_size for file in directory.rglob("*")) > _MOST_CODE_BYTES:
+        shutil.rmtree(directory, ignore_errors=True)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def _compiles() -> bool:
-    """Whether inductor works here: it needs a C++ compiler that makes what this process loads."""
+    """Whether inductor works here: it needs a C++ compiler that makes what this process loads.
+
+    The trial believes the processor's instruction sets; else each is tried by compiling, too.
+    """
     import torch
 
     try:
-        _compiled(torch.nn.ReLU(), [torch.zeros(64)])
+        _compiled(torch.nn.ReLU(), [torch.zeros(64)], {"cpp.vec_isa_ok": True})
     except Exception as error:
         sys.stderr.write(f"torch.compile does not work here: {str(error)[:500]}\n")
         return False

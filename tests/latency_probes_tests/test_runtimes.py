@@ -22,7 +22,7 @@ from latency_probes.spawn import describe_runtimes
 from tests.latency_probes_tests import onnx_models
 
 PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "torch": "eager"}
-QUICK = Settings(replicates=2, max_replicates=2, timing_s=0.02, time_limit_s=60)
+QUICK = Settings(replicates=2, max_replicates=2, timing_s=0.02, time_limit_s=300)
 
 TRUE = onnx_models.convnet(32, pixels=64, filled=False)
 FILLED = onnx_models.convnet(32, pixels=64)

@@ -47,7 +47,10 @@ def report_page(report: Mapping[str, Any]) -> str:
         ]
     for which in ("dense", "result"):
         if layers := _detailed(report, which).get("layers"):
-            parts += [f"<h2>The dearest layers: {which}</h2>", _table(_LAYER_HEAD, _layers(layers))]
+            parts += [
+                f"<h2>The dearest layers: {which}</h2>",
+                _table(_LAYER_HEAD, _layers(layers)),
+            ]
     parts += [
         "<h2>Loading the result</h2>",
         "<p>Needs json, torch and safetensors, and the code of your network.</p>",
