@@ -102,9 +102,7 @@ def _eager(module: Any, inputs: Sequence[Any]) -> Call:
     return call
 
 
-def _compiled(
-    module: Any, inputs: Sequence[Any], options: Mapping[str, Any] | None = None
-) -> Call:
+def _compiled(module: Any, inputs: Sequence[Any], options: dict[str, Any] | None = None) -> Call:
     """Compiled by a first call here, so that the cold latency is that of the code."""
     import torch
 
