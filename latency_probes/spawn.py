@@ -97,7 +97,7 @@ def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:
 
 
 def take_profile(job: dict[str, Any], stop: Stop) -> tuple[LayerTime, ...] | MeasureError:
-    """The mean times of the candidate's layers in their order, the dearest 2000 of them at most;
+    """The usual times of the candidate's layers in their order, the dearest 2000 of them at most;
     none where the runtime cannot tell. `job` as for `time_replicate`, and raises the same."""
     job = job | {"task": "profile", "parent": os.getpid()}
     reply = _run(job, threads=job["threads"], limit_s=job["time_limit_s"], stop=stop)

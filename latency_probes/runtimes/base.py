@@ -34,7 +34,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Layer:
-    """The mean time that one layer took in a call."""
+    """The time that one layer usually takes in a call."""
 
     name: str
     op: str

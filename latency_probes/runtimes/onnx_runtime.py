@@ -17,7 +17,7 @@ from latency_probes.runtimes.base import (
     UnsupportedOperator,
 )
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
-from latency_probes.runtimes.layers import PROFILED_CALLS, mean_layers
+from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
 # Sends models to a remote service: nothing that a device could measure.
 _REMOTE = frozenset({"AzureExecutionProvider"})
@@ -67,7 +67,7 @@ class OnnxRuntime:
             for _ in range(PROFILED_CALLS):
                 call()
             events = json.loads(Path(session.end_profiling()).read_text())
-        return mean_layers(_kernel_times(events), PROFILED_CALLS)
+        return typical_layers(_kernel_times(events), PROFILED_CALLS)
 
 
 def _kernel_times(events: list[dict[str, Any]]) -> list[Layer]:

@@ -14,7 +14,7 @@ from latency_probes.runtimes.base import (
     UnsupportedOperator,
 )
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
-from latency_probes.runtimes.layers import PROFILED_CALLS, mean_layers
+from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
 _LACKING = re.compile(r"No conversion rule found for operations: (.+)")
 _OPSET = re.compile(r"-\d+$")
@@ -65,7 +65,7 @@ class OpenVino:
                 for each in request.get_profiling_info()
                 if each.status.name == "EXECUTED"
             ]
-        return mean_layers(times, PROFILED_CALLS)
+        return typical_layers(times, PROFILED_CALLS)
 
 
 def _settings(placement: Placement) -> dict[str, Any]:

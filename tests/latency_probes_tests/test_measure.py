@@ -63,6 +63,14 @@ def test_a_wider_network_is_slower(tmp_path: Path) -> None:
     assert len(first.candidate_ns) >= 3
 
 
+def test_the_peak_of_memory_is_the_child_s_own(tmp_path: Path) -> None:
+    ours = bytearray(b"x" * 2**29)
+    found = _measure(tmp_path, onnx_models.convnet(), onnx_models.convnet())
+    assert isinstance(found, Measurement)
+    assert found.peak_rss_mb is not None
+    assert 10 < found.peak_rss_mb < len(ours) / 2**20
+
+
 def test_filled_and_true_weights_may_be_mixed(tmp_path: Path) -> None:
     filled, true = onnx_models.convnet(16), onnx_models.convnet(16, filled=False)
     assert isinstance(_measure(tmp_path, true, filled), Measurement)

@@ -181,6 +181,7 @@ def test_too_little_memory_is_told(name: str, tmp_path: Path) -> None:
     )
     assert isinstance(found, MeasureError)
     assert found.kind == "out_of_memory"
+    assert "allocate" in found.message  # the library itself was imported within the limit
 
 
 @every_runtime
