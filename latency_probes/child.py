@@ -146,7 +146,7 @@ def _loaded(
     try:
         call = runtime.load(model, placement, Path(job["cache"]))
     except UnsupportedOperator as error:
-        names = sorted({*error.operators, *runtime.lacking(model, placement)})
+        names = runtime.lacking(model, placement) or error.operators
         if not names:
             raise
         raise UnsupportedOperator(f"the runtime lacks {', '.join(names)} ({error})") from error

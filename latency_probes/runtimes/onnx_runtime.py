@@ -24,7 +24,7 @@ _REMOTE = frozenset({"AzureExecutionProvider"})
 _UNSUPPORTED = (
     "not a registered", "No Op registered", "No opset import", "Could not find an implementation",
 )  # fmt: skip
-_NAMED = re.compile(r"Could not find an implementation for (\w+)")
+_NAMED = re.compile(r"(?:No Op registered for|Could not find an implementation for) (\w+)")
 
 
 class OnnxRuntime:
@@ -41,9 +41,11 @@ class OnnxRuntime:
         return tuple(p for p in ort.get_available_providers() if p not in _REMOTE)
 
     def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
-        """Operators that no domain of the library defines."""
+        """Operators that no domain of the library defines; unknown in builds without the list."""
         from onnxruntime.capi import onnxruntime_pybind11_state as library
 
+        if not hasattr(library, "get_all_operator_schema"):
+            return ()
         nodes = onnx_reader.read(model).nodes
         known = {(schema.domain, schema.name) for schema in library.get_all_operator_schema()}
         return tuple(sorted({n.title for n in nodes if (n.domain, n.op) not in known}))
