@@ -5,12 +5,13 @@ replicates sample memory layouts.
     {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path, "cache":
     path,
      "provider", "batch_size", "threads", "cores": [..], "timing_s", "seed", "time_limit_s",
-     "memory_limit_mb", "parent": pid}                               -> {"replicate": {...},
-     "runtime_version": "..."}
+     "memory_limit_mb", "parent": pid}
+        -> {"replicate": {...}, "runtime_version": "..."}
+    {"task": "profile", and the rest as for "time"}  -> {"profile": [[name, operator, ns], ...]}
     {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..], "time_limit_s",
      "parent": pid}
         -> {"runtimes": {name: {version, providers}}, "machine": {...}}
-    any failure -> {"error": {"kind": "...", "message": "..."}}
+    any failure  -> {"error": {"kind": "...", "message": "..."}}
 
 Imports no pydantic and no redis: every millisecond here is paid once per replicate.
 """
@@ -31,9 +32,14 @@ from typing import Any
 from latency_probes import machine, timing
 from latency_probes.runtimes import registry
 from latency_probes.runtimes.base import (
+    Call,
+    Clock,
+    ClockedRuntime,
     InvalidModel,
     Placement,
+    ProfilingRuntime,
     RecordedRuntime,
+    Runtime,
     UnsupportedOperator,
 )
 
@@ -48,9 +54,9 @@ def main() -> int:
     os.dup2(2, 1)  # a library that prints must not spoil the reply
     job = json.loads(sys.stdin.buffer.read())
     try:
-        reply = _describe(job) if job["task"] == "describe" else _time(job)
-    except (UnsupportedOperator, InvalidModel, MemoryError) as error:
-        kind = next(name for each, name in _KINDS.items() if isinstance(error, each))
+        reply = _TASKS[job["task"]](job)
+    except tuple(_KINDS) as error:
+        kind = next(kind for of, kind in _KINDS.items() if isinstance(error, of))
         reply = {"error": {"kind": kind, "message": str(error)[:2000]}}
     with os.fdopen(reply_to, "w") as out:
         json.dump(reply, out)
@@ -70,27 +76,21 @@ def _describe(job: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, path in job["runtimes"].items():
         try:
-            description = registry.load(path).describe()
-        except (ImportError, AttributeError, OSError, ValueError) as error:
+            runtime = registry.load(path)
+            found[name] = {"version": runtime.version(), "providers": runtime.providers()}
+        except Exception as error:  # whatever is wrong with one of them hides no other
             sys.stderr.write(f"runtime {name} is not available: {error}\n")
-            continue
-        found[name] = {"version": description.version, "providers": description.providers}
     return {"runtimes": found, "machine": machine.read(job["cores"])}
 
 
 def _time(job: dict[str, Any]) -> dict[str, Any]:
     _confine(job)
     started = time.perf_counter_ns()
-    runtime = registry.load(job["runtime"])
-    if isinstance(runtime, RecordedRuntime):
-        raise InvalidModel("a recorded runtime is looked up, not timed")
-    placement = Placement(job["provider"], job["batch_size"], job["threads"])
+    runtime, version, placement = _prepared(job)
     order = random.Random(job["seed"])
-    calls = {}
+    calls, load_ns = {}, {}
     for role in ("candidate", "reference") if order.random() < 0.5 else ("reference", "candidate"):
-        model = Path(job[role]).read_bytes()
-        calls[role] = runtime.load(model, placement, Path(job["cache"]))
-        del model
+        calls[role], load_ns[role] = _loaded(runtime, Path(job[role]), placement, job)
     setup_ns = time.perf_counter_ns() - started
     gc.collect()
     gc.disable()
@@ -101,7 +101,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         calls["candidate"],
         calls["reference"],
         timing_s=job["timing_s"],
-        clock=time.perf_counter_ns,
+        clock=_clock(runtime, placement),
         faults=_page_faults,
         order=order,
     )
@@ -112,9 +112,53 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         "preemptions": preempted,
         "setup_ms": setup_ns / 1e6,
         "timing_ms": timing_ns / 1e6,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "candidate_load_ms": load_ns["candidate"] / 1e6,
+        "reference_load_ms": load_ns["reference"] / 1e6,
+        "peak_rss_mb": _peak_rss_mb(),
     }
-    return {"replicate": replicate, "runtime_version": runtime.describe().version[:200]}
+    return {"replicate": replicate, "runtime_version": version[:200]}
+
+
+def _profile(job: dict[str, Any]) -> dict[str, Any]:
+    """The candidate's layers; none where the runtime cannot tell them."""
+    _confine(job)
+    runtime, _, placement = _prepared(job)
+    if not isinstance(runtime, ProfilingRuntime):
+        return {"profile": []}
+    model = Path(job["candidate"]).read_bytes()
+    layers = runtime.profile(model, placement, Path(job["cache"]))
+    return {"profile": [(layer.name, layer.op, layer.ns) for layer in layers]}
+
+
+def _prepared(job: dict[str, Any]) -> tuple[Runtime, str, Placement]:
+    """The runtime with its library imported, its version, and where to run."""
+    runtime = registry.load(job["runtime"])
+    if isinstance(runtime, RecordedRuntime):
+        raise InvalidModel("a recorded runtime is looked up, not timed")
+    placement = Placement(job["provider"], job["batch_size"], job["threads"])
+    return runtime, runtime.version(), placement
+
+
+def _loaded(
+    runtime: Runtime, path: Path, placement: Placement, job: dict[str, Any]
+) -> tuple[Call, int]:
+    """A model made ready, and how many ns that took from its bytes."""
+    model = path.read_bytes()
+    started = time.perf_counter_ns()
+    try:
+        call = runtime.load(model, placement, Path(job["cache"]))
+    except UnsupportedOperator as error:
+        names = runtime.lacking(model, placement) or error.operators
+        if not names:
+            raise
+        raise UnsupportedOperator(f"the runtime lacks {', '.join(names)} ({error})") from error
+    return call, time.perf_counter_ns() - started
+
+
+def _clock(runtime: Runtime, placement: Placement) -> Clock:
+    if isinstance(runtime, ClockedRuntime):
+        return runtime.clock(placement)
+    return time.perf_counter_ns
 
 
 def _samples(pair: timing.PairTiming) -> dict[str, Any]:
@@ -156,6 +200,9 @@ def _end_in_time(job: dict[str, Any]) -> None:
     signal.setitimer(signal.ITIMER_REAL, job["time_limit_s"])
 
 
+_TASKS = {"describe": _describe, "profile": _profile, "time": _time}
+
+
 def _die_with(parent: int) -> None:
     """Ask the kernel to end this process with its parent, which may already be gone."""
     import ctypes
@@ -168,6 +215,13 @@ def _die_with(parent: int) -> None:
 def _page_faults() -> int:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_minflt + usage.ru_majflt
+
+
+def _peak_rss_mb() -> float:
+    """Of this program alone: what getrusage tells may be what the parent had when it forked."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak_kb = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "0")
+    return int(peak_kb) / 1024
 
 
 def _preemptions() -> int:

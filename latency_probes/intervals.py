@@ -27,8 +27,10 @@ _T95 = (
     2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074,
     2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042, 2.040,
 )  # fmt: skip
-# With one sample beyond the p90, 64 samples support it at 99 % confidence (binomial rule).
+# The binomial rule: of so many samples at least two lie beyond the percentile with 99 %
+# confidence, 1 - p^n - n (1 - p) p^(n-1) >= 0.99.
 _P90_SAMPLES = 64
+_P99_SAMPLES = 662
 _OUTLIER_IQRS = 3.0
 
 
@@ -48,8 +50,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """How samples (ns) lie: outliers are counted, never dropped; `p90_ns` is None if too few
-    samples."""
+    """How samples (ns) lie: outliers are counted, never dropped; `p90_ns` and `p99_ns` are None
+    where the samples are too few by the binomial rule."""
 
     count: int
     median_ns: float
@@ -58,6 +60,7 @@ class Spread:
     min_ns: int
     p90_ns: float | None
     outliers: int
+    p99_ns: float | None
 
 
 def student_t95(degrees: int) -> float:
@@ -114,6 +117,7 @@ def spread(samples: Sequence[int]) -> Spread:
         min_ns=ordered[0],
         p90_ns=quantile(ordered, 0.9) if len(ordered) >= _P90_SAMPLES else None,
         outliers=sum(not low - reach <= x <= high + reach for x in ordered),
+        p99_ns=quantile(ordered, 0.99) if len(ordered) >= _P99_SAMPLES else None,
     )
 
 

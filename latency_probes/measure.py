@@ -6,6 +6,7 @@ measurement at a time: the caller sees to it.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from latency_probes.conditions import read_conditions, usable_cores
 from latency_probes.messages import MeasureError, Settings, Target
 from latency_probes.runtimes import registry
 from latency_probes.runtimes.base import Recorded, RecordedRuntime
-from latency_probes.samples import Conditions, Measurement, Replicate
-from latency_probes.spawn import Never, Stop, Timed, Withdrawn, time_replicate
+from latency_probes.samples import Conditions, LayerTime, Measurement, Replicate
+from latency_probes.spawn import Never, Stop, Timed, Withdrawn, take_profile, time_replicate
 
+_log = logging.getLogger(__name__)
+
+_PROFILE_LIMIT_S = 60.0
 _REPLAYED_ROUNDS = 2
 _REPLAYED_CALLS = 2
 
@@ -70,7 +74,12 @@ class Measurer:
         conditions = read_conditions(cores)
         # The file's name stands for the model: an agent's is the digest, a LocalProbe has one.
         name = f"{reference.name} {target.key}"
-        return replicates.take(run, settings, conditions, self._sentinel, reference=name)
+        found = replicates.take(run, settings, conditions, self._sentinel, reference=name)
+        if isinstance(found, MeasureError) or not settings.profile:
+            return found
+        limit_s = min(settings.time_limit_s, _PROFILE_LIMIT_S)
+        job = self._job(target, settings, cores, 0, limit_s) | {"candidate": str(candidate)}
+        return _with_profile(found, take_profile(job, stop))
 
     def _problem(self, target: Target) -> str:
         if target.runtime not in self._paths:
@@ -96,6 +105,16 @@ class Measurer:
         }
 
 
+def _with_profile(
+    measurement: Measurement, profile: tuple[LayerTime, ...] | MeasureError
+) -> Measurement:
+    """A profile that failed costs nothing but itself."""
+    if isinstance(profile, MeasureError):
+        _log.warning("no profile: %s: %s", profile.kind, profile.message)
+        return measurement
+    return measurement.model_copy(update={"profile": profile})
+
+
 def _replay(
     runtime: RecordedRuntime, candidate: Path, reference: Path, settings: Settings, stop: Stop
 ) -> Measurement | MeasureError:
@@ -106,7 +125,7 @@ def _replay(
             return MeasureError.model_validate(
                 {"kind": recorded.error_kind, "message": recorded.error[:2000]}
             )
-    version = runtime.describe().version
+    version = runtime.version()
     replicate = _replayed(found[0].latency_ns, found[1].latency_ns)
     return replicates.conclude([replicate] * settings.replicates, settings, Conditions(), version)
 

@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import zlib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -54,13 +54,25 @@ class _Message(_Part):
     version: Literal[1] = 1
 
 
+# What a target means that names no provider; other runtimes have ONNX Runtime's word for a CPU.
+_USUAL_PROVIDERS = {"openvino": "CPU", "torch": "eager"}
+
+
 class Target(_Part):
-    """What runs the model on the device."""
+    """What runs the model on the device. Without a provider, the runtime's usual one."""
 
     runtime: Name = "onnxruntime"
     provider: Name = "CPUExecutionProvider"
     batch_size: int = Field(default=1, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_provider(cls, given: Any) -> Any:
+        usual = (
+            _USUAL_PROVIDERS.get(str(given.get("runtime"))) if isinstance(given, dict) else None
+        )
+        return given if usual is None else {"provider": usual, **given}
 
     @property
     def key(self) -> str:
@@ -72,7 +84,7 @@ class Settings(_Part):
     """How long and how carefully to measure. `replicates` is the least number of processes.
 
     More are run, up to `max_replicates`, while the interval's half-width exceeds `half_width` of
-    the ratio.
+    the ratio. `profile` asks for the candidate's layers, which one more process times.
     """
 
     kind: Literal["screening", "strict"] = "screening"
@@ -83,6 +95,7 @@ class Settings(_Part):
     time_limit_s: float = Field(default=60.0, gt=0, le=3600)
     memory_limit_mb: int = Field(default=4096, ge=64, le=2**20)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    profile: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -99,11 +112,11 @@ class Settings(_Part):
         return cls(seed=seed)
 
     @classmethod
-    def strict(cls, *, seed: int = 0) -> Self:
+    def strict(cls, *, seed: int = 0, profile: bool = False) -> Self:
         """At least six processes: for the dense model and for what is handed back."""
         return cls(
             kind="strict", replicates=6, max_replicates=12, half_width=0.01, timing_s=0.25,
-            time_limit_s=300.0, seed=seed,
+            time_limit_s=300.0, seed=seed, profile=profile,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 FILL = "secateur:fill"
 _EXTERNAL = 1
 _MAX_DEPTH = 8
-_Field = tuple[int, int, int, memoryview]  # number, wire type, integer, bytes
+Field = tuple[int, int, int, memoryview]  # number, wire type, integer, bytes
 
 
 class OnnxFormatError(ValueError):
@@ -31,12 +31,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator with its integer attributes (the others are not kept)."""
+    """An operator with its integer attributes (the others are not kept); the domain of the
+    standard ones is ""."""
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    domain: str = ""
+
+    @property
+    def title(self) -> str:
+        """The operator as messages name it: with its domain if that is not the standard one."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def read(model: bytes) -> Structure:
     """
     try:
         graph = None
-        for number, _, _, data in _fields(memoryview(model)):
+        for number, _, _, data in fields(memoryview(model)):
             if number == 7:
                 graph = data
             elif number == 25:
@@ -83,7 +90,7 @@ def _graph(graph: memoryview, depth: int) -> Structure:
     nodes: list[Node] = []
     initializers: dict[str, Tensor] = {}
     inputs: list[Value] = []
-    for number, _, _, data in _fields(graph):
+    for number, _, _, data in fields(graph):
         if number == 1:
             nodes.append(_node(data, depth))
         elif number == 5:
@@ -101,26 +108,29 @@ def _node(node: memoryview, depth: int) -> Node:
     inputs: list[str] = []
     outputs: list[str] = []
     attributes: dict[str, tuple[int, ...]] = {}
-    op = ""
-    for number, _, _, data in _fields(node):
+    op = domain = ""
+    for number, _, _, data in fields(node):
         if number == 1:
-            inputs.append(_text(data))
+            inputs.append(text(data))
         elif number == 2:
-            outputs.append(_text(data))
+            outputs.append(text(data))
         elif number == 4:
-            op = _text(data)
+            op = text(data)
         elif number == 5:
             name, values = _attribute(data, depth)
             attributes[name] = values
-    return Node(op, tuple(inputs), tuple(outputs), attributes)
+        elif number == 7:
+            domain = text(data)
+    domain = "" if domain == "ai.onnx" else domain
+    return Node(op, tuple(inputs), tuple(outputs), attributes, domain)
 
 
 def _attribute(attribute: memoryview, depth: int) -> tuple[str, tuple[int, ...]]:
     name = ""
     values: list[int] = []
-    for number, wire, integer, data in _fields(attribute):
+    for number, wire, integer, data in fields(attribute):
         if number == 1:
-            name = _text(data)
+            name = text(data)
         elif number in (3, 8):
             values.extend(_integers(wire, integer, data))
         elif number in (5, 10):
@@ -132,7 +142,7 @@ def _attribute(attribute: memoryview, depth: int) -> tuple[str, tuple[int, ...]]
 
 
 def _check_function(function: memoryview) -> None:
-    for number, _, _, data in _fields(function):
+    for number, _, _, data in fields(function):
         if number == 7:
             _node(data, depth=0)
 
@@ -148,15 +158,15 @@ def _tensor(tensor: memoryview) -> Tensor:
     name, data_type, location = "", 0, 0
     dims: list[int] = []
     entries: dict[str, str] = {}
-    for number, wire, integer, data in _fields(tensor):
+    for number, wire, integer, data in fields(tensor):
         if number == 1:
             dims.extend(_integers(wire, integer, data))
         elif number == 2:
             data_type = integer
         elif number == 8:
-            name = _text(data)
+            name = text(data)
         elif number == 13:
-            entry = {key: _text(value) for key, _, _, value in _fields(data)}
+            entry = {key: text(value) for key, _, _, value in fields(data)}
             entries[entry.get(1, "")] = entry.get(2, "")
         elif number == 14:
             location = integer
@@ -171,24 +181,25 @@ def _tensor(tensor: memoryview) -> Tensor:
 def _value(value: memoryview) -> Value:
     name, data_type = "", 0
     dims: list[int] = []
-    for number, _, _, data in _fields(value):
+    for number, _, _, data in fields(value):
         if number == 1:
-            name = _text(data)
+            name = text(data)
         elif number == 2:
-            for _, _, _, tensor_type in _fields(data):
-                for part, _, integer, shape in _fields(tensor_type):
+            for _, _, _, tensor_type in fields(data):
+                for part, _, integer, shape in fields(tensor_type):
                     if part == 1:
                         data_type = integer
                     elif part == 2:
-                        dims = [_dim(dim) for _, _, _, dim in _fields(shape)]
+                        dims = [_dim(dim) for _, _, _, dim in fields(shape)]
     return Value(name, tuple(dims), data_type)
 
 
 def _dim(dim: memoryview) -> int:
-    return next((integer for number, _, integer, _ in _fields(dim) if number == 1), 0)
+    return next((integer for number, _, integer, _ in fields(dim) if number == 1), 0)
 
 
-def _text(data: memoryview) -> str:
+def text(data: memoryview) -> str:
+    """The value of a string field."""
     return str(data, "utf-8")
 
 
@@ -202,8 +213,12 @@ def _integers(wire: int, integer: int, packed: memoryview) -> list[int]:
     return values
 
 
-def _fields(data: memoryview) -> Iterator[_Field]:
-    """The fields of one protobuf message, in order."""
+def fields(data: memoryview) -> Iterator[Field]:
+    """The fields of one protobuf message, in order.
+
+    Raises:
+        OnnxFormatError, IndexError: the message is truncated or malformed.
+    """
     place, nothing = 0, memoryview(b"")
     while place < len(data):
         tag, place = _varint(data, place)

@@ -23,12 +23,15 @@ from latency_probes import intervals
 # expire.
 PROTOCOL = 1
 MAX_SAMPLES = 50_000
+MAX_LAYERS = 2000
 
 Nanoseconds = Annotated[int, Field(ge=1, le=10**13)]
 Round = Annotated[tuple[Nanoseconds, ...], Field(min_length=1, max_length=1000)]
 Rounds = Annotated[tuple[Round, ...], Field(min_length=1, max_length=1000)]
 Verdict = Literal["ok", "noisy", "throttled", "unstable"]
 Text = Annotated[str, StringConstraints(max_length=200)]
+Word = Annotated[str, StringConstraints(max_length=100)]
+LayerTime = tuple[Word, Word, Annotated[int, Field(ge=0, le=10**13)]]  # name, operator, ns
 
 
 class _Part(BaseModel):
@@ -58,6 +61,8 @@ class Replicate(_Part):
     setup_ms: NonNegativeFloat = 0.0
     timing_ms: NonNegativeFloat = 0.0
     process_ms: NonNegativeFloat = 0.0
+    candidate_load_ms: NonNegativeFloat = 0.0
+    reference_load_ms: NonNegativeFloat = 0.0
     peak_rss_mb: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
@@ -98,11 +103,18 @@ class Spread(_Part):
     min_ns: Nanoseconds
     p90_ns: PositiveFloat | None
     outliers: NonNegativeInt
+    p99_ns: PositiveFloat | None = None
 
 
 class Measurement(_Part):
     """The paired latency ratio of a candidate to its reference, with 95 % interval and raw
-    samples."""
+    samples.
+
+    Attributes:
+        cold_ms, load_ms, peak_rss_mb: medians over the replicates: the first call, from the
+            model's bytes to ready, and the memory of the process with both models in it.
+        profile: the candidate's layers, where they were asked for and the runtime can tell.
+    """
 
     type: Literal["measurement"] = "measurement"
     kind: Literal["screening", "strict"]
@@ -113,6 +125,10 @@ class Measurement(_Part):
     latency_ms: PositiveFloat
     reference_ms: PositiveFloat
     cold_ms: PositiveFloat
+    reference_cold_ms: PositiveFloat | None = None
+    load_ms: NonNegativeFloat | None = None
+    reference_load_ms: NonNegativeFloat | None = None
+    peak_rss_mb: NonNegativeFloat | None = None
     candidate: Spread
     reference: Spread
     verdict: Verdict
@@ -120,6 +136,7 @@ class Measurement(_Part):
     conditions: Conditions = Conditions()
     runtime_version: Text
     protocol: int = Field(default=PROTOCOL, ge=1)
+    profile: tuple[LayerTime, ...] = Field(default=(), max_length=MAX_LAYERS)
 
     @model_validator(mode="after")
     def _follows_from_samples(self) -> Self:

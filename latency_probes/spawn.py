@@ -17,15 +17,19 @@ from typing import IO, Any, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latency_probes.messages import Capabilities, Machine, MeasureError, RuntimeInfo
-from latency_probes.samples import Replicate
+from latency_probes.samples import MAX_LAYERS, LayerTime, Replicate
 
 # With the default thresholds, page faults made a 30-channel layer look 38 % faster than a
 # 32-channel one, though it is 3 % slower.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S = 0.1
-_DESCRIBE_LIMIT_S = 120.0
-_MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory")
+_DESCRIBE_LIMIT_S = 300.0
+_MEMORY_MARKS = (
+    "bad_alloc", "MemoryError", "Cannot allocate memory", "failed to map segment",
+    "Memory allocation still failed",
+)  # fmt: skip
+_NAME_LENGTH = 100
 
 
 class Withdrawn(Exception):
@@ -47,6 +51,7 @@ class _Reply(BaseModel):
     runtime_version: str = ""
     runtimes: dict[str, RuntimeInfo] | None = None
     machine: Machine | None = None
+    profile: list[tuple[str, str, int]] | None = None
 
 
 class Stop(Protocol):
@@ -107,6 +112,26 @@ def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:
     process_ms = (time.perf_counter() - started) * 1e3
     replicate = reply.replicate.model_copy(update={"process_ms": process_ms})
     return Timed(replicate=replicate, runtime_version=reply.runtime_version)
+
+
+def take_profile(job: dict[str, Any], stop: Stop) -> tuple[LayerTime, ...] | MeasureError:
+    """The usual times of the candidate's layers in their order, the dearest 2000 of them at most;
+    none where the runtime cannot tell. `job` as for `time_replicate`, and raises the same."""
+    job = job | {"task": "profile", "parent": os.getpid()}
+    reply = _run(job, threads=job["threads"], limit_s=job["time_limit_s"], stop=stop)
+    if isinstance(reply, MeasureError):
+        return reply
+    if reply.error is not None:
+        return reply.error
+    layers = reply.profile or []
+    dearest = sorted((ns for _, _, ns in layers), reverse=True)[:MAX_LAYERS]
+    kept = [layer for layer in layers if dearest and layer[2] >= dearest[-1]][:MAX_LAYERS]
+    return tuple((_word(name), _word(op), max(ns, 0)) for name, op, ns in kept)
+
+
+def _word(text: str) -> str:
+    """Short and printable: names come from models."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_NAME_LENGTH])
 
 
 def _run(

@@ -93,7 +93,7 @@ class AgentSettings(BaseModel):
         default={}, max_length=32, description="key=value[,key=value] to select the device by"
     )
     runtimes: Annotated[tuple[Name, ...], BeforeValidator(_names), AfterValidator(_runtimes)] = (
-        Field(default=(), description="comma list (all that are installed, but replay)")
+        Field(default=(), description="comma list (all that are installed, but replay and torch)")
     )
     replay: Annotated[File, AfterValidator(_recording)] | None = Field(
         default=None, description="recording for the runtime replay"

@@ -2,16 +2,21 @@
 in the parent without running anything. Imports only the standard library, since both sides read
 it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 Call = Callable[[], object]
+Clock = Callable[[], int]
 
 
 class UnsupportedOperator(Exception):
-    """The runtime does not know one of the model's operators."""
+    """The runtime does not know one of the model's operators, as far as it was told which."""
+
+    def __init__(self, message: str, operators: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.operators = tuple(operators)
 
 
 class InvalidModel(Exception):
@@ -28,11 +33,12 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a runtime is and what it can run on."""
+class Layer:
+    """The time that one layer usually takes in a call."""
 
-    version: str
-    providers: tuple[str, ...]
+    name: str
+    op: str
+    ns: int
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,33 @@ class Recorded:
 
 class Runtime(Protocol):
     """Entry points of the group `secateur.runtimes` name a callable without arguments that gives
-    one."""
+    one. Its library is imported by the methods, never by the module."""
 
-    def describe(self) -> Description: ...
+    def version(self) -> str:
+        """The library's version: measurements of another one are not believed.
+
+        Raises:
+            ImportError: the library is missing; the runtime is then left out.
+        """
+        ...
+
+    def providers(self) -> tuple[str, ...]:
+        """What it can run on here; may take as long as it takes to find out."""
+        ...
+
+    def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
+        """Every operator of the model that it does not know, sorted; asked when `load` raised
+        UnsupportedOperator, so that a user is told all of them at once."""
+        ...
 
     def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
-        """Make the model ready; each call of what is returned is one inference.
+        """Make the model ready; each call of what is returned is one inference, and returns the
+        outputs as a sequence.
+
+        Args:
+            model: an ONNX file. Initializers marked for filling get their values from
+                `runtimes.feeding`.
+            cache: a directory that outlives the process.
 
         Raises:
             UnsupportedOperator, InvalidModel: as their names say.
@@ -61,11 +88,31 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
+class ProfilingRuntime(Protocol):
+    """A runtime that can tell how long each layer takes."""
+
+    def profile(self, model: bytes, placement: Placement, cache: Path) -> Sequence[Layer]:
+        """The layers that were run, in their order; raises what `load` raises."""
+        ...
+
+
+@runtime_checkable
+class ClockedRuntime(Protocol):
+    """A runtime whose calls return before the device is done: the device's clock times them."""
+
+    def clock(self, placement: Placement) -> Clock:
+        """Nanoseconds, read when everything that was asked for before is done."""
+        ...
+
+
+@runtime_checkable
 class RecordedRuntime(Protocol):
     """A runtime whose latencies are looked up: no process is spawned for it."""
 
     delay_s: float
 
-    def describe(self) -> Description: ...
+    def version(self) -> str: ...
+
+    def providers(self) -> tuple[str, ...]: ...
 
     def look_up(self, digest: str, model: bytes) -> Recorded: ...

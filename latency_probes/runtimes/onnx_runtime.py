@@ -1,66 +1,104 @@
 """ONNX Runtime. Weights marked for filling are handed over in memory; a model with true weights
 runs as it is."""
 
+import json
+import re
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from latency_probes import onnx_reader
 from latency_probes.runtimes.base import (
     Call,
-    Description,
     InvalidModel,
+    Layer,
     Placement,
     UnsupportedOperator,
 )
+from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
+from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
 # Sends models to a remote service: nothing that a device could measure.
 _REMOTE = frozenset({"AzureExecutionProvider"})
-_UNSUPPORTED = ("not a registered", "No Op registered", "Could not find an implementation")
-_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
+_UNSUPPORTED = (
+    "not a registered", "No Op registered", "No opset import", "Could not find an implementation",
+)  # fmt: skip
+_NAMED = re.compile(r"(?:No Op registered for|Could not find an implementation for) (\w+)")
 
 
 class OnnxRuntime:
     """Every execution provider that the installed onnxruntime offers."""
 
-    def describe(self) -> Description:
+    def version(self) -> str:
         import onnxruntime as ort
 
-        providers = tuple(p for p in ort.get_available_providers() if p not in _REMOTE)
-        return Description(version=ort.__version__, providers=providers)
+        return str(ort.__version__)
+
+    def providers(self) -> tuple[str, ...]:
+        import onnxruntime as ort
+
+        return tuple(p for p in ort.get_available_providers() if p not in _REMOTE)
+
+    def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
+        """Operators that no domain of the library defines; unknown in builds without the list."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as library
+
+        if not hasattr(library, "get_all_operator_schema"):
+            return ()
+        nodes = onnx_reader.read(model).nodes
+        known = {(schema.domain, schema.name) for schema in library.get_all_operator_schema()}
+        return tuple(sorted({n.title for n in nodes if (n.domain, n.op) not in known}))
 
     def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
         """A session on `placement` with its inputs."""
-        import onnxruntime as ort
+        check_provider(placement.provider, self.providers())
+        fed = feed(model, placement, cache)
+        return _caller(_session(fed, _options(placement), placement), fed.inputs)
 
-        from latency_probes import filling
+    def profile(self, model: bytes, placement: Placement, cache: Path) -> Sequence[Layer]:
+        """From the library's own trace, after its optimisations: fused nodes are one layer."""
+        check_provider(placement.provider, self.providers())
+        fed = feed(model, placement, cache)
+        with tempfile.TemporaryDirectory(dir=cache) as directory:
+            options = _options(placement)
+            options.enable_profiling = True
+            options.profile_file_prefix = f"{directory}/profile"
+            session = _session(fed, options, placement)
+            call = _caller(session, fed.inputs)
+            for _ in range(PROFILED_CALLS):
+                call()
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return typical_layers(_kernel_times(events), PROFILED_CALLS)
 
-        if placement.provider not in ort.get_available_providers():
-            raise InvalidModel(
-                f"provider must be one of {ort.get_available_providers()}, "
-                f"but got {placement.provider!r}"
-            )
-        noise = filling.open_noise(cache)
-        try:
-            structure = onnx_reader.read(model)
-            inputs = filling.example_inputs(structure, placement.batch_size, noise)
-            weights = filling.fill(structure, noise)
-        except onnx_reader.OnnxFormatError as error:
-            raise InvalidModel(str(error)) from error
-        return _caller(_session(model, weights, placement), inputs)
+
+def _kernel_times(events: list[dict[str, Any]]) -> list[Layer]:
+    suffix = "_kernel_time"
+    return [
+        Layer(event["name"].removesuffix(suffix), event["args"]["op_name"], event["dur"] * 1000)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(suffix)
+    ]
 
 
-def _session(model: bytes, weights: dict[str, Any], placement: Placement) -> Any:
+def _options(placement: Placement) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = placement.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-    if weights:
-        options.add_external_initializers(list(weights), values)
+    return options
+
+
+def _session(fed: Fed, options: Any, placement: Placement) -> Any:
+    import onnxruntime as ort
+
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in fed.weights.values()]
+    if values:
+        options.add_external_initializers(list(fed.weights), values)
     try:
-        session = ort.InferenceSession(model, options, providers=[placement.provider])
+        session = ort.InferenceSession(fed.onnx_bytes, options, providers=[placement.provider])
     except Exception as error:
         raise _refusal(error) from error
     # Without the provider's libraries the session silently runs elsewhere.
@@ -69,7 +107,7 @@ def _session(model: bytes, weights: dict[str, Any], placement: Placement) -> Any
     return session
 
 
-def _caller(session: Any, inputs: dict[str, Any]) -> Call:
+def _caller(session: Any, inputs: Any) -> Call:
     def call() -> object:
         try:
             return session.run(None, inputs)
@@ -82,8 +120,8 @@ def _caller(session: Any, inputs: dict[str, Any]) -> Call:
 def _refusal(error: Exception) -> Exception:
     """The library has one class per status code; its messages tell more than the classes."""
     text = str(error)
-    if any(mark in text for mark in _NO_MEMORY) or isinstance(error, MemoryError):
+    if is_lack_of_memory(error):
         return MemoryError(text)
     if type(error).__name__ == "NotImplemented" or any(mark in text for mark in _UNSUPPORTED):
-        return UnsupportedOperator(text)
+        return UnsupportedOperator(text, _NAMED.findall(text))
     return InvalidModel(text)

@@ -12,10 +12,14 @@ GROUP = "secateur.runtimes"
 # A checkout that is not installed has no entry points.
 _BUILT_IN = {
     "onnxruntime": "latency_probes.runtimes.onnx_runtime:OnnxRuntime",
+    "openvino": "latency_probes.runtimes.openvino_runtime:OpenVino",
     "replay": "latency_probes.runtimes.replay:Replay",
+    "torch": "latency_probes.runtimes.torch_runtime:Torch",
 }
-# Offered only by name, and looked up in the parent: no other runtime is imported there.
+# Looked up in the parent: no other runtime is imported there.
 _RECORDED = frozenset({"replay"})
+# Offered only when asked for: replay measures nothing, and torch takes seconds to say what it can.
+_BY_NAME = _RECORDED | {"torch"}
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -25,7 +29,7 @@ def available() -> Mapping[str, str]:
 
 
 def offered(names: tuple[str, ...] = ()) -> Mapping[str, str]:
-    """The named runtimes, or without names all but replay.
+    """The named runtimes, or without names all but replay and torch.
 
     Raises:
         ValueError: a name is unknown.
@@ -34,7 +38,7 @@ def offered(names: tuple[str, ...] = ()) -> Mapping[str, str]:
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"runtimes must be among {sorted(known)}, but got {unknown}")
-    wanted = names or tuple(name for name in known if name not in _RECORDED)
+    wanted = names or tuple(name for name in known if name not in _BY_NAME)
     return {name: known[name] for name in wanted}
 
 

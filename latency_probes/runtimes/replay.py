@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_probes import onnx_reader, shapes
-from latency_probes.runtimes.base import Description, Recorded
+from latency_probes.runtimes.base import Recorded
 
 FILE_VARIABLE = "SECATEUR_REPLAY"
 VERSION = "1"
@@ -77,9 +77,11 @@ class Replay:
         self._recording = _from_environment() if recording is None else recording
         self.delay_s = self._recording.delay_s
 
-    def describe(self) -> Description:
-        version = f"{VERSION} ({self._recording.name})"
-        return Description(version=version, providers=(self._recording.provider,))
+    def version(self) -> str:
+        return f"{VERSION} ({self._recording.name})"
+
+    def providers(self) -> tuple[str, ...]:
+        return (self._recording.provider,)
 
     def look_up(self, digest: str, model: bytes) -> Recorded:
         """What the recording says about this digest, else the latency computed from its shapes."""

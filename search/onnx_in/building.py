@@ -15,15 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from search.errors import OnnxError
-from search.onnx_in.layers import Site, layer
+from search.onnx_in.layers import LAYERS, Site, layer
 from search.onnx_in.module import Held, OnnxModule, Source, Step, called
-from search.onnx_in.ops.table import known
-from search.onnx_in.reading import SMALL, Graph, Input, Node, read
+from search.onnx_in.ops.table import OPS, known
+from search.onnx_in.reading import DOMAINS, SMALL, Graph, Input, Node, parsed, read
 from search.onnx_in.values import Call, Entry, Value, following, from_constant
 
 PROBE = 23
@@ -39,7 +39,10 @@ AS_NUMBERS = {"Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2, 3}}
 
 
 def from_onnx(
-    data: bytes | ModelProto, *, input_shapes: Sequence[Sequence[int]] | None = None
+    data: bytes | ModelProto,
+    *,
+    input_shapes: Sequence[Sequence[int]] | None = None,
+    any_batch: bool = True,
 ) -> OnnxModule:
     """The module that computes what an ONNX model does, in float32 and evaluation mode.
 
@@ -49,6 +52,7 @@ def from_onnx(
     Args:
         data: the file's bytes, or the parsed model.
         input_shapes: without the batch, for inputs whose other sizes the file leaves open.
+        any_batch: whether a fixed batch must turn out to be free; else it may stay fixed.
 
     Raises:
         OnnxError: the file is damaged or absurd, or holds what cannot be run or pruned: unknown
@@ -60,9 +64,24 @@ def from_onnx(
     for node in graph.nodes:
         builder.add(node)
     module = builder.finished()
-    if fixed is not None:
+    if fixed is not None and any_batch:
         _check_batch(module, fixed)
     return module
+
+
+def unknown_operators(data: bytes) -> tuple[str, ...]:
+    """The operators of a model that `from_onnx` has nothing for, sorted.
+
+    Raises:
+        OnnxError: the file is no ONNX model.
+    """
+    names = (_operator(node) for node in parsed(data).graph.node)
+    return tuple(sorted({name for name in names if name not in OPS and name not in LAYERS}))
+
+
+def _operator(node: NodeProto) -> str:
+    """With its domain where that is not the standard one."""
+    return node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def _with_sizes(graph: Graph, shapes: Sequence[Sequence[int]] | None) -> Graph:

@@ -90,7 +90,7 @@ def read(data: bytes | ModelProto) -> Graph:
         OnnxError: it is damaged, absurd, or needs what a float32 model without control flow,
             custom operators and external files does not have.
     """
-    model = _parsed(data) if isinstance(data, bytes) else data
+    model = parsed(data) if isinstance(data, bytes) else data
     graph = model.graph
     _refuse_extras(model)
     opset = _opset(model)
@@ -109,7 +109,8 @@ def read(data: bytes | ModelProto) -> Graph:
     return Graph(opset, inputs, outputs, constants, _ordered(nodes, known, outputs))
 
 
-def _parsed(data: bytes) -> ModelProto:
+def parsed(data: bytes) -> ModelProto:
+    """The file's message, unchecked but for its having a graph."""
     model = ModelProto()
     try:
         model.ParseFromString(data)

@@ -1,18 +1,26 @@
 """Runtimes that go wrong in the ways that a device must survive."""
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from latency_probes.runtimes.base import Call, Description, InvalidModel, Placement
+from latency_probes.runtimes.base import Call, InvalidModel, Layer, Placement
 
 
 class _Runtime:
-    def describe(self) -> Description:
-        return Description("0", ("CPUExecutionProvider",))
+    def version(self) -> str:
+        return "0"
+
+    def providers(self) -> tuple[str, ...]:
+        return ("CPUExecutionProvider",)
+
+    def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
+        return ()
 
     def load(self, model: bytes, placement: Placement, cache: Path) -> Call:
         return self.call
@@ -87,6 +95,29 @@ class LeavesAChild(_Runtime):
     def call(self) -> object:
         time.sleep(0.001)
         return None
+
+
+class ManyLayers(_Runtime):
+    """Has more layers than a message may hold, with names that no message should hold."""
+
+    def call(self) -> object:
+        time.sleep(0.001)
+        return None
+
+    def profile(self, model: bytes, placement: Placement, cache: Path) -> list[Layer]:
+        return [Layer("\n" * 300, "Conv", ns) for ns in range(3000)]
+
+
+class FailsToProfile(ManyLayers):
+    def profile(self, model: bytes, placement: Placement, cache: Path) -> list[Layer]:
+        raise InvalidModel("no profile today")
+
+
+class HasAClockOfItsOwn(ManyLayers):
+    """Every look at the clock is a millisecond later than the last."""
+
+    def clock(self, placement: Placement) -> Callable[[], int]:
+        return itertools.count(0, 1_000_000).__next__
 
 
 class NeedsAMissingLibrary(_Runtime):

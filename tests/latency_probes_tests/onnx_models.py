@@ -20,7 +20,13 @@ def true(name: str, dims: list[int]) -> TensorProto:
 
 
 def convnet(
-    width: int = 8, *, batch: int = 1, pixels: int = 16, op: str = "Relu", filled: bool = True
+    width: int = 8,
+    *,
+    batch: int = 1,
+    pixels: int = 16,
+    op: str = "Relu",
+    filled: bool = True,
+    norm: bool = True,
 ) -> bytes:
     """Convolution, batch norm, activation, pooling, linear."""
     tensor = to_fill if filled else true
@@ -30,11 +36,13 @@ def convnet(
     nodes = [
         helper.make_node("Conv", ["x", "conv", "bias"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
         helper.make_node("BatchNormalization", ["a", "gain", "shift", "mean", "var"], ["b"]),
-        helper.make_node(op, ["b"], ["c"]),
+        helper.make_node(op, ["b" if norm else "a"], ["c"]),
         helper.make_node("GlobalAveragePool", ["c"], ["d"]),
         helper.make_node("Flatten", ["d"], ["e"]),
         helper.make_node("Gemm", ["e", "linear"], ["y"], transB=1),
     ]
+    if not norm:
+        del nodes[1], weights[3:]
     return model(nodes, weights, [batch, 3, pixels, pixels], [batch, 10])
 
 

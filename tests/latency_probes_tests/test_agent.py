@@ -164,7 +164,7 @@ def test_an_agent_enrols_measures_and_drains(
     assert account.pending() == 0
     (enrolment,) = server.enrolments
     assert enrolment["labels"] == {"room": "lab", "arch": "x86"}
-    assert list(enrolment["capabilities"]["runtimes"]) == ["onnxruntime"]
+    assert list(enrolment["capabilities"]["runtimes"]) == ["onnxruntime", "openvino"]
     assert server.fetched == [(fetched.digest, f"Bearer scd_dev_1_{account.secret}")]
     assert (agent.state / "credentials.json").stat().st_mode & 0o777 == 0o600
 

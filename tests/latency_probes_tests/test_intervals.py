@@ -75,3 +75,15 @@ def test_a_spread_counts_outliers_and_keeps_them() -> None:
 def test_a_p90_that_the_count_cannot_support_is_null() -> None:
     assert intervals.spread([1] * 63).p90_ns is None
     assert intervals.spread([1] * 64).p90_ns == 1
+
+
+@pytest.mark.parametrize(("p", "name", "least"), [(0.9, "p90_ns", 64), (0.99, "p99_ns", 662)])
+def test_a_percentile_needs_two_samples_beyond_it_with_99_percent(
+    p: float, name: str, least: int
+) -> None:
+    def two_beyond(n: int) -> float:
+        return float(1 - p**n - n * (1 - p) * p ** (n - 1))
+
+    assert two_beyond(least - 1) < 0.99 <= two_beyond(least)
+    assert getattr(intervals.spread([1] * (least - 1)), name) is None
+    assert getattr(intervals.spread([1] * least), name) == 1

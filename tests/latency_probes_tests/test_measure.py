@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from latency_probes.conditions import usable_cores
 from latency_probes.local import Failed, LocalModel, LocalProbe, Measured
 from latency_probes.measure import Measurer
-from latency_probes.messages import MeasureError, Settings, Target
+from latency_probes.messages import MAX_MESSAGE_BYTES, MeasureError, Settings, Target, encode
 from latency_probes.runtimes import registry
 from latency_probes.samples import Measurement
 from latency_probes.spawn import Withdrawn, describe_runtimes
@@ -63,16 +63,26 @@ def test_a_wider_network_is_slower(tmp_path: Path) -> None:
     assert len(first.candidate_ns) >= 3
 
 
+def test_the_peak_of_memory_is_the_child_s_own(tmp_path: Path) -> None:
+    ours = bytearray(b"x" * 2**29)
+    found = _measure(tmp_path, onnx_models.convnet(), onnx_models.convnet())
+    assert isinstance(found, Measurement)
+    assert found.peak_rss_mb is not None
+    assert 10 < found.peak_rss_mb < len(ours) / 2**20
+
+
 def test_filled_and_true_weights_may_be_mixed(tmp_path: Path) -> None:
     filled, true = onnx_models.convnet(16), onnx_models.convnet(16, filled=False)
     assert isinstance(_measure(tmp_path, true, filled), Measurement)
 
 
 def test_an_operator_that_the_runtime_lacks_is_told(tmp_path: Path) -> None:
-    found = _measure(tmp_path, onnx_models.convnet(op="Unheard"), onnx_models.convnet())
+    nodes = [helper.make_node("Unheard", ["x"], ["a"]), helper.make_node("Unknown", ["a"], ["y"])]
+    model = onnx_models.model(nodes, [], [1, 4], [1, 4])
+    found = _measure(tmp_path, model, onnx_models.convnet())
     assert isinstance(found, MeasureError)
     assert found.kind == "unsupported_op"
-    assert "Unheard" in found.message
+    assert found.message.startswith("the runtime lacks Unheard, Unknown (")
 
 
 def test_a_model_whose_shapes_do_not_fit_is_invalid(tmp_path: Path) -> None:
@@ -132,6 +142,33 @@ def test_a_child_that_hangs_is_ended_in_time(tmp_path: Path) -> None:
 def test_a_library_that_prints_does_not_spoil_the_reply(tmp_path: Path) -> None:
     found = _measure(tmp_path, b"c", b"r", runtime=f"{_HERE}:Prints")
     assert isinstance(found, Measurement)
+
+
+def test_a_profile_holds_the_dearest_layers_and_fits_a_message(tmp_path: Path) -> None:
+    settings = _QUICK.model_copy(update={"profile": True})
+    found = _measure(tmp_path, b"c", b"r", runtime=f"{_HERE}:ManyLayers", settings=settings)
+    assert isinstance(found, Measurement)
+    assert [ns for _, _, ns in found.profile] == list(range(1000, 3000))
+    assert found.profile[0][:2] == ("?" * 100, "Conv")
+    samples = tuple(tuple(10**9 + n for n in range(20)) for _ in range(32))
+    longest = found.replicates[0].model_copy(
+        update={"candidate_ns": samples, "reference_ns": samples}
+    )
+    grown = found.model_copy(update={"replicates": (longest,) * 12})
+    assert len(encode(grown)) < MAX_MESSAGE_BYTES
+
+
+def test_a_profile_that_fails_costs_nothing_but_itself(tmp_path: Path) -> None:
+    settings = _QUICK.model_copy(update={"profile": True})
+    found = _measure(tmp_path, b"c", b"r", runtime=f"{_HERE}:FailsToProfile", settings=settings)
+    assert isinstance(found, Measurement)
+    assert found.profile == ()
+
+
+def test_a_runtime_with_a_clock_of_its_own_is_timed_by_it(tmp_path: Path) -> None:
+    found = _measure(tmp_path, b"c", b"r", runtime=f"{_HERE}:HasAClockOfItsOwn")
+    assert isinstance(found, Measurement)
+    assert found.latency_ms == found.reference_ms == 1.0
 
 
 def test_no_process_outlives_its_measurement(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def _result(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_a_target_without_a_provider_has_its_runtime_s_usual_one() -> None:
+    assert Target(runtime="openvino").provider == "CPU"
+    assert Target(runtime="torch").key == "torch/eager/b1/t1"
+    assert Target(runtime="torch", provider="cuda").provider == "cuda"
+    assert Target.model_validate({"runtime": "ncnn"}).provider == "CPUExecutionProvider"
+
+
 def test_a_request_survives_the_wire() -> None:
     sent = request(settings=Settings.strict(seed=3), target=Target(threads=2))
     assert parse_request(encode(sent)) == sent

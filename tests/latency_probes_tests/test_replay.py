@@ -143,7 +143,7 @@ def test_unknown_runtimes_and_malformed_paths_are_refused() -> None:
 
 def test_a_recording_names_its_provider() -> None:
     replay = Replay(Recording(provider="NpuExecutionProvider"))
-    assert replay.describe().providers == ("NpuExecutionProvider",)
+    assert replay.providers() == ("NpuExecutionProvider",)
     assert replay.look_up("0" * 64, onnx_models.convnet()) != Recorded()
 
 

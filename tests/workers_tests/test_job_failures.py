@@ -33,6 +33,18 @@ def test_dense_model_that_the_device_cannot_run_fails_the_job(
     assert f"{kind}: as if" in (job.problem or {})["detail"]
 
 
+def test_operators_that_the_runtime_lacks_are_named_before_the_search(workshop: Workshop) -> None:
+    def lacking(question: Question) -> MeasureError:
+        return MeasureError(kind="unsupported_op", message="the runtime lacks Foo, my.Bar (no)")
+
+    job_id = workshop.submit()
+    job = workshop.play(job_id, lacking)
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The runtime lacks operators of the model"
+    assert "the runtime lacks Foo, my.Bar" in (job.problem or {})["detail"]
+    assert [row.purpose for row in workshop.snapshot(job_id).requests.values()] == ["dense"]
+
+
 def test_abandoned_dense_measurement_fails_the_job(workshop: Workshop) -> None:
     job_id = workshop.submit()
     workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "dense")))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from workers.report.details import details
 from workers.report.page import report_page
 from workers.report.plots import Scale, front, scatter
 
@@ -46,6 +47,14 @@ REPORT: dict[str, Any] = {
         {"digest": "q" * 64, "level": 9, "origin": "dense", "ratio": 1.0, "loss": 0.1},
         {"digest": "r" * 64, "level": 1, "origin": "cut", "ratio": None, "loss": None},
     ],
+    "details": {
+        "dense": {
+            "load_ms": 20.5,
+            "cold_ms": None,
+            "layers": [{"name": "conv1", "op": "Conv", "ms": 0.25, "share": 0.625}],
+        },
+        "result": {"load_ms": 10.25, "cold_ms": None, "layers": []},
+    },
     "groups": {"groups": [{"name": "conv", "width": 16}]},
     "widths": {"conv": 8, "other": 4},
     "loading": "a < b",
@@ -79,6 +88,7 @@ def changed(**parts: dict[str, Any]) -> dict[str, Any]:
         {"measurement": {"device": EVIL}},
         {"measurement": {"conditions": {EVIL: EVIL}}},
         {"widths": {EVIL: 3}},
+        {"details": {"dense": {"layers": [{"name": EVIL, "op": EVIL, "ms": 1.0, "share": 0.5}]}}},
     ],
 )
 def test_every_text_is_escaped(parts: dict[str, Any]) -> None:
@@ -115,6 +125,23 @@ def test_result_over_the_budget_is_said_to_be() -> None:
 
 def test_unknown_conditions_are_shown_as_unknown() -> None:
     assert "<td>governor</td><td>unknown</td>" in report_page(REPORT)
+
+
+def test_layers_and_load_times_are_shown_where_they_are_known() -> None:
+    page = report_page(REPORT)
+    assert "<td>conv1</td><td>Conv</td><td>0.2500 ms</td><td>62.5%</td>" in page
+    assert "<td>loading</td><td>20.500 ms</td><td>10.250 ms</td>" in page
+    assert "first call" not in page
+    assert "The dearest layers: result" not in page
+
+
+def test_details_name_the_ten_dearest_layers() -> None:
+    profile = [[f"layer{n}", "Conv", 1000 * n] for n in range(12)]
+    found = details({"profile": profile, "load_ms": 3.5, "candidate": {"p99_ns": 2e6}})
+    assert [layer["name"] for layer in found["layers"]] == [f"layer{n}" for n in range(11, 1, -1)]
+    assert found["layers"][0]["share"] == pytest.approx(11 / 66)
+    assert (found["load_ms"], found["p99_ms"], found["cold_ms"]) == (3.5, 2.0, None)
+    assert details(None)["layers"] == []
 
 
 def test_unpruned_result_has_no_search() -> None:

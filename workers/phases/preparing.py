@@ -51,7 +51,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
 def dense_request(prepared: Prepared, seed: int) -> NewRequest:
     """The dense model against itself: its latency, and an A/A test for free."""
     blob = prepared.dense_skeleton
-    return NewRequest(DENSE, blob, blob, Settings.strict(seed=seed))
+    return NewRequest(DENSE, blob, blob, Settings.strict(seed=seed, profile=True))
 
 
 def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:
@@ -73,6 +73,13 @@ def prepared_part(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> dict[str, A
 
 def could_not_measure(dense: Measurement | None) -> Decision:
     """The job ends: without the dense latency there is nothing to compare with."""
+    if dense is not None and dense.error_kind == "unsupported_op":
+        return Decision.fail(
+            "The runtime lacks operators of the model",
+            f"{dense.target_key} cannot run the dense model (unsupported_op: "
+            f"{dense.error_message}); choose another target.runtime or another device, "
+            "or replace these operators",
+        )
     reason = (
         "no device answered" if dense is None else f"{dense.error_kind}: {dense.error_message}"
     )

@@ -59,5 +59,5 @@ def final_request(
     snapshot: Snapshot, chosen: Chosen, candidate: Blob, reference: Blob
 ) -> NewRequest:
     """Both models with their true weights, strictly."""
-    settings = Settings.strict(seed=snapshot.spec.search.seed)
+    settings = Settings.strict(seed=snapshot.spec.search.seed, profile=True)
     return NewRequest(final_purpose(chosen.digest), candidate, reference, settings)

@@ -21,9 +21,17 @@ for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
 
 
 def report_document(
-    snapshot: Snapshot, finished: Finished, best: Verified | None, tree: list[dict[str, Any]]
+    snapshot: Snapshot,
+    finished: Finished,
+    best: Verified | None,
+    tree: list[dict[str, Any]],
+    details: dict[str, Any],
 ) -> dict[str, Any]:
-    """The whole report; `best` None is a result that is the dense model itself."""
+    """The whole report; `best` None is a result that is the dense model itself.
+
+    Args:
+        details: of the dense model and of the result, see `workers.report.details`.
+    """
     row = dense_measurement(snapshot) if best is None else best.latency
     return {
         "version": 1,
@@ -36,6 +44,7 @@ def report_document(
         "result": latency_part(snapshot, best) | finished.model_dump(),
         "measurement": measurement_part(row),
         "dense_measurement": measurement_part(dense_measurement(snapshot)),
+        "details": details,
         "finalists": [] if best is None else [each.model_dump() for each in finalists(snapshot)],
         "validation": None if best is None else best.finetuned.model_dump(exclude={"weights"}),
         "onnx_difference": None if best is None else best.packaged.worst_difference,

@@ -31,7 +31,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(_summary(result))}</p>",
-        _table(("", "dense", "result"), _comparison(result)),
+        _table(("", "dense", "result"), [*_comparison(result), *_first_use(report)]),
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
     ]
@@ -45,6 +45,12 @@ def report_page(report: Mapping[str, Any]) -> str:
             "<h2>Widths</h2>",
             _table(("group", "dense", "kept"), _widths(report)),
         ]
+    for which in ("dense", "result"):
+        if layers := _detailed(report, which).get("layers"):
+            parts += [
+                f"<h2>The dearest layers: {which}</h2>",
+                _table(_LAYER_HEAD, _layers(layers)),
+            ]
     parts += [
         "<h2>Loading the result</h2>",
         "<p>Needs json, torch and safetensors, and the code of your network.</p>",
@@ -83,6 +89,28 @@ def _comparison(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     )
     yield "test accuracy", f"{result['dense_accuracy']:.2%}", f"{result['accuracy']:.2%}"
     yield "ONNX size", f"{result['dense_bytes']:,} bytes", f"{result['bytes']:,} bytes"
+
+
+def _detailed(report: Mapping[str, Any], which: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = report.get("details", {}).get(which, {})
+    return found
+
+
+def _first_use(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    """What is known of loading, of the first call and of the tail."""
+    names = {"load_ms": "loading", "cold_ms": "first call", "p99_ms": "99th percentile"}
+    for key, words in names.items():
+        values = [_detailed(report, which).get(key) for which in ("dense", "result")]
+        if any(values):
+            yield words, *("unknown" if v is None else f"{v:.3f} ms" for v in values)
+
+
+_LAYER_HEAD = ("layer", "operator", "time", "part of all")
+
+
+def _layers(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
+    for each in layers:
+        yield each["name"], each["op"], f"{each['ms']:.4f} ms", f"{each['share']:.1%}"
 
 
 def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:

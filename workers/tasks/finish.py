@@ -10,15 +10,16 @@ from safetensors.torch import load
 from torch import nn
 
 from jobs.artifacts import Stored, job_file_name
-from jobs.repository import artifacts, candidates
-from jobs.tables import Candidate
+from jobs.repository import artifacts, candidates, measurements
+from jobs.tables import Candidate, Measurement
 from search.plan import Plan
 from search.surgery import prune
 from search.tensors import load_tensors
 from search.training import accuracy
 from workers.library import job_source
 from workers.loaders.datasets import Images
-from workers.phases.facts import PACKAGE_DENSE, Verified, winner
+from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, winner
+from workers.report.details import details
 from workers.report.document import report_document
 from workers.report.page import report_page
 from workers.results import Finished, Packaged
@@ -44,7 +45,11 @@ def finish(work: Work) -> Done:
         "model.onnx": packaged.onnx.location,
         "dense.onnx": dense.onnx.location,
     }
-    report = report_document(work.snapshot, finished, best, _tree(work))
+    known = {
+        "dense": _details(work, dense_measurement(work.snapshot)),
+        "result": _details(work, (best and best.latency) or dense_measurement(work.snapshot)),
+    }
+    report = report_document(work.snapshot, finished, best, _tree(work), known)
     stored = {name: _copied(work, name, location) for name, location in files.items()}
     stored["report.json"] = _put(work, "report.json", json.dumps(report, indent=1))
     stored["report.html"] = _put(work, "report.html", report_page(report))
@@ -57,6 +62,12 @@ def _tree(work: Work) -> list[dict[str, Any]]:
         rows = candidates.tree(session, work.snapshot.job.id)
     names = [column.name for column in Candidate.__table__.columns if column.name != "job_id"]
     return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def _details(work: Work, row: Measurement) -> dict[str, Any]:
+    with work.context.read() as session:
+        found = measurements.find(session, row.id)
+        return details(None if found is None else found.raw)
 
 
 def _pruned(work: Work, best: Verified) -> nn.Module:

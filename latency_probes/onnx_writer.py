@@ -1,0 +1,66 @@
+"""Puts values into the initializers of an ONNX file that are marked for filling, for runtimes that
+take no weights beside the file. Works on bytes, like `onnx_reader`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from latency_probes.onnx_reader import Field, fields, text
+
+_GRAPH, _INITIALIZER = 7, 5  # field numbers of ModelProto and GraphProto
+_NAME, _RAW_DATA, _EXTERNAL, _LOCATION = 8, 9, 13, 14  # of TensorProto
+_Chunk = bytes | memoryview
+
+
+def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The model with these values for the initializers of these names; without any, as it is."""
+    if not weights:
+        return model
+    chunks: list[_Chunk] = []
+    for field in fields(memoryview(model)):
+        chunks += _message(_GRAPH, _graph(field[3], weights)) if field[0] == _GRAPH else _as(field)
+    return b"".join(chunks)
+
+
+def _graph(graph: memoryview, weights: Mapping[str, npt.NDArray[Any]]) -> Iterator[_Chunk]:
+    for field in fields(graph):
+        name = _tensor_name(field[3]) if field[0] == _INITIALIZER else ""
+        if name in weights:
+            yield from _message(_INITIALIZER, _tensor(field[3], weights[name]))
+        else:
+            yield from _as(field)
+
+
+def _tensor_name(tensor: memoryview) -> str:
+    return next((text(data) for number, _, _, data in fields(tensor) if number == _NAME), "")
+
+
+def _tensor(tensor: memoryview, values: npt.NDArray[Any]) -> Iterator[_Chunk]:
+    for field in fields(tensor):
+        if field[0] not in (_EXTERNAL, _LOCATION):
+            yield from _as(field)
+    raw = values.data.cast("B") if values.size else memoryview(b"")
+    yield from _as((_RAW_DATA, 2, 0, raw))
+
+
+def _message(number: int, parts: Iterator[_Chunk]) -> list[_Chunk]:
+    chunks = list(parts)
+    return [_varint(number << 3 | 2), _varint(sum(map(len, chunks))), *chunks]
+
+
+def _as(field: Field) -> list[_Chunk]:
+    number, wire, integer, data = field
+    tag = _varint(number << 3 | wire)
+    if wire == 0:
+        return [tag, _varint(integer)]
+    return [tag, _varint(len(data)), data] if wire == 2 else [tag, data]
+
+
+def _varint(value: int) -> bytes:
+    value %= 2**64
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*found, value))

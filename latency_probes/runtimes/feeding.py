@@ -1,0 +1,58 @@
+"""What runtimes that take ONNX files do first: inputs for the model, and values for the weights
+that are marked for filling, the same for every runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from latency_probes import filling, onnx_reader
+from latency_probes.onnx_writer import with_weights
+from latency_probes.runtimes.base import InvalidModel, Placement
+
+_NO_MEMORY = (
+    "bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory",
+    "can't allocate memory", "Cannot allocate memory", "could not create a memory object",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A model with its inputs by name, in the graph's order.
+
+    Attributes:
+        weights: values for the initializers that are marked for filling.
+    """
+
+    onnx_bytes: bytes
+    inputs: Mapping[str, filling.Array]
+    weights: Mapping[str, filling.Array]
+
+    def whole(self) -> bytes:
+        """The file with the weights inside."""
+        return with_weights(self.onnx_bytes, self.weights)
+
+
+def feed(model: bytes, placement: Placement, cache: Path) -> Fed:
+    """Read the model and make what it needs to run.
+
+    Raises:
+        InvalidModel: not a model, not of this batch size, or it points to other files.
+    """
+    noise = filling.open_noise(cache)
+    try:
+        structure = onnx_reader.read(model)
+        inputs = filling.example_inputs(structure, placement.batch_size, noise)
+        return Fed(model, inputs, filling.fill(structure, noise))
+    except onnx_reader.OnnxFormatError as error:
+        raise InvalidModel(str(error)) from error
+
+
+def check_provider(provider: str, offered: tuple[str, ...]) -> None:
+    """Raises InvalidModel unless the provider is offered."""
+    if provider not in offered:
+        raise InvalidModel(f"provider must be one of {list(offered)}, but got {provider!r}")
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether a library's error says that memory was short; most have no class for it."""
+    return isinstance(error, MemoryError) or any(mark in str(error) for mark in _NO_MEMORY)

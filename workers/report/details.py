@@ -1,0 +1,39 @@
+"""What else a measurement tells of a model: its first use, its tail, and its dearest layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MOST_LAYERS = 10
+
+
+def details(raw: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of the measurement's candidate; what was not measured is None.
+
+    Args:
+        raw: the measurement as the device sent it.
+    """
+    sent = raw or {}
+    spread = sent.get("candidate") or {}
+    return {
+        "load_ms": sent.get("load_ms"),
+        "cold_ms": sent.get("cold_ms"),
+        "p90_ms": _ms(spread.get("p90_ns")),
+        "p99_ms": _ms(spread.get("p99_ns")),
+        "peak_rss_mb": sent.get("peak_rss_mb"),
+        "layers": _dearest(sent.get("profile") or ()),
+    }
+
+
+def _dearest(profile: Any) -> list[dict[str, Any]]:
+    """The layers that took longest, with their part of all layers' time."""
+    total = sum(ns for _, _, ns in profile) or 1
+    dearest = sorted(profile, key=lambda layer: -layer[2])[:MOST_LAYERS]
+    return [
+        {"name": name, "op": op, "ms": ns / 1e6, "share": ns / total} for name, op, ns in dearest
+    ]
+
+
+def _ms(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1e6
