@@ -57,7 +57,8 @@ def place(
 
 def can_run(device: Device, request: Request) -> bool:
     """Whether the selector accepts the device and it announced the runtime and provider."""
-    if not Selector.parse(request.selector).accepts(device.id, device.labels):
+    selector = Selector.parse(request.selector)
+    if not selector.accepts(device.id, device.labels, device.capabilities):
         return False
     runtimes: Mapping[str, Any] = device.capabilities.get("runtimes", {})
     runtime = runtimes.get(request.target["runtime"])
@@ -115,8 +116,10 @@ def _explain(context: Context, pending: Sequence[Request], present: Sequence[Dev
 
 def missing(request: Request) -> str:
     """What a job waits for, in words."""
-    target = request.target
-    which = "any device" if request.selector == "any" else f"a device that is {request.selector}"
+    target, selector = request.target, Selector.parse(request.selector)
+    which = "any device" if selector.kind == "any" else f"a device that is {selector}"
+    if selector.kind == "where":
+        which = f"a device where {selector.name}"
     return (
         f"{which} that is online and offers {target['runtime']} with {target['provider']} "
         f"on {target['threads']} thread(s)"
