@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -59,21 +59,17 @@ class Selector:
         device_id: str,
         labels: Mapping[str, str],
         capabilities: Mapping[str, Any] | None = None,
-        joined: Collection[str] = (),
     ) -> bool:
-        """Whether a device will do.
+        """Whether a device will do; of a pool, the one that began it.
 
         Args:
             capabilities: What it announced, for expressions.
-            joined: The devices that have joined the job's pool.
         """
         if self.kind == "where":
             facts = {**(capabilities or {}), "labels": labels, "id": device_id}
             return _expression(self.name).holds(facts)
-        if self.kind == "id":
+        if self.kind in ("id", "pool"):
             return device_id == self.name
-        if self.kind == "pool":
-            return device_id == self.name or device_id in joined
         return self.kind == "any" or labels.get(self.name) == self.value
 
     def __str__(self) -> str:

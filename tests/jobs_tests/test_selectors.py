@@ -48,11 +48,6 @@ def test_it_accepts_what_it_says(text: str, accepts: bool) -> None:
     assert Selector.parse(text).accepts("dev_1", LABELS, {"cores": 4}) is accepts
 
 
-def test_pool_accepts_those_that_joined() -> None:
-    assert Selector.parse("pool:dev_1").accepts("dev_2", {}, joined={"dev_2"})
-    assert not Selector.parse("id:dev_1").accepts("dev_2", {}, joined={"dev_2"})
-
-
 def test_expression_that_cannot_be_read_is_refused_with_its_place() -> None:
     with pytest.raises(ValueError, match="must have a number, a text or a word at character 9"):
         Selector.parse("where:cores >=")

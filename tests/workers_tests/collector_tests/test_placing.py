@@ -85,4 +85,7 @@ def test_what_is_missing_is_said_in_words() -> None:
         "any device that is online and offers replay with CPUExecutionProvider on 1 thread(s)"
     )
     assert missing(request("r", "label:room=lab")).startswith("a device that is label:room=lab")
+    assert missing(request("r", "pool:a")).startswith(
+        "a device that is id:a, or of its pool, that"
+    )
     assert missing(request("r", "where:cores >= 4")).startswith("a device where cores >= 4 that")
