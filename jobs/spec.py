@@ -188,7 +188,7 @@ class TargetSpec(Target):
     """Which device, and how it runs the model.
 
     Attributes:
-        device: `any`, `id:<device id>` or `label:<name>=<value>`.
+        device: `any`, `id:<device id>`, `label:<name>=<value>` or `where:<expression>`.
     """
 
     device: str = "any"
@@ -196,7 +196,10 @@ class TargetSpec(Target):
     @field_validator("device")
     @classmethod
     def _selector(cls, device: str) -> str:
-        return str(Selector.parse(device))
+        selector = Selector.parse(device)
+        if selector.kind == "pool":
+            raise ValueError(f"must not be a pool: those form by themselves, but got {device!r}")
+        return str(selector)
 
     @property
     def how(self) -> Target:

@@ -2,10 +2,9 @@
 writes one reply as JSON to standard output, and ends. One process per replicate, so that
 replicates sample memory layouts.
 
-    {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path, "cache":
-    path,
-     "provider", "batch_size", "threads", "cores": [..], "timing_s", "seed", "time_limit_s",
-     "memory_limit_mb", "parent": pid}
+    {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path,
+     "cache": path, "provider", "batch_size", "threads", "cores": [..], "timing_s", "overtime",
+     "seed", "time_limit_s", "memory_limit_mb", "parent": pid}
         -> {"replicate": {...}, "runtime_version": "..."}
     {"task": "profile", and the rest as for "time"}  -> {"profile": [[name, operator, ns], ...]}
     {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..], "time_limit_s",
@@ -101,6 +100,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         calls["candidate"],
         calls["reference"],
         timing_s=job["timing_s"],
+        overtime=job["overtime"],
         clock=_clock(runtime, placement),
         faults=_page_faults,
         order=order,

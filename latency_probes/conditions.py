@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latency_probes.samples import Conditions
+from latency_probes.spawn import ALLOCATOR
 from latency_probes.sysfs import line, number, text
 
 _ROOT = Path("/")
+_ALLOCATOR = " ".join(f"{name}={value}" for name, value in ALLOCATOR.items())
 
 
 def read_conditions(cores: Sequence[int], root: Path = _ROOT) -> Conditions:
@@ -16,9 +18,11 @@ def read_conditions(cores: Sequence[int], root: Path = _ROOT) -> Conditions:
     frequency = root / f"sys/devices/system/cpu/cpu{cores[0] if cores else 0}/cpufreq"
     memory = number(line(root / "proc/meminfo", "MemAvailable"))
     load = number(text(root / "proc/loadavg"))
+    kernel = text(root / "proc/sys/kernel/osrelease")
     return Conditions(
         cores=tuple(cores),
         governor=text(frequency / "scaling_governor"),
+        environment=None if kernel is None else f"Linux {kernel[:100]} {_ALLOCATOR}",
         frequency_mhz=_frequency_mhz(frequency, root),
         temperature_c=_temperature_c(root),
         load=load,

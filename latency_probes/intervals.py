@@ -17,7 +17,9 @@ covers 95 %.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, median, stdev
+from typing import Literal
 
 Rounds = Sequence[Sequence[int]]
 
@@ -32,6 +34,12 @@ _T95 = (
 _P90_SAMPLES = 64
 _P99_SAMPLES = 662
 _OUTLIER_IQRS = 3.0
+
+
+# What all looks of a sequential test together may err.
+_ALPHA = 0.05
+
+Side = Literal["above", "below"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,49 @@ def student_t95(degrees: int) -> float:
     if not 1 <= degrees <= len(_T95):
         raise ValueError(f"degrees must be between 1 and {len(_T95)}, but got {degrees}")
     return _T95[degrees - 1]
+
+
+@lru_cache(maxsize=64)
+def student_t(degrees: int, alpha: float) -> float:
+    """The two-sided 1 - alpha quantile of Student's t, by bisection of its exact distribution."""
+    low, high = 0.0, 1.0
+    while _within(high, degrees) < 1 - alpha:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < 1 - alpha else (low, middle)
+    return high
+
+
+def _within(t: float, degrees: int) -> float:
+    """P(|T| <= t) for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    is_odd = degrees % 2
+    term = math.cos(angle) if is_odd else 1.0
+    total = 0.0
+    for k in range(1, degrees // 2 + 1):
+        total += term
+        term *= math.cos(angle) ** 2 * (2 * k if is_odd else 2 * k - 1) / (2 * k + is_odd)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if is_odd else total
+
+
+def decided(ratios: Sequence[float], threshold: float, looks: int) -> Side | None:
+    """On which side of the threshold the ratio is beyond doubt; None: it is open.
+
+    Who looks after every replicate and stops at the first interval that excludes the threshold
+    errs more often than the interval says. So the 5 % are shared evenly among the looks
+    (Bonferroni): each one takes the interval at the level 1 - 0.05 / looks.
+
+    Args:
+        looks: How many there are at most, this one included.
+    """
+    logs = [math.log(q) for q in ratios]
+    reach = student_t(len(logs) - 1, _ALPHA / looks) * stdev(logs) / math.sqrt(len(logs))
+    distance = fmean(logs) - math.log(threshold)
+    if abs(distance) <= reach:
+        return None
+    return "above" if distance > 0 else "below"
 
 
 def paired_ratio(candidate_ns: Rounds, reference_ns: Rounds) -> float:

@@ -99,6 +99,7 @@ class Measurer:
             "cores": list(cores),
             "cache": str(self._cache),
             "timing_s": settings.timing_s,
+            "overtime": settings.overtime,
             "seed": f"{settings.seed}/{number}",
             "time_limit_s": limit_s,
             "memory_limit_mb": settings.memory_limit_mb,
@@ -127,7 +128,8 @@ def _replay(
             )
     version = runtime.version()
     replicate = _replayed(found[0].latency_ns, found[1].latency_ns)
-    return replicates.conclude([replicate] * settings.replicates, settings, Conditions(), version)
+    conditions = Conditions(environment="recorded")
+    return replicates.conclude([replicate] * settings.replicates, settings, conditions, version)
 
 
 def _replayed(candidate_ns: int, reference_ns: int) -> Replicate:

@@ -84,14 +84,22 @@ class Settings(_Part):
     """How long and how carefully to measure. `replicates` is the least number of processes.
 
     More are run, up to `max_replicates`, while the interval's half-width exceeds `half_width` of
-    the ratio. `profile` asks for the candidate's layers, which one more process times.
+    the ratio. Fewer are, at least 3, where the ratio is clearly above or below `threshold`.
+
+    Attributes:
+        timing_s: Per replicate, for the rounds; warm-up comes before.
+        overtime: So many times `timing_s` may pass until a busy core or a slow model has given
+            enough rounds.
+        profile: One more process times the candidate's layers.
     """
 
     kind: Literal["screening", "strict"] = "screening"
     replicates: int = Field(default=3, ge=2, le=32)
     max_replicates: int = Field(default=5, ge=2, le=32)
     half_width: float = Field(default=0.03, gt=0, le=1)
+    threshold: float | None = Field(default=None, gt=0)
     timing_s: float = Field(default=0.12, gt=0, le=60)
+    overtime: float = Field(default=1.5, ge=1, le=16)
     time_limit_s: float = Field(default=60.0, gt=0, le=3600)
     memory_limit_mb: int = Field(default=4096, ge=64, le=2**20)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -112,11 +120,14 @@ class Settings(_Part):
         return cls(seed=seed)
 
     @classmethod
-    def strict(cls, *, seed: int = 0, profile: bool = False) -> Self:
-        """At least six processes: for the dense model and for what is handed back."""
+    def strict(
+        cls, *, seed: int = 0, threshold: float | None = None, profile: bool = False
+    ) -> Self:
+        """At least six processes: for the dense model and for what is handed back. With a
+        threshold fewer, where they tell on which side of it the ratio is."""
         return cls(
             kind="strict", replicates=6, max_replicates=12, half_width=0.01, timing_s=0.25,
-            time_limit_s=300.0, seed=seed, profile=profile,
+            overtime=4.0, time_limit_s=300.0, seed=seed, threshold=threshold, profile=profile,
         )  # fmt: skip
 
 

@@ -85,14 +85,16 @@ def take(
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
     repeated after a pause: once to screen, as often as there are replicates to be strict. What is
     slow after that is set aside where at least 3 others are left, else the verdict says so. The
-    first error ends the measurement and is its outcome.
+    first error ends the measurement and is its outcome. With a threshold it also ends once the
+    calm replicates tell on which side of it the ratio is; the interval is the usual one.
     """
     deadline = clock() + settings.time_limit_s
     most_repeats = settings.replicates if settings.kind == "strict" else 1
     kept: list[Timed] = []
     calm: list[Timed] = []
     attempts = repeats = 0
-    while not _enough(kept, calm, settings):
+    side: intervals.Side | None = None
+    while side is None and not _enough(kept, calm, settings):
         left = deadline - clock()
         if left <= 0:
             break
@@ -111,6 +113,7 @@ def take(
         kept.append(timed)
         if not is_disturbed:
             calm.append(timed)
+        side = _decided(kept, calm, settings)
     if len(kept) < 2:
         message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"
         return MeasureError(kind="timeout", message=message)
@@ -121,7 +124,8 @@ def take(
     )
     replicates = [t.replicate for t in believed]
     slow = len(believed) - len(calm)
-    return conclude(replicates, settings, noted, kept[0].runtime_version, slow=slow)
+    version = kept[0].runtime_version
+    return conclude(replicates, settings, noted, version, slow=slow, side=side)
 
 
 def _believed(kept: Sequence[Timed], calm: Sequence[Timed]) -> Sequence[Timed]:
@@ -137,6 +141,18 @@ def _enough(kept: Sequence[Timed], calm: Sequence[Timed], settings: Settings) ->
     return found.half_width <= settings.half_width or len(kept) >= settings.max_replicates
 
 
+def _decided(
+    kept: Sequence[Timed], calm: Sequence[Timed], settings: Settings
+) -> intervals.Side | None:
+    """The side of the threshold, at a look: after each replicate from the 3rd to the last but one
+    of the least number."""
+    looks = settings.replicates - _LEAST_CALM
+    is_look = _LEAST_CALM <= len(kept) < settings.replicates and len(calm) >= _LEAST_CALM
+    if settings.threshold is None or not is_look:
+        return None
+    return intervals.decided([t.replicate.ratio for t in calm], settings.threshold, looks)
+
+
 def conclude(
     replicates: Sequence[Replicate],
     settings: Settings,
@@ -144,12 +160,17 @@ def conclude(
     version: str,
     *,
     slow: int = 0,
+    side: intervals.Side | None = None,
 ) -> Measurement:
-    """What the replicates say together, `slow` of which were disturbed."""
+    """What the replicates say together, `slow` of which were disturbed; `side` is that of the
+    threshold where they ended early."""
     found = intervals.ratio_interval([r.ratio for r in replicates])
     candidate = [list(chain.from_iterable(r.candidate_ns)) for r in replicates]
     reference = [list(chain.from_iterable(r.reference_ns)) for r in replicates]
-    verdict, reasons = judge(replicates, found, settings, conditions, slow=slow)
+    is_early = side is not None
+    verdict, reasons = judge(replicates, found, settings, conditions, slow=slow, is_early=is_early)
+    if is_early:
+        reasons = (*reasons, f"stopped early: clearly {side} {settings.threshold:.4g}")
     return Measurement(
         kind=settings.kind,
         replicates=tuple(replicates),
@@ -179,12 +200,14 @@ def judge(
     conditions: Conditions,
     *,
     slow: int = 0,
+    is_early: bool = False,
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict with every reason; the gravest reason decides.
 
     Args:
         slow: replicates that were disturbed. All may agree and still be off: what costs every
             model the same time moves their ratio.
+        is_early: the question was decided before the interval was narrow, which is no fault then.
     """
     problems: list[tuple[Verdict, str]] = []
     iqr = max(_typical_iqr(r.candidate_ns for r in replicates),
@@ -201,7 +224,7 @@ def judge(
         problems.append(("throttled", f"the sentinel was slow in {hot} replicates"))
     if slow > max(hot, len(replicates) // 3):
         problems.append(("throttled", f"the reference model was slow in {slow} replicates"))
-    if found.half_width > settings.half_width:
+    if found.half_width > settings.half_width and not is_early:
         problems.append(("noisy", f"the interval is +-{found.half_width:.1%} wide"))
     verdicts: tuple[Verdict, ...] = ("unstable", "throttled", "noisy")
     found_verdicts = {verdict for verdict, _ in problems}

@@ -81,10 +81,16 @@ class Replicate(_Part):
 
 
 class Conditions(_Part):
-    """How the device was while it measured; None is unknown."""
+    """How the device was while it measured; None is unknown.
+
+    Attributes:
+        environment: kernel and allocator settings, in words: what moves ratios and stays the same
+            from one measurement to the next.
+    """
 
     cores: tuple[NonNegativeInt, ...] = Field(default=(), max_length=1024)
     governor: Text | None = None
+    environment: Text | None = None
     frequency_mhz: PositiveFloat | None = None
     temperature_c: float | None = None
     load: NonNegativeFloat | None = None

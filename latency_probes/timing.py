@@ -9,7 +9,7 @@ sees.
 | round | one block of candidate calls and one of reference calls, in random order |
 | block | one call that is not timed (the other model emptied the caches), then its timed calls |
 | calls per block | so many that about 24 rounds fill the time, between 2 and 20 |
-| rounds | until the time is spent; on a busy core, until 12 rounds or four times the time |
+| rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
 """
 
 import random
@@ -25,7 +25,6 @@ _HALF_WINDOW_NS = 10_000_000
 _ROUNDS = 24
 _LEAST_ROUNDS = 3
 _WANTED_ROUNDS = 12
-_OVERTIME = 4
 _MOST_ROUNDS = 32
 _LEAST_CALLS = 2
 _MOST_CALLS = 20
@@ -85,16 +84,18 @@ def time_pair(
     reference: Call,
     *,
     timing_s: float,
+    overtime: float,
     clock: Clock,
     faults: Clock,
     order: random.Random,
 ) -> PairTiming:
-    """Time two models against each other for about `timing_s` seconds, at least 3 rounds."""
+    """Time two models against each other for about `timing_s` seconds, at least 3 rounds; for up
+    to `overtime` times that while there are few."""
     timing_ns = round(timing_s * 1e9)
     one = _Side(candidate, warm_up(candidate, timing_ns, clock), timing_ns)
     other = _Side(reference, warm_up(reference, timing_ns, clock), timing_ns)
     start = clock()
-    while _goes_on(len(one.rounds), clock() - start, timing_ns):
+    while _goes_on(len(one.rounds), clock() - start, timing_ns, overtime):
         for side in (one, other) if order.random() < 0.5 else (other, one):
             side.block(clock, faults)
     return PairTiming(
@@ -107,10 +108,10 @@ def time_pair(
     )
 
 
-def _goes_on(rounds: int, spent_ns: int, timing_ns: int) -> bool:
+def _goes_on(rounds: int, spent_ns: int, timing_ns: int, overtime: float) -> bool:
     if rounds < _LEAST_ROUNDS:
         return True
-    limit_ns = timing_ns * _OVERTIME if rounds < _WANTED_ROUNDS else timing_ns
+    limit_ns = timing_ns * overtime if rounds < _WANTED_ROUNDS else timing_ns
     return spent_ns < limit_ns and rounds < _MOST_ROUNDS
 
 

@@ -31,20 +31,27 @@ class NewTask:
 
 @dataclass(frozen=True)
 class NewRequest:
-    """A measurement wanted from a device."""
+    """A measurement wanted from a device.
+
+    Attributes:
+        pooled: Any device of the job's pool will do, not just the one that measured the dense
+            model.
+    """
 
     purpose: str
     candidate: Blob
     reference: Blob
     settings: Settings
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
 class SearchSave:
-    """The explorer's state, its tree, and what pollers are shown of it."""
+    """The explorer's state and its tree; with `anew` no other nodes are left."""
 
     state: dict[str, Any]
     rows: Sequence[Mapping[str, Any]]
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ def _save(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
     state, rows = decision.search.state, decision.search.rows
     if not jobs.save_search(unit.session, job.id, job.version, state, progress or {}):
         return False
+    if decision.search.anew:
+        candidates.clear(unit.session, job.id)
     if rows:
         candidates.save(unit.session, job.id, rows)
     return True
@@ -139,7 +148,6 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
 
 def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
     session, job_id, target = unit.session, snapshot.job.id, snapshot.spec.target
-    selector = target.device if snapshot.device is None else f"id:{snapshot.device.id}"
     for new in decision.tasks:
         if new.key not in snapshot.tasks:
             task = tasks.add(session, job_id, new.kind, new.key, new.payload)
@@ -154,7 +162,17 @@ def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
             wanted.purpose,
             skeleton_digest=wanted.candidate.digest,
             reference_digest=wanted.reference.digest,
-            selector=selector,
+            selector=_selector(snapshot, wanted),
             target=target.how,
             settings=wanted.settings,
         )
+
+
+def _selector(snapshot: Snapshot, wanted: NewRequest) -> str:
+    """Who may answer: whom the job names until its dense model is measured, then the device that
+    did it, or its pool. A job that names one device is measured by no other."""
+    named = snapshot.spec.target.device
+    if snapshot.device is None:
+        return named
+    is_alone = named.startswith("id:") or not wanted.pooled
+    return f"{'id' if is_alone else 'pool'}:{snapshot.device.id}"

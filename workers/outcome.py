@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from workers.phases.facts import (
@@ -34,6 +35,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
     onnx = dense if best is None else best.packaged.onnx
     digest = None if best is None else best.chosen.digest
     budget = beta(snapshot)
+    count = len({each.skeleton_digest for each in snapshot.found.values()})
     return {
         "unpruned": best is None,
         "budget_ratio": budget,
@@ -53,9 +55,31 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "runtime": row.target_key.partition("/")[0],
         "runtime_version": row.runtime_version,
         "target": row.target_key,
-        "measured": len({each.skeleton_digest for each in snapshot.found.values()}),
+        "measured": count,
+        "measurements": {
+            "measured": count,
+            "reused": len(snapshot.reused),
+            "from_jobs": sorted(set(snapshot.reused.values())),
+        },
+        "devices": devices_part(snapshot),
         "levels": 0 if best is None else snapshot.spec.search.levels,
     }
+
+
+def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Who measured how much for the job, the first device first; what became of those that were
+    set aside, or that drifted with nobody to take over."""
+    first = dense_measurement(snapshot).device_id
+    counts = Counter(each.device_id for each in snapshot.found.values())
+    names = dict(snapshot.pool.names)
+    if snapshot.device is not None:
+        names[first] = snapshot.device.name
+    told = {device: f"went on alone: {why}" for device, why in snapshot.pool.drifted.items()}
+    told |= {device: f"set aside: {why}" for device, why in snapshot.pool.aside.items()}
+    return [
+        {"id": device, "name": names.get(device), "measured": count, "note": told.get(device)}
+        for device, count in sorted(counts.items(), key=lambda each: (each[0] != first, each[0]))
+    ]
 
 
 def _dense_digest(snapshot: Snapshot) -> str:

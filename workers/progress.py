@@ -17,7 +17,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
 
     Args:
         part: How much of this phase is done, 0 to 1.
-        counts: Replace what the last document said: level, levels, measured, scored, best.
+        counts: Replace what the last document said: level, levels, measured, reused, scored, best.
     """
     starts = [*STARTS.values(), 1.0]
     index = list(STARTS).index(phase)
@@ -28,6 +28,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "level": before.get("level", 0),
         "levels": snapshot.spec.search.levels,
         "measured": before.get("measured", 0),
+        "reused": before.get("reused", 0),
         "scored": before.get("scored", 0),
         "best": before.get("best"),
     }

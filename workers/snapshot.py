@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from jobs.pools import Pool
 from jobs.repository import (
     checks,
     datasets,
@@ -16,6 +17,7 @@ from jobs.repository import (
     jobs,
     measurements,
     models,
+    pools,
     requests,
     tasks,
 )
@@ -23,8 +25,8 @@ from jobs.spec import JobSpec
 from jobs.states import RequestState, TaskState
 from jobs.tables import Check, Dataset, Device, Job, Measurement, Model, Request, Task
 
-# The purpose of the request for the dense model. The device that answers it measures the whole
-# job: ratios of different devices do not compare.
+# The purpose of the request for the dense model. The device that answers it measures the job, and
+# alone what is compared in milliseconds; others of its kind may join it.
 DENSE = "dense"
 
 
@@ -36,7 +38,8 @@ class Snapshot:
         tasks: By key.
         requests: By purpose.
         found: Counted measurements by id.
-        device: The one that measured the dense model, and measures everything after it.
+        device: The one that measured the dense model.
+        pool: The devices that measure the job beside it.
         search_state: What the searching phase saved last.
         check: The last check of the device with this job's target, if there was one.
     """
@@ -49,8 +52,14 @@ class Snapshot:
     requests: Mapping[str, Request]
     found: Mapping[str, Measurement]
     device: Device | None
+    pool: Pool
     search_state: dict[str, Any] | None
     check: Check | None
+
+    @property
+    def reused(self) -> dict[str, str]:
+        """Skeletons whose ratio an earlier job measured, and which job."""
+        return dict((self.search_state or {}).get("reused", {}))
 
     def result(self, key: str) -> dict[str, Any] | None:
         """The result of a finished task, else None."""
@@ -96,6 +105,7 @@ def take(session: Session, job_id: str) -> Snapshot | None:
         requests=asked,
         found=found,
         device=None if dense is None else devices.find(session, dense.device_id),
+        pool=pools.of_job(session, job_id),
         search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
         check=None if dense is None else _check(session, dense),
     )

@@ -33,7 +33,8 @@ def submit(
     ] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="any, id:<id> or label:<key>=<value>.")
+        str | None,
+        typer.Option(help="any, id:<id>, label:<key>=<value> or where:<expression>."),
     ] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime on the device.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,

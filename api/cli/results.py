@@ -53,6 +53,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         told.append(f"accuracy on {result['test_images']} test images")
     if result.get("measured"):
         told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
+    reuse = result.get("measurements") or {}
+    if reuse.get("reused"):
+        told.append(f"{reuse['reused']} reused from {', '.join(reuse['from_jobs'])}")
+    told += [
+        f"{each['name']} {each['note']}" for each in result.get("devices") or () if each["note"]
+    ]
     return told + [str(result[name]) for name in ("device", "runtime") if result.get(name)]
 
 

@@ -38,7 +38,8 @@ def facts(job: "JobView") -> dict[str, str]:
     if progress.get("levels"):
         told["level"] = f"{progress.get('level', 0)} of {progress['levels']}"
     if progress.get("measured"):
-        told["measured"] = f"{progress['measured']} candidates"
+        reused = f", {progress['reused']} of earlier jobs" if progress.get("reused") else ""
+        told["measured"] = f"{progress['measured']} candidates{reused}"
     if best.get("ratio") is not None:
         told["best so far"] = f"{percent(best['ratio'])} of the dense latency"
     if progress.get("seconds_left") is not None:

@@ -19,7 +19,18 @@ function comparison(result) {
     ["Accuracy", percent(result.dense_accuracy, 2), percent(result.accuracy, 2), tested],
     ["Size", bytes(result.dense_bytes), bytes(result.bytes), ""],
   ].filter(([, before, after]) => before !== DASH || after !== DASH);
-  return table("Before and after", ["", "Dense", "Pruned", ""], rows.map(emphasised), "No figures were stored.");
+  return h("div", {},
+    table("Before and after", ["", "Dense", "Pruned", ""], rows.map(emphasised), "No figures were stored."),
+    notes(result).map((note) => h("p", { class: "dim" }, note)));
+}
+
+function notes(result) {
+  const { reused, from_jobs: jobs } = result.measurements ?? {};
+  const devices = (result.devices ?? []).filter((device) => device.note);
+  return [
+    ...(reused ? [`${count(reused)} measurements reused from ${jobs.join(", ")}`] : []),
+    ...devices.map((device) => `${device.name ?? device.id}: ${device.note}`),
+  ];
 }
 
 function emphasised([name, before, after, note]) {

@@ -17,7 +17,7 @@ from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading, Writing
 from api.routes.views import DeviceView, TokenView
 from jobs.columns import utc_now
-from jobs.repository import devices
+from jobs.repository import devices, pools
 from jobs.states import DeviceState
 from latency_probes.messages import Enrolment, EnrolmentReply
 
@@ -82,8 +82,10 @@ def list_devices(request: Request, session: Reading, caller: Reader) -> Response
 
 @router.get("/{device_id}", response_model=DeviceView)
 def read_device(device_id: str, request: Request, session: Reading, caller: Reader) -> Response:
-    """One device: its state, what it is and has, when it was last seen."""
-    return conditional(request, view(session, device_id))
+    """One device: its state, what it is and has, when it was last seen, which jobs it joined in
+    measuring, and why it was refused or set aside."""
+    told = {"pools": pools.of_device(session, device_id)}
+    return conditional(request, view(session, device_id).model_copy(update=told))
 
 
 @router.post("/{device_id}/drain")

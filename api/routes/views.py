@@ -108,7 +108,8 @@ class ArtifactView(_View):
 
 
 class DeviceView(_View):
-    """A device and what it announced about itself."""
+    """A device and what it announced about itself. Read alone it also tells, newest first, which
+    jobs it joined in measuring, and why it was refused or set aside."""
 
     id: str
     name: str
@@ -119,6 +120,7 @@ class DeviceView(_View):
     last_seen: datetime | None
     created_at: datetime
     problem: Document | None
+    pools: list[Document] = []
 
 
 class CheckView(_View):

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.latency import comparisons, repeatability, service
+from benchmarks.latency import comparisons, pools, repeatability, service
 from benchmarks.latency.bench import Bench
 from benchmarks.latency.figures import Figure, table
 from benchmarks.latency.models import ARCHITECTURES, TRAINED, filled_pair, resnet20_pair
@@ -148,6 +148,12 @@ def through_the_service(extent: Extent, say: Callable[[str], None]) -> Found:
     return figures + times + delays, parts | taken
 
 
+def pool_scaling(extent: Extent, say: Callable[[str], None]) -> Found:
+    """One job on 1, 2 and 4 agents that replay."""
+    with service.stack("--no-probe") as running:
+        return pools.scaling(running, extent.candidates, say)
+
+
 def filled_pair_as_skeletons(name: str) -> Any:
     """The dense skeleton of a model, as candidate and reference."""
     pair = filled_pair(name)
@@ -162,6 +168,7 @@ PARTS: dict[str, Callable[[Extent, Callable[[str], None]], Found]] = {
     "interleaving": interleaving,
     "allocator": allocator,
     "service": through_the_service,
+    "pool": pool_scaling,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from jobs.repository.writing import insert_or_replace
@@ -18,6 +18,11 @@ def save(session: Session, job_id: str, nodes: Sequence[Mapping[str, Any]]) -> N
     rows = [{**node, "job_id": job_id} for node in nodes]
     insert_or_replace(session, Candidate, rows)
     session.expire_all()
+
+
+def clear(session: Session, job_id: str) -> None:
+    """Removes all nodes of a job."""
+    session.execute(delete(Candidate).where(Candidate.job_id == job_id))
 
 
 def tree(session: Session, job_id: str) -> Sequence[Candidate]:

@@ -1,5 +1,5 @@
 """What devices found, and the cache that it is: a skeleton's ratio belongs to its digest, target,
-device, runtime version and protocol."""
+device, runtime version and protocol, and to the state in which the device was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
+from jobs.pools import REFERENCE_TOLERANCE
 from jobs.tables import Measurement
+
+# Conditions that move ratios; the others (load, temperature) show in sentinel and reference.
+_FACTS = ("cores", "governor", "environment")
+# What a measurement itself takes for a throttled core.
+_SENTINEL_TOLERANCE = 0.10
+_MOST_LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,11 @@ class Finding:
 def find(session: Session, measurement_id: str) -> Measurement | None:
     """One measurement, with its raw samples."""
     return session.get(Measurement, measurement_id, options=[undefer(Measurement.raw)])
+
+
+def brief(session: Session, measurement_id: str) -> Measurement | None:
+    """One measurement, without its raw samples."""
+    return session.get(Measurement, measurement_id)
 
 
 def of_lease(
@@ -82,38 +94,61 @@ def of_device(session: Session, device_id: str, limit: int) -> Sequence[Measurem
 
 
 def cached(
-    session: Session,
-    skeleton_digest: str,
-    target_key: str,
-    *,
-    reference_digest: str,
-    kind: str,
-    protocol: int,
-    device_id: str | None = None,
-    runtime_version: str | None = None,
+    session: Session, skeleton_digest: str, dense: Measurement, *, kind: str = "screening"
 ) -> Measurement | None:
-    """The newest counted measurement with verdict `ok` that answers the same question, and that
-    was made for a job: those of checks are never used again.
+    """The newest counted measurement of a job (never of a check) with verdict `ok` that answers
+    the same question, and would answer it alike today.
 
     Args:
-        device_id: None takes any device's; likewise `runtime_version`.
+        dense: The job's measurement of the dense model: it tells target, device, versions, and how
+            the device is now.
     """
-    where = [
+    where = (
         Measurement.skeleton_digest == skeleton_digest,
-        Measurement.target_key == target_key,
-        Measurement.reference_digest == reference_digest,
+        Measurement.target_key == dense.target_key,
+        Measurement.reference_digest == dense.reference_digest,
         Measurement.kind == kind,
-        Measurement.protocol == protocol,
+        Measurement.protocol == dense.protocol,
+        Measurement.device_id == dense.device_id,
+        Measurement.runtime_version == dense.runtime_version,
         Measurement.counted,
         Measurement.check_id.is_(None),
         Measurement.verdict == "ok",
-    ]
-    if device_id is not None:
-        where.append(Measurement.device_id == device_id)
-    if runtime_version is not None:
-        where.append(Measurement.runtime_version == runtime_version)
+    )
     newest = (Measurement.created_at.desc(), Measurement.id.desc())
-    return session.scalars(select(Measurement).where(*where).order_by(*newest).limit(1)).first()
+    rows = session.scalars(
+        select(Measurement).where(*where).order_by(*newest).limit(_MOST_LOOKED_AT)
+    )
+    return next((row for row in rows if is_reusable(row, dense)), None)
+
+
+def is_reusable(row: Measurement, dense: Measurement) -> bool:
+    """Whether a device was, when it measured `row`, as it is now: equal facts, and near enough
+    sentinel and reference. What did not record its facts is not reused."""
+    then, now = row.conditions or {}, dense.conditions or {}
+    if then.get("environment") is None or any(then.get(k) != now.get(k) for k in _FACTS):
+        return False
+    name = "sentinel_baseline_ns"
+    is_same_speed = _are_near(then.get(name), now.get(name), _SENTINEL_TOLERANCE)
+    return is_same_speed and _are_near(row.reference_ms, dense.reference_ms, REFERENCE_TOLERANCE)
+
+
+def _are_near(then: float | None, now: float | None, tolerance: float) -> bool:
+    return abs((then or 0) - (now or 0)) <= tolerance * (now or 0)
+
+
+def recent(session: Session, job_id: str, device_id: str, limit: int) -> Sequence[Measurement]:
+    """The last screening measurements of a device in a job that count, oldest first."""
+    where = (
+        Measurement.job_id == job_id,
+        Measurement.device_id == device_id,
+        Measurement.kind == "screening",
+        Measurement.counted,
+        Measurement.reference_ms.is_not(None),
+    )
+    newest = (Measurement.created_at.desc(), Measurement.id.desc())
+    rows = session.scalars(select(Measurement).where(*where).order_by(*newest).limit(limit)).all()
+    return rows[::-1]
 
 
 def count(session: Session, job_id: str | None = None) -> int:

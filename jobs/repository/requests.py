@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from jobs.columns import utc_now
 from jobs.ids import new_id, new_secret
-from jobs.repository import measurements
+from jobs.repository import measurements, pools
 from jobs.repository.measurements import Finding
 from jobs.repository.writing import changed, insert_new
 from jobs.states import RequestState
@@ -65,6 +65,12 @@ def find(session: Session, request_id: str) -> Request | None:
     return session.get(Request, request_id, populate_existing=True)
 
 
+def of_purpose(session: Session, job_id: str, purpose: str) -> Request | None:
+    """The job's request with this purpose."""
+    where = (Request.job_id == job_id, Request.purpose == purpose)
+    return session.scalars(select(Request).where(*where)).first()
+
+
 def pending(session: Session) -> Sequence[Request]:
     """Requests that no device has, oldest first."""
     statement = (
@@ -83,9 +89,13 @@ def for_job(session: Session, job_id: str) -> Sequence[Request]:
 
 
 def open_count(session: Session, job_id: str) -> int:
-    """How many requests of a job have not ended."""
+    """How many requests of a job have not ended; those by which devices join it are left out."""
     open_states = (RequestState.PENDING, RequestState.DISPATCHED)
-    where = (Request.job_id == job_id, Request.state.in_(open_states))
+    where = (
+        Request.job_id == job_id,
+        Request.state.in_(open_states),
+        Request.purpose.not_like(f"{pools.JOIN}%"),
+    )
     return session.scalar(select(func.count()).select_from(Request).where(*where)) or 0
 
 

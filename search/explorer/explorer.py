@@ -5,7 +5,7 @@ inputs and the set of outcomes, never of their order: so its state is just those
 restoring replays them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -213,17 +213,22 @@ class Explorer:
         floors: Mapping[str, int],
         *,
         relax: Relax | None = None,
+        forget: Collection[str] = (),
     ) -> "Explorer":
         """An explorer that goes on exactly where the saved one was.
 
         Sensitivities and staircases travel in the state; graph, scores and floors must be those
         that it was made with.
 
+        Args:
+            forget: Digests whose latency turned out to be wrong: it is outstanding again, and what
+                had followed from it is gone.
+
         Raises:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            return cls._restored(state, graph, scores, floors, relax)
+            return cls._restored(state, graph, scores, floors, relax, forget)
         except (KeyError, TypeError, AttributeError) as error:
             raise ExplorerError(
                 f"state must come from Explorer.state(), but got {error!r}"
@@ -237,6 +242,7 @@ class Explorer:
         scores: Mapping[str, ScoreLike],
         floors: Mapping[str, int],
         relax: Relax | None,
+        forget: Collection[str],
     ) -> "Explorer":
         if state["version"] != VERSION:
             raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
@@ -252,7 +258,7 @@ class Explorer:
         )
         if explorer._given != given:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
-        explorer._replay(state["outcomes"])
+        explorer._replay(state["outcomes"], forget)
         unasked = {tuple(key) for key in state["unasked"]}
         explorer._unasked = [key for key in explorer._unasked if key in unasked]
         if state["stopped"]:
@@ -295,17 +301,19 @@ class Explorer:
         self._open.clear()
         self._unasked.clear()
 
-    def _replay(self, outcomes: Sequence[Mapping[str, Any]]) -> None:
+    def _replay(self, outcomes: Sequence[Mapping[str, Any]], forget: Collection[str]) -> None:
         left = {}
         for row in outcomes:
             fields = {
                 name: value for name, value in row.items() if name not in ("digest", "needs")
             }
             left[row["digest"], row["needs"]] = outcome_from_json(fields)
+        for digest in forget:
+            left.pop((digest, "latency"), None)
         while ready := sorted(self._open & left.keys()):
             for key in ready:
                 self._record(key, left.pop(key))
-        if left:
+        if left and not forget:
             raise ExplorerError(
                 f"state must hold known candidates only, but got {sorted(left)[:3]}"
             )

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from benchmarks.latency import pools
 from benchmarks.latency.figures import Figure, table
 from benchmarks.latency.repeatability import Trials
 from latency_probes.messages import Settings
@@ -68,3 +69,13 @@ def test_neighbour_ends_once_its_parent_is_gone() -> None:
     command = [sys.executable, "-m", "benchmarks.latency.neighbour", "0", "30"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=20, check=True)
     assert done.returncode == 0
+
+
+def test_scaling_of_a_pool_is_told_against_what_its_agents_alone_would_take() -> None:
+    found = {each.name: each.value for each in pools.figures({1: 20.0, 4: 10.0}, 40, 0.5)}
+    assert found == {
+        "1 replay agents: candidates an hour": 7200.0,
+        "1 replay agents: share of the possible": 100.0,
+        "4 replay agents: candidates an hour": 14400.0,
+        "4 replay agents: share of the possible": 50.0,
+    }

@@ -90,13 +90,7 @@ def test_what_a_check_measured_is_its_own_and_never_a_cache(session: Session) ->
     (row,) = measurements.for_check(session, check.id)
     assert (row.job_id, row.ratio, row.raw) == (None, 0.7, GOOD.raw)
     assert [each.id for each in measurements.of_device(session, device.id, 9)] == [row.id]
-    assert (
-        measurements.cached(
-            session, REFERENCE, row.target_key, reference_digest=REFERENCE, kind="screening",
-            protocol=1,
-        )
-        is None
-    )  # fmt: skip
+    assert measurements.cached(session, REFERENCE, row) is None
 
 
 def test_an_ended_check_stays_as_it_ended(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -10,10 +11,16 @@ from sqlalchemy.orm import Session
 from jobs.repository import measurements, requests
 from jobs.repository.measurements import Finding
 from jobs.states import RequestState
-from jobs.tables import Device, Request
+from jobs.tables import Device, Measurement, Request
 from latency_probes.messages import Settings, Target
 from tests.jobs_tests.builders import REFERENCE, SKELETON, at, make_device, make_job, make_request
 
+CONDITIONS = {
+    "cores": [1],
+    "governor": "performance",
+    "environment": "Linux 6.1",
+    "sentinel_baseline_ns": 1000,
+}
 GOOD = Finding(
     runtime_version="1.20",
     protocol=1,
@@ -24,7 +31,7 @@ GOOD = Finding(
     reference_ms=10.0,
     verdict="ok",
     raw={"replicates": [[1, 2], [3, 4]]},
-    conditions={"governor": "performance"},
+    conditions=CONDITIONS,
 )
 BAD = Finding(error_kind="crashed", error_message="signal 11")
 
@@ -183,26 +190,43 @@ class TestResults:
             )
 
 
-class TestCache:
-    def cached(self, session: Session, **question: str | int) -> bool:
-        asked: dict[str, str | int] = {
-            "skeleton_digest": SKELETON,
-            "target_key": Target().key,
-            "reference_digest": REFERENCE,
-            "kind": "screening",
-            "protocol": 1,
-        }
-        found = measurements.cached(session, **(asked | question))  # type: ignore[arg-type]
-        return found is not None
+def dense_now(device: Device, **more: Any) -> Measurement:
+    """The dense model as another job measures it on the device now."""
+    values: dict[str, Any] = {
+        "device_id": device.id,
+        "target_key": Target().key,
+        "reference_digest": REFERENCE,
+        "protocol": 1,
+        "runtime_version": "1.20",
+        "reference_ms": 10.0,
+        "conditions": CONDITIONS,
+    }
+    return Measurement(**(values | more))
 
-    def test_the_same_question_is_answered(self, session: Session) -> None:
-        request, device = assigned(session)
-        answer(session, request, device)
-        assert self.cached(session)
-        assert self.cached(session, device_id=device.id, runtime_version="1.20")
+
+class TestCache:
+    def cached(self, session: Session, device: Device, **now: Any) -> bool:
+        digest, kind = now.pop("skeleton_digest", SKELETON), now.pop("kind", "screening")
+        return (
+            measurements.cached(session, digest, dense_now(device, **now), kind=kind) is not None
+        )
 
     @pytest.mark.parametrize(
-        "question",
+        "now",
+        [
+            {},
+            {"reference_ms": 10.4},
+            {"conditions": CONDITIONS | {"sentinel_baseline_ns": 1090}},
+            {"conditions": CONDITIONS | {"load": 3.0, "temperature_c": 70.0}},
+        ],
+    )
+    def test_the_same_question_is_answered(self, session: Session, now: dict[str, Any]) -> None:
+        request, device = assigned(session)
+        answer(session, request, device)
+        assert self.cached(session, device, **now)
+
+    @pytest.mark.parametrize(
+        "now",
         [
             {"skeleton_digest": "c" * 64},
             {"reference_digest": "c" * 64},
@@ -211,22 +235,52 @@ class TestCache:
             {"protocol": 2},
             {"device_id": "dev_other"},
             {"runtime_version": "1.21"},
+            {"reference_ms": 10.6},
+            {"reference_ms": 9.4},
+            {"conditions": CONDITIONS | {"governor": "powersave"}},
+            {"conditions": CONDITIONS | {"governor": None}},
+            {"conditions": CONDITIONS | {"cores": [0]}},
+            {"conditions": CONDITIONS | {"environment": "Linux 6.2"}},
+            {"conditions": CONDITIONS | {"sentinel_baseline_ns": 1120}},
+            {"conditions": CONDITIONS | {"sentinel_baseline_ns": 0}},
+            {"conditions": None},
         ],
     )
-    def test_another_question_is_not(
-        self, session: Session, question: dict[str, str | int]
+    def test_another_question_or_another_state_of_the_device_is_not(
+        self, session: Session, now: dict[str, Any]
     ) -> None:
         request, device = assigned(session)
         answer(session, request, device)
-        assert not self.cached(session, **question)
+        assert not self.cached(session, device, **now)
 
-    @pytest.mark.parametrize("finding", [BAD, replace(GOOD, verdict="noisy")])
-    def test_only_good_measurements_answer(self, session: Session, finding: Finding) -> None:
+    @pytest.mark.parametrize(
+        "finding",
+        [
+            BAD,
+            replace(GOOD, verdict="noisy"),
+            replace(GOOD, conditions={"governor": "performance", "cores": [1]}),
+        ],
+        ids=["error", "noisy", "without facts"],
+    )
+    def test_only_good_measurements_with_facts_answer(
+        self, session: Session, finding: Finding
+    ) -> None:
         request, device = assigned(session)
         answer(session, request, device, finding)
-        assert not self.cached(session)
+        assert not self.cached(session, device)
+        assert not self.cached(session, device, conditions=finding.conditions)
+
+    def test_an_older_one_answers_where_the_newest_does_not_fit(self, session: Session) -> None:
+        request, device = assigned(session)
+        answer(session, request, device)
+        later = make_request(session, make_job(session))
+        held = requests.assign(session, later.id, device.id, at(60), 30)
+        assert held is not None
+        answer(session, held, device, replace(GOOD, reference_ms=20.0))
+        assert self.cached(session, device)
+        assert self.cached(session, device, reference_ms=20.0)
 
     def test_what_is_not_counted_does_not_answer(self, session: Session) -> None:
         request, device = assigned(session)
         answer(session, request, device, token="0" * 40)
-        assert not self.cached(session)
+        assert not self.cached(session, device)

@@ -65,7 +65,12 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
         ({"finetune": {"momentum": 1}}, "finetune.momentum must be < 1, but got 1"),
         (
             {"target": {"device": "phone"}},
-            "target.device must be any, id:<id> or label:<name>=<value>, but got 'phone'",
+            "target.device must be any, id:<id>, label:<name>=<value> or where:<expression>, "
+            "but got 'phone'",
+        ),
+        (
+            {"target": {"device": "where:cores >"}},
+            "target.device must have a number, a text or a word at character 8",
         ),
         ({"target": {"batch_size": 5000}}, "target.batch_size must be <= 4096, but got 5000"),
     ],

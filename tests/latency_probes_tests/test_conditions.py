@@ -13,6 +13,7 @@ def test_a_full_machine_is_read(tmp_path: Path) -> None:
     root = _root(
         tmp_path,
         {
+            "proc/sys/kernel/osrelease": "6.1.0-rpi7\n",
             "proc/loadavg": "1.25 0.5 0.1 2/300 4000\n",
             "proc/meminfo": "MemTotal: 4194304 kB\nMemAvailable: 2097152 kB\n",
             frequency + "scaling_governor": "performance\n",
@@ -28,6 +29,7 @@ def test_a_full_machine_is_read(tmp_path: Path) -> None:
         55.5,
     )
     assert (found.load, found.memory_available_mb, found.cores) == (1.25, 2048, (3,))
+    assert (found.environment or "").startswith("Linux 6.1.0-rpi7 MALLOC_MMAP_THRESHOLD_=33554432")
 
 
 def test_a_bare_machine_is_unknown(tmp_path: Path) -> None:

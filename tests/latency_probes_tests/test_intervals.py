@@ -63,6 +63,53 @@ def test_t_quantiles_are_those_of_the_published_table() -> None:
         intervals.student_t95(0)
 
 
+def test_t_quantiles_at_any_level_are_exact() -> None:
+    for degrees in range(1, 32):
+        assert intervals.student_t(degrees, 0.05) == pytest.approx(
+            intervals.student_t95(degrees), abs=6e-4
+        )
+    assert intervals.student_t(2, 0.01) == pytest.approx(9.9248, abs=1e-4)
+    assert intervals.student_t(5, 0.001) == pytest.approx(6.8688, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "threshold", "side"),
+    [
+        ([0.500, 0.501, 0.502], 0.6, "below"),
+        ([0.500, 0.501, 0.502], 0.4, "above"),
+        ([0.500, 0.501, 0.502], 0.505, None),
+        ([0.6, 0.6, 0.6], 0.6, None),
+        ([0.5, 0.5, 0.5], 0.6, "below"),
+    ],
+)
+def test_side_of_a_threshold_is_told_only_beyond_doubt(
+    ratios: list[float], threshold: float, side: str | None
+) -> None:
+    assert intervals.decided(ratios, threshold, looks=3) == side
+
+
+def test_more_looks_make_each_of_them_stricter() -> None:
+    ratios = [0.500, 0.505, 0.510]
+    reach = intervals.student_t(2, 0.05 / 3) * 0.0099 / math.sqrt(3)
+    threshold = 0.505 * math.exp(0.9 * reach)
+    assert intervals.decided(ratios, threshold, looks=1) == "below"
+    assert intervals.decided(ratios, threshold, looks=3) is None
+
+
+def errs(random_: random.Random, looks: int, alpha_shared_by: int) -> bool:
+    """Whether looking after the 3rd, 4th ... of replicates that lie on the threshold decides."""
+    ratios = [0.6 * math.exp(random_.gauss(0, 0.01)) for _ in range(2 + looks)]
+    return any(
+        intervals.decided(ratios[: 3 + look], 0.6, looks=alpha_shared_by) for look in range(looks)
+    )
+
+
+def test_looking_repeatedly_does_not_raise_the_error() -> None:
+    random_, trials = random.Random(0), 2000
+    assert sum(errs(random_, 3, 3) for _ in range(trials)) / trials <= 0.05
+    assert sum(errs(random_, 3, 1) for _ in range(trials)) / trials > 0.07
+
+
 def test_a_spread_counts_outliers_and_keeps_them() -> None:
     found = intervals.spread([*range(100, 200), 5000])
     assert (found.count, found.outliers, found.min_ns) == (101, 1, 100)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from latency_probes import intervals
 from latency_probes.messages import MeasureError, Settings
 from latency_probes.replicates import Sentinel, take
 from latency_probes.samples import Conditions, Measurement, Replicate
@@ -76,6 +77,49 @@ def test_disagreeing_replicates_take_the_most_and_are_noisy() -> None:
 
 def test_strict_takes_at_least_six() -> None:
     assert len(_measured(FakeDevice(replicate()).take(Settings.strict())).replicates) == 6
+
+
+def _agreeing(*candidates: int) -> FakeDevice:
+    return FakeDevice(*(replicate(each, 100_000) for each in candidates))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "reason"),
+    [(0.65, "stopped early: clearly below 0.65"), (0.55, "stopped early: clearly above 0.55")],
+)
+def test_a_clear_case_ends_after_three_replicates(threshold: float, reason: str) -> None:
+    device = _agreeing(59_900, 60_000, 60_100)
+    found = _measured(device.take(Settings.strict(threshold=threshold)))
+    assert (len(found.replicates), found.verdict, found.reasons) == (3, "ok", (reason,))
+    plain = intervals.ratio_interval([each.ratio for each in found.replicates])
+    assert (found.ratio_low, found.ratio_high) == (plain.low, plain.high)
+
+
+def test_a_case_that_clears_up_ends_then() -> None:
+    device = _agreeing(60_000, 62_000, 61_000, 61_000, 61_000, 61_000)
+    found = _measured(device.take(Settings.strict(threshold=0.58)))
+    assert len(found.replicates) == 4
+    assert found.reasons == ("stopped early: clearly above 0.58",)
+
+
+def test_a_case_that_stays_open_takes_them_all() -> None:
+    device = _agreeing(59_900, 60_000, 60_100, 59_900, 60_000, 60_100)
+    found = _measured(device.take(Settings.strict(threshold=0.6)))
+    assert (len(found.replicates), found.reasons) == (6, ())
+
+
+def test_an_early_end_hides_no_other_trouble() -> None:
+    restless = replicate(600).model_copy(update={"warm": False})
+    found = _measured(FakeDevice(restless).take(Settings.strict(threshold=0.9)))
+    assert found.verdict == "unstable"
+    assert found.reasons[-1] == "stopped early: clearly below 0.9"
+
+
+def test_disturbed_replicates_decide_nothing() -> None:
+    device = FakeDevice(*[_with_sentinel(200)] * 8, _with_sentinel(100))
+    found = _measured(device.take(Settings.strict(threshold=0.9), _settled_sentinel(*[100] * 30)))
+    assert len(device.limits) == 6 + 2 + 3  # repeated, kept though disturbed, calm
+    assert (len(found.replicates), found.conditions.repeated) == (3, 8)
 
 
 def test_an_error_is_the_outcome() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from latency_probes import timing
+from latency_probes.messages import Settings
 
 MS = 1_000_000
 
@@ -13,7 +14,8 @@ MS = 1_000_000
 class FakeTime:
     """A clock that moves only when a model is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.screening()
         self.now_ns = 0
         self.faults = 0
         self.calls: list[str] = []
@@ -32,7 +34,8 @@ class FakeTime:
         return timing.time_pair(
             candidate,
             reference,
-            timing_s=0.12,
+            timing_s=self.settings.timing_s,
+            overtime=self.settings.overtime,
             clock=lambda: self.now_ns,
             faults=lambda: self.faults,
             order=random.Random(0),
@@ -93,14 +96,31 @@ def test_slow_models_are_still_timed_in_three_rounds(fake: FakeTime) -> None:
     assert [len(block) for block in found.candidate_ns] == [2, 2, 2]
 
 
-def test_a_busy_core_gets_overtime_for_its_rounds(fake: FakeTime) -> None:
+def test_a_busy_core_gets_overtime_for_its_rounds() -> None:
     def disturbed(n: int) -> int:
-        return 9 * MS if n > 30 and n % 5 == 0 else MS
+        return 30 * MS if n > 50 and n % 5 == 0 else MS
 
+    fake = FakeTime(Settings.strict())
     found = fake.time(fake.model("c", disturbed), fake.model("r", disturbed))
     assert len(found.candidate_ns) >= 12
-    assert timing._goes_on(11, 479 * MS, 120 * MS)
-    assert not timing._goes_on(11, 480 * MS, 120 * MS)
+    assert timing._goes_on(11, 479 * MS, 120 * MS, 4.0)
+    assert not timing._goes_on(11, 480 * MS, 120 * MS, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "limit_ms"), [(0.1, 500), (1, 600), (5, 800), (10, 1000), (50, 5000)]
+)
+def test_screening_of_a_10_ms_model_is_timed_for_a_second_at_most(
+    latency_ms: float, limit_ms: float
+) -> None:
+    settings = Settings.screening()
+    spent_ms = 0.0
+    for _ in range(settings.replicates):
+        fake = FakeTime(settings)
+        model = fake.model("c", lambda n: round(latency_ms * MS))
+        fake.time(model, fake.model("r", lambda n: round(latency_ms * MS)))
+        spent_ms += fake.now_ns / MS
+    assert spent_ms <= limit_ms
 
 
 def test_fast_models_give_no_more_samples_than_a_message_holds(fake: FakeTime) -> None:

@@ -81,7 +81,7 @@ def measured(
         candidate=_summary(candidate_ns),
         reference=_summary(reference_ns),
         verdict="ok",
-        conditions=Conditions(cores=(0,)),
+        conditions=Conditions(cores=(0,), environment="Linux 6.1"),
         runtime_version="1",
     )
 

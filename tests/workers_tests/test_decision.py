@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jobs import status
@@ -9,6 +11,7 @@ from jobs.errors import IllegalTransition
 from jobs.repository import candidates, events, jobs, requests
 from jobs.spec import BudgetSpec, DatasetSpec, JobSpec, ModelSpec
 from jobs.states import JobState, RequestState
+from jobs.tables import Device
 from latency_probes.messages import Settings
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.nets import HERE
@@ -78,6 +81,21 @@ def test_first_requests_go_to_the_devices_that_the_job_names(bench: Bench) -> No
     apply(bench.context, look(bench, job_id), Decision(requests=(REQUEST,)))
     (request,) = look(bench, job_id).requests.values()
     assert request.selector == "label:room=lab"
+
+
+@pytest.mark.parametrize(
+    ("named", "selectors"),
+    [("any", ["id:dev_1", "pool:dev_1"]), ("id:dev_1", ["id:dev_1", "id:dev_1"])],
+)
+def test_later_requests_go_to_the_first_device_or_to_its_pool(
+    bench: Bench, named: str, selectors: list[str]
+) -> None:
+    job_id = add_job(bench, device=named)
+    snapshot = replace(look(bench, job_id), device=Device(id="dev_1"))
+    pooled = replace(REQUEST, purpose="screening:b", pooled=True)
+    apply(bench.context, snapshot, Decision(requests=(REQUEST, pooled)))
+    asked = look(bench, job_id).requests
+    assert [asked[each].selector for each in ("screening:a", "screening:b")] == selectors
 
 
 def test_transition_that_another_worker_made_first_writes_nothing(

@@ -147,6 +147,14 @@ def test_plans_measured_on_the_device_for_an_earlier_job_are_not_asked_again(
     )
     assert workshop.requests(second, "screening") == []
     assert workshop.requests(second, "strict") != []
-    chosen = workshop.snapshot(second).search_state or {}
+    snapshot = workshop.snapshot(second)
+    chosen = (snapshot.search_state or {})["chosen"]
     result = workshop.job(finished.job_id).result or {}
-    assert chosen["chosen"][0]["digest"] == result["plan_digest"]
+    assert chosen[0]["digest"] == result["plan_digest"]
+    assert set(snapshot.reused.values()) == {finished.job_id}
+    assert (snapshot.job.progress or {})["reused"] == len(snapshot.reused)
+    assert result["measurements"] == {
+        "measured": result["measured"], "reused": 0, "from_jobs": []
+    }  # fmt: skip
+    (device,) = result["devices"]
+    assert (device["id"], device["note"]) == (finished.device_id, None)

@@ -32,6 +32,11 @@ REPORT: dict[str, Any] = {
         "dense_bytes": 2000,
         "bytes": 1000,
         "plan_digest": "p" * 64,
+        "measurements": {"measured": 12, "reused": 3, "from_jobs": ["job_0"]},
+        "devices": [
+            {"id": "dev_1", "name": "board", "measured": 10, "note": None},
+            {"id": "dev_2", "name": "other", "measured": 2, "note": "set aside: it drifted"},
+        ],
     },
     "measurement": {
         "device": "dev_1",
@@ -121,6 +126,14 @@ def test_levels_finer_than_the_device_resolves_are_noted() -> None:
 
 def test_result_over_the_budget_is_said_to_be() -> None:
     assert "not wholly within the budget" in report_page(changed(result={"within_budget": False}))
+
+
+def test_devices_and_reused_measurements_are_told() -> None:
+    page = report_page(REPORT)
+    assert "<td>other</td><td>2</td><td>set aside: it drifted</td>" in page
+    assert "3 ratios were reused from job_0" in page
+    everything = changed(result={"measurements": {"measured": 12, "reused": 0, "from_jobs": []}})
+    assert "Everything was measured for this job." in report_page(everything)
 
 
 def test_unknown_conditions_are_shown_as_unknown() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from jobs.pools import Pool
 from jobs.repository import devices, jobs, requests, skeletons
+from jobs.repository.pools import JOIN
 from jobs.selectors import Selector
 from jobs.states import JobState
 from jobs.tables import Device, Request
 from latency_probes.messages import MeasureRequest, Settings, Target, Workload
+from workers.collector.pooling import invite, pools_of
 from workers.collector.streams import Streams
 from workers.context import Context
 
 IN_FLIGHT = 2
+ALONE = Pool()
 
 
 def dispatch(context: Context, streams: Streams) -> int:
@@ -25,7 +30,8 @@ def dispatch(context: Context, streams: Streams) -> int:
     with context.read() as session:
         pending, unsent = requests.pending(session), requests.unsent(session)
         present, loads = devices.present(session), requests.loads(session)
-    placed = place(pending, present, loads)
+        pools = pools_of(session, pending, present)
+    placed = place(pending, present, loads, pools)
     if placed:
         with context.unit() as unit:
             now, lease_s = context.clock(), context.settings.request_lease_s
@@ -36,18 +42,27 @@ def dispatch(context: Context, streams: Streams) -> int:
         unsent = [*unsent, *(request for request in assigned if request is not None)]
     for request in unsent:
         send(context, streams, request)
-    _explain(context, pending, present)
+    invite(context, [each for each in pending if each.id not in placed], present)
+    _explain(context, pending, present, pools)
     return len(unsent)
 
 
 def place(
-    pending: Sequence[Request], present: Sequence[Device], loads: Mapping[str, int]
+    pending: Sequence[Request],
+    present: Sequence[Device],
+    loads: Mapping[str, int],
+    pools: Mapping[str | None, Pool] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Which request goes to which device, oldest first, at most two at a time on each."""
+    """Which request goes to which device, oldest first, at most two at a time on each.
+
+    Args:
+        pools: Of the jobs that are measured by several devices, by job.
+    """
     load = {device.id: loads.get(device.id, 0) for device in present}
     placed = {}
     for request in pending:
-        able = [d for d in present if can_run(d, request) and load[d.id] < IN_FLIGHT]
+        pool = pools.get(request.job_id, ALONE)
+        able = [d for d in present if load[d.id] < IN_FLIGHT and can_run(d, request, pool)]
         if able:
             device = min(able, key=lambda d: (load[d.id], d.id))
             load[device.id] += 1
@@ -55,9 +70,14 @@ def place(
     return placed
 
 
-def can_run(device: Device, request: Request) -> bool:
+def can_run(device: Device, request: Request, pool: Pool = ALONE) -> bool:
     """Whether the selector accepts the device and it announced the runtime and provider."""
-    if not Selector.parse(request.selector).accepts(device.id, device.labels):
+    selector = Selector.parse(request.selector)
+    if selector.kind == "pool":
+        is_accepted = pool.serves(device.id, selector.name)
+    else:
+        is_accepted = selector.accepts(device.id, device.labels, device.capabilities)
+    if not is_accepted:
         return False
     runtimes: Mapping[str, Any] = device.capabilities.get("runtimes", {})
     runtime = runtimes.get(request.target["runtime"])
@@ -94,12 +114,21 @@ def _workload(context: Context, digest: str, *, inline: bool) -> Workload:
     return Workload.of(context.store.get(row.location, sha256=digest))
 
 
-def _explain(context: Context, pending: Sequence[Request], present: Sequence[Device]) -> None:
-    """Says at each job which device it waits for, or that it waits no more."""
+def _explain(
+    context: Context,
+    pending: Sequence[Request],
+    present: Sequence[Device],
+    pools: Mapping[str | None, Pool],
+) -> None:
+    """Says at each job which device it waits for, or that it waits no more. No job waits for one
+    that was asked to join."""
     waiting = {
         request.job_id: missing(request)
         for request in pending
-        if not any(can_run(device, request) for device in present)
+        if not request.purpose.startswith(JOIN)
+        and not any(
+            can_run(device, request, pools.get(request.job_id, ALONE)) for device in present
+        )
     }
     with context.read() as session:
         news = [
@@ -115,8 +144,12 @@ def _explain(context: Context, pending: Sequence[Request], present: Sequence[Dev
 
 def missing(request: Request) -> str:
     """What a job waits for, in words."""
-    target = request.target
-    which = "any device" if request.selector == "any" else f"a device that is {request.selector}"
+    target, selector = request.target, Selector.parse(request.selector)
+    which = "any device" if selector.kind == "any" else f"a device that is {selector}"
+    if selector.kind == "where":
+        which = f"a device where {selector.name}"
+    if selector.kind == "pool":
+        which = f"a device that is id:{selector.name}, or of its pool,"
     return (
         f"{which} that is online and offers {target['runtime']} with {target['provider']} "
         f"on {target['threads']} thread(s)"

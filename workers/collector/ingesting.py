@@ -19,6 +19,7 @@ from latency_probes.messages import (
     Report,
     parse_report,
 )
+from workers.collector.pooling import observe
 from workers.collector.streams import Entry
 from workers.context import Unit
 
@@ -73,6 +74,8 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
     )
     if counted and is_worth_another_try(result, is_check=request.check_id is not None):
         requests.reopen(unit.session, request.id)
+    elif counted and request.job_id is not None:
+        observe(unit, request, request.job_id, device_id, now)
     if (
         counted
         and request.job_id

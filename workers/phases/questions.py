@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from jobs.repository import measurements
 from jobs.states import TaskState
 from jobs.tables import Measurement
 from latency_probes.messages import Settings
-from latency_probes.samples import PROTOCOL
-from search.explorer import Candidate, Explorer, Failed, Measured, Scored, SearchConfig
+from search.explorer import Candidate, Explorer, Failed, Measured, Node, Scored, SearchConfig
+from search.explorer.outcomes import read_outcome
 from search.plan import Plan
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
@@ -23,13 +24,18 @@ STRICT = "strict"
 
 
 class Questions:
-    """What is known about the plans of one job at one moment, and how to ask for more."""
+    """What is known about the plans of one job at one moment, and how to ask for more.
+
+    Attributes:
+        reused: Skeletons whose ratio an earlier job measured, and which job.
+    """
 
     def __init__(self, context: Context, library: Library, snapshot: Snapshot) -> None:
         self._context, self._library, self._snapshot = context, library, snapshot
         self._reference = prepared_result(snapshot).dense_skeleton
         self._dense = dense_measurement(snapshot)
         self._blobs: dict[str, Blob] = {}
+        self.reused: dict[str, str] = {}
 
     def outcome(self, candidate: Candidate) -> Measured | Scored | Failed | None:
         """What is known of a candidate; None while it is open."""
@@ -43,11 +49,30 @@ class Questions:
         purpose = f"{kind}:{blob.digest}"
         if purpose not in self._snapshot.requests and kind == SCREENING:
             row = self._cached(blob)
-            return None if row is None else as_outcome(row)
+            if row is None or row.job_id is None:
+                return None
+            self.reused[blob.digest] = row.job_id
+            return as_outcome(row)
         if not self._snapshot.ended(purpose):
             return None
         row = self._snapshot.measurement(purpose)
         return Failed("abandoned", "no device measured it") if row is None else as_outcome(row)
+
+    def withdrawn(self, nodes: Iterable[Node]) -> list[str]:
+        """The digests of nodes whose latency is not what counts now: it was measured by a device
+        that had drifted, and is asked again or has been answered anew."""
+        return [
+            node.digest
+            for node in nodes
+            if node.latency is not None and self._counts_otherwise(node)
+        ]
+
+    def _counts_otherwise(self, node: Node) -> bool:
+        purpose = f"{SCREENING}:{self.blob(node.plan).digest}"
+        if purpose not in self._snapshot.requests:
+            return False
+        found = self.latency(node.plan, SCREENING)
+        return found is None or read_outcome("latency", found) != node.latency
 
     def strict(self, plan: Plan) -> Measured | Failed | None:
         """The ratio of the plan's skeleton by a strict measurement for this job."""
@@ -70,12 +95,16 @@ class Questions:
         payload = {"plan": json.loads(candidate.plan.to_json())}
         return NewTask("score", f"score:{candidate.digest}", payload)
 
-    def request(self, plan: Plan, kind: str) -> NewRequest:
-        """The request that measures the plan's skeleton."""
+    def request(self, plan: Plan, kind: str, *, budget: float | None = None) -> NewRequest:
+        """The request that measures the plan's skeleton; a strict one ends as soon as it is clear
+        whether the plan meets the budget."""
         blob = self.blob(plan)
-        make = Settings.strict if kind == STRICT else Settings.screening
-        settings = make(seed=self._snapshot.spec.search.seed)
-        return NewRequest(f"{kind}:{blob.digest}", blob, self._reference, settings)
+        seed = self._snapshot.spec.search.seed
+        settings = Settings.screening(seed=seed)
+        if kind == STRICT:
+            settings = Settings.strict(seed=seed, threshold=budget)
+        purpose, pooled = f"{kind}:{blob.digest}", kind == SCREENING
+        return NewRequest(purpose, blob, self._reference, settings, pooled=pooled)
 
     def blob(self, plan: Plan) -> Blob:
         """The plan's skeleton, derived and stored once in this call."""
@@ -97,16 +126,7 @@ class Questions:
 
     def _cached(self, blob: Blob) -> Measurement | None:
         with self._context.read() as session:
-            return measurements.cached(
-                session,
-                blob.digest,
-                self._dense.target_key,
-                reference_digest=self._reference.digest,
-                kind=SCREENING,
-                protocol=PROTOCOL,
-                device_id=self._dense.device_id,
-                runtime_version=self._dense.runtime_version,
-            )
+            return measurements.cached(session, blob.digest, self._dense)
 
 
 def search_config(snapshot: Snapshot) -> SearchConfig:

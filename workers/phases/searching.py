@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,8 +31,10 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Tells what is known, asks for what is new, and moves on once finalists are confirmed."""
     graph = library.graph(snapshot.model)
     scores = library.scores(prepared_result(snapshot).scores)
-    explorer = open_explorer(snapshot, graph, scores)
     questions = Questions(context, library, snapshot)
+    explorer = open_explorer(snapshot, graph, scores)
+    if withdrawn := questions.withdrawn(explorer.nodes()):
+        explorer = open_explorer(snapshot, graph, scores, forget=withdrawn)
     while not explorer.done and questions.tell_and_ask(explorer):
         pass
     if snapshot.job.stop_requested:
@@ -49,13 +51,17 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
                 if each.needs == "latency"
             ),
         )
-    return with_explorer(decision, snapshot, explorer, questions)
+    return with_explorer(decision, snapshot, explorer, questions, anew=bool(withdrawn))
 
 
 def open_explorer(
-    snapshot: Snapshot, graph: PruningGraph, scores: Mapping[str, Tensor]
+    snapshot: Snapshot,
+    graph: PruningGraph,
+    scores: Mapping[str, Tensor],
+    forget: Collection[str] = (),
 ) -> Explorer:
-    """The explorer where it stood, or a new one on the first call."""
+    """The explorer where it stood, or a new one on the first call. The latencies of the plans in
+    `forget` are asked again."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
     searched = graph.searched(blocks=spec.blocks)
     widths = {group.name: group.width for group in searched}
@@ -67,7 +73,7 @@ def open_explorer(
     floors = relax(0)
     if snapshot.search_state is not None:
         state = snapshot.search_state["explorer"]
-        return Explorer.restore(state, graph, scores, floors, relax=relax)
+        return Explorer.restore(state, graph, scores, floors, relax=relax, forget=forget)
     config = search_config(snapshot)
     return Explorer(config, graph, scores, floors, relax=relax, sensitivity=sensitivity)
 
@@ -100,7 +106,9 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
         return spare.none_left(tried) if tried else nothing_found(snapshot)
     confirmed, unmeasured = shortlist(ranked, questions, budget, wanted)
     if unmeasured:
-        requests = tuple(questions.request(node.plan, STRICT) for node in unmeasured)
+        requests = tuple(
+            questions.request(node.plan, STRICT, budget=budget) for node in unmeasured
+        )
         return Decision(requests=requests, progress=progress(snapshot, "searching", 0.95))
     if tried and not confirmed:
         return spare.none_left(tried)
@@ -177,18 +185,26 @@ def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any])
 
 
 def with_explorer(
-    decision: Decision, snapshot: Snapshot, explorer: Explorer, questions: Questions
+    decision: Decision,
+    snapshot: Snapshot,
+    explorer: Explorer,
+    questions: Questions,
+    *,
+    anew: bool = False,
 ) -> Decision:
-    """The decision, with the explorer's state, its tree and its progress."""
+    """The decision, with the explorer's state, its tree and its progress; `anew` takes those nodes
+    from the stored tree that are not in the explorer's."""
     shown = explorer.progress()
     counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
     part = shown["measured"] / max(shown["measured"] + shown["remaining"], 1)
-    state = (snapshot.search_state or {}) | {"explorer": explorer.state()}
+    reused = snapshot.reused | questions.reused
+    counts["reused"] = len(reused)
+    state = (snapshot.search_state or {}) | {"explorer": explorer.state(), "reused": reused}
     state |= decision.search.state if decision.search else {}
     is_news = counts["level"] > (snapshot.job.progress or {}).get("level", 0)
     return replace(
         decision,
-        search=SearchSave(state, [row(node, questions) for node in explorer.nodes()]),
+        search=SearchSave(state, [row(node, questions) for node in explorer.nodes()], anew),
         progress=(decision.progress or progress(snapshot, "searching", 0.9 * part)) | counts,
         events=(*decision.events, *((("level", counts),) if is_news else ())),
     )

@@ -2,7 +2,7 @@
 
 | symbol | meaning |
 |---|---|
-| excess | how much slower true weights are than the skeleton: final over strict bound, >= 1 |
+| excess | how much slower true weights are than the skeleton: final over strict ratio, >= 1 |
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def excess(snapshot: Snapshot, tried: Sequence[Chosen], questions: Questions) ->
 def _excess(snapshot: Snapshot, chosen: Chosen, questions: Questions) -> float:
     final = snapshot.measurement(final_purpose(chosen.digest))
     strict = questions.strict(chosen.to_plan())
-    if final is None or final.ratio_high is None or not isinstance(strict, Measured):
+    if final is None or final.ratio is None or not isinstance(strict, Measured):
         return 1.0
-    return max(1.0, final.ratio_high / strict.ratio_high)
+    return max(1.0, final.ratio / strict.ratio)
 
 
 def untried(explorer: Explorer, tried: Sequence[Chosen], budget: float) -> list[Node]:

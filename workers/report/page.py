@@ -34,6 +34,8 @@ def report_page(report: Mapping[str, Any]) -> str:
         _table(("", "dense", "result"), [*_comparison(result), *_first_use(report)]),
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
+        _table(("device", "measurements", ""), _devices(result)),
+        f"<p>{escape(_reused(result['measurements']))}</p>",
     ]
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
@@ -118,6 +120,21 @@ def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         yield name.replace("_", " "), str(measurement[name])
     for name, value in sorted((measurement["conditions"] or {}).items()):
         yield name.replace("_", " "), "unknown" if value is None else str(value)
+
+
+def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    for device in result["devices"]:
+        yield device["name"] or device["id"], str(device["measured"]), device["note"] or ""
+
+
+def _reused(measurements: Mapping[str, Any]) -> str:
+    if not measurements["reused"]:
+        return "Everything was measured for this job."
+    earlier = ", ".join(measurements["from_jobs"])
+    return (
+        f"{measurements['measured']} models were measured for this job, and "
+        f"{measurements['reused']} ratios were reused from {earlier}: the device was then as now."
+    )
 
 
 def _widths(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:

@@ -24,6 +24,11 @@ RESULT = {
     "device": "local",
     "runtime": "onnxruntime",
     "measured": 42,
+    "measurements": {"measured": 42, "reused": 7, "from_jobs": ["job_1"]},
+    "devices": [
+        {"id": "dev_1", "name": "local", "measured": 40, "note": None},
+        {"id": "dev_2", "name": "shelf", "measured": 2, "note": "set aside: it drifted"},
+    ],
     "levels": 5,
     "unpruned": False,
 }
@@ -32,6 +37,7 @@ PROGRESS = {
     "level": 2,
     "levels": 5,
     "measured": 31,
+    "reused": 7,
     "scored": 12,
     "best": {"ratio": 0.71, "loss": 0.3},
     "fraction": 0.4,

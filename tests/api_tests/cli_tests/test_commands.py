@@ -282,7 +282,7 @@ def test_a_terminal_sees_the_progress_drawn_in_place(
     assert secateur("jobs", "watch", job) == 4
     cancelling.join()
     shown = capsys.readouterr().out
-    assert "31 candidates" in shown
+    assert "31 candidates, 7 of earlier jobs" in shown
     assert "cancelled" in shown
 
 

@@ -10,12 +10,13 @@ import httpx
 from api.auth import AccessSettings
 from api.broker import device_url
 from jobs.columns import utc_now
-from jobs.repository import devices
+from jobs.repository import devices, jobs, pools, requests
 from latency_probes.messages import Capabilities, Enrolment, EnrolmentReply, RuntimeInfo
 from tests.api_tests.rest_tests.conftest import Start
-from tests.api_tests.rest_tests.rows import new_device
+from tests.api_tests.rest_tests.rows import new_device, new_job
 from tests.api_tests.rest_tests.service import Service
 from tests.api_tests.rest_tests.test_problems import problem
+from tests.jobs_tests.builders import make_request
 
 CAPABILITIES = Capabilities(
     cpu="a processor",
@@ -128,3 +129,20 @@ def test_an_unknown_device_is_404(service: Service) -> None:
     problem(service.client.get("/v1/devices/dev_none"), 404, "not-found")
     for verb in ("drain", "resume", "revoke"):
         problem(service.client.post(f"/v1/devices/dev_none/{verb}"), 404, "not-found")
+
+
+def test_device_read_alone_tells_what_became_of_it_in_pools(service: Service) -> None:
+    device_id, _ = new_device(service)
+    job_id, data = new_job(service), {"reason": "it drifted", "asked_again": 3}
+    with service.rows() as session:
+        device = devices.find(session, device_id)
+        job = jobs.find(session, job_id)
+        assert device is not None
+        assert job is not None
+        request = make_request(session, job, pools.join_purpose(device_id))
+        requests.assign(session, request.id, device_id, utc_now(), 30.0)
+        pools.note(session, job_id, pools.ASIDE, device, data, utc_now())
+    (told,) = service.client.get(f"/v1/devices/{device_id}").json()["pools"]
+    assert (told["job"], told["kind"], told["reason"]) == (job_id, "device_aside", "it drifted")
+    (listed,) = service.client.get("/v1/devices").json()["items"]
+    assert listed["pools"] == []

@@ -67,6 +67,26 @@ def test_a_restored_explorer_looks_like_the_saved_one_at_every_moment() -> None:
             explorer.tell(candidate, device.answer(candidate))
 
 
+def test_forgotten_latency_is_asked_again_and_the_tree_ends_as_if_it_had_never_been_told() -> None:
+    device, wrong = Device(), Measured(0.55, 0.54, 0.56, None)
+    expected = outcome_of_search(drive(make(), device))
+    explorer = make()
+    asked = explorer.ask()
+    spoilt = asked[0].digest
+    for candidate in asked:
+        is_spoilt = candidate.digest == spoilt
+        explorer.tell(candidate, wrong if is_spoilt else device.answer(candidate))
+    for _ in range(3):
+        for candidate in explorer.ask():
+            explorer.tell(candidate, device.answer(candidate))
+    state = json.loads(json.dumps(explorer.state()))
+    again = Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax, forget=[spoilt])
+    (candidate,) = again.outstanding()
+    assert candidate.key == (spoilt, "latency")
+    again.tell(candidate, device.answer(candidate))
+    assert outcome_of_search(drive(again, device)) == expected
+
+
 def test_losses_do_not_hold_up_measurements() -> None:
     explorer, device = make(), Device()
     losses = []

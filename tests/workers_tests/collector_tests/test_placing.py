@@ -52,6 +52,8 @@ def test_oldest_request_comes_first_and_does_not_block_the_next() -> None:
         ("label:room=lab", True),
         ("label:room=attic", False),
         ("label:floor=1", False),
+        ("where:cores >= 2 and labels.room = lab", True),
+        ("where:runtimes.onnxruntime", False),
     ],
 )
 def test_selector_chooses_the_device(selector: str, fits: bool) -> None:
@@ -83,3 +85,7 @@ def test_what_is_missing_is_said_in_words() -> None:
         "any device that is online and offers replay with CPUExecutionProvider on 1 thread(s)"
     )
     assert missing(request("r", "label:room=lab")).startswith("a device that is label:room=lab")
+    assert missing(request("r", "pool:a")).startswith(
+        "a device that is id:a, or of its pool, that"
+    )
+    assert missing(request("r", "where:cores >= 4")).startswith("a device where cores >= 4 that")

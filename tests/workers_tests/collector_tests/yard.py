@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
@@ -82,7 +83,7 @@ class Yard:
                 reference_digest=digest,
                 selector=selector,
                 target=Target(**({"runtime": "replay"} | target)),
-                settings=Settings(),
+                settings=Settings.strict() if purpose == "dense" else Settings(),
                 now=self.bench.now,
             ).id
 
@@ -97,6 +98,16 @@ class Yard:
         if found is None:
             raise LookupError(request_id)
         return found
+
+    def held(self, device_id: str) -> Sequence[Request]:
+        """What the device was given and has not answered, oldest first."""
+        with self.context.read() as session:
+            return requests.dispatched(session, device_id)
+
+    def purposes(self) -> list[str]:
+        """What the job has asked for, oldest first."""
+        with self.context.read() as session:
+            return [each.purpose for each in requests.for_job(session, self.job_id)]
 
     def look_at_device(self, device_id: str) -> Device:
         with self.context.read() as session:
