@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
+from search.graph.inlining import in_line
 from search.graph.recurring import shapes_at_once
 from search.graph.refusals import refusal
 from search.tensors import shell_of
@@ -155,6 +156,7 @@ def _described(program: ExportedProgram) -> Exported:
         elif spec.target in program.constants:
             constants[name] = program.constants[spec.target]
     graph_module = program.graph_module
+    in_line(graph_module)
     return Exported(
         graph_module,
         sources,
