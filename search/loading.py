@@ -35,6 +35,8 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
         name: _resized(name, tensors.get(name), shape)
         for name, shape in document["tensors"].items()
     }
+    if document.get("form") == "graph":
+        model = copy_with(model, _integers(tensors, Path(weights_path)))
     pruned = copy_with(model, resized)
     set_attributes(pruned, document["modules"])
     if document.get("form") == "graph":
@@ -116,16 +118,32 @@ def _resized(name: str, tensor: Tensor | None, shape: list[int]) -> Tensor:
     return tensor.detach().new_zeros(shape)
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _integers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The vectors of integers in the file, as far as they fit: an index of units tells groups."""
+    known = {name: t for name, t in tensors.items() if t.ndim and not t.is_floating_point()}
+    weights = _read_weights(path) if known else {}
+    return {
+        name: weights[name]
+        for name, tensor in known.items()
+        if name in weights
+        and (weights[name].shape, weights[name].dtype) == (tensor.shape, tensor.dtype)
+    }
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"{path} must be a readable safetensors file, but got: {error}"
         ) from None
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    weights = _read_weights(path)
     wanted = model.state_dict(keep_vars=True)
     given = {id(wanted[name]) for name in weights if name in wanted}
     missing = [name for name, value in wanted.items() if id(value) not in given]

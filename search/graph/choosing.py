@@ -1,12 +1,14 @@
 """Which dimension carries the units where a reshape leaves a choice: heads or head dimensions.
 
-The best guess comes first; where it freezes, the next one is tried, and the walk that lets the
-most multiply-accumulates go is kept.
+The best guess comes first; where it freezes, the next one is tried, of convolutions, of reshapes
+and of both, and the walk that lets the most multiply-accumulates go is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from torch import fx
@@ -16,10 +18,12 @@ from search.graph.costs import Kept, mac_products
 from search.graph.exporting import Exported
 from search.graph.grouping import Grouping, form_groups
 from search.graph.labels import FIXED
-from search.graph.propagation import Propagation, propagate
+from search.graph.propagation import Propagation, operator_name, propagate
 from search.graph.rules.table import RULES
 
 ROUNDS = 3
+
+Choices: TypeAlias = Mapping[fx.Node, int]
 
 
 def analysed(
@@ -32,25 +36,45 @@ def analysed(
         aliases: name of a parameter -> the first name of the same tensor.
         rules: operator -> rule.
     """
-    choices: dict[fx.Node, int] = {}
-    found = propagate(exported, aliases, rules)
-    grouping = form_groups(found)
-    best, least = found, _left(found, grouping, exported)
-    for _ in range(ROUNDS):
-        flips = _frozen_choices(found, grouping, choices)
-        if not flips:
-            break
-        choices |= flips
+
+    def walk(choices: Choices) -> _Walk:
         found = propagate(exported, aliases, rules, choices)
         grouping = form_groups(found)
-        left = _left(found, grouping, exported)
-        if left < least:
-            best, least = found, left
-    return best
+        return _Walk(choices, found, grouping, _left(found, grouping, exported))
+
+    best = last = walk({})
+    for _ in range(ROUNDS):
+        flips = _frozen_choices(last.found, last.grouping, last.choices)
+        if not flips:
+            break
+        last = min((walk({**last.choices, **part}) for part in _parts(flips)), key=_left_over)
+        best = min(best, last, key=_left_over)
+    return best.found
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """What one set of choices leads to, and what is left then: see `_left`."""
+
+    choices: Choices
+    found: Propagation
+    grouping: Grouping
+    left: tuple[int, int]
+
+
+def _left_over(walk: _Walk) -> tuple[int, int]:
+    return walk.left
+
+
+def _parts(flips: Choices) -> list[Choices]:
+    """All flips; where there are convolutions and reshapes among them, those of each too."""
+    convolutions = {node: n for node, n in flips.items() if operator_name(node).startswith("conv")}
+    reshapes = {node: n for node, n in flips.items() if node not in convolutions}
+    return [flips, convolutions, reshapes] if convolutions and reshapes else [flips]
 
 
 def _frozen_choices(
-    found: Propagation, grouping: Grouping, choices: Mapping[fx.Node, int]
+    found: Propagation, grouping: Grouping, choices: Choices
 ) -> dict[fx.Node, int]:
     """The next alternative of every node whose units ended up frozen."""
     frozen = _in_group(grouping, "frozen")
@@ -61,11 +85,12 @@ def _frozen_choices(
     }
 
 
-def _left(found: Propagation, grouping: Grouping, exported: Exported) -> int:
-    """The multiply-accumulates that are left when all groups go that may."""
-    kept = ~(_in_group(grouping, "prunable") | _in_group(grouping, "approximate"))
+def _left(found: Propagation, grouping: Grouping, exported: Exported) -> tuple[int, int]:
+    """The multiply-accumulates that are left when all groups go that may, and half of each."""
+    gone = _in_group(grouping, "prunable") | _in_group(grouping, "approximate")
     products = mac_products(found, dynamic=exported.dynamic)
-    return sum(product.at(kept) for product in products)
+    all_gone, half = ~gone, ~gone | (grouping.unit_of % 2 == 0)
+    return sum(p.at(all_gone) for p in products), sum(p.at(half) for p in products)
 
 
 def _in_group(grouping: Grouping, status: str) -> Kept:

@@ -34,6 +34,7 @@ class Exported:
         graph_module: the ATen graph; its placeholders are parameters, buffers, constants, inputs.
         sources: placeholder -> parameter or buffer, as the state dict names it.
         constants: placeholder -> a tensor that no state dict holds.
+        integers: placeholder -> a parameter or buffer of integers, as the model holds it.
         inputs: the placeholders of the model's inputs, in order.
         outputs: how the model's outputs are nested.
         dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
@@ -44,6 +45,7 @@ class Exported:
     graph_module: torch.fx.GraphModule
     sources: Mapping[str, str]
     constants: Mapping[str, Tensor]
+    integers: Mapping[str, Tensor]
     inputs: tuple[str, ...]
     outputs: pytree.TreeSpec
     dynamic: bool
@@ -146,6 +148,7 @@ def _quiet() -> Iterator[None]:
 def _described(program: ExportedProgram) -> Exported:
     sources: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
+    integers: dict[str, Tensor] = {}
     inputs: list[str] = []
     for spec in program.graph_signature.input_specs:
         name = spec.arg.name
@@ -153,6 +156,8 @@ def _described(program: ExportedProgram) -> Exported:
             inputs.append(name)
         elif spec.target in program.state_dict:
             sources[name] = spec.target
+            if is_integer(program.state_dict[spec.target]):
+                integers[name] = program.state_dict[spec.target]
         elif spec.target in program.constants:
             constants[name] = program.constants[spec.target]
     graph_module = program.graph_module
@@ -161,6 +166,7 @@ def _described(program: ExportedProgram) -> Exported:
         graph_module,
         sources,
         constants,
+        integers,
         tuple(inputs),
         program.call_spec.out_spec,
         _is_dynamic(graph_module, inputs),
@@ -178,3 +184,8 @@ def _is_dynamic(graph_module: torch.fx.GraphModule, inputs: Sequence[str]) -> bo
 def is_symbol(size: int | torch.SymInt) -> bool:
     """A size that stayed free; a symbol that the model has pinned to one value is not."""
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+
+
+def is_integer(value: Tensor) -> bool:
+    """Neither decimal nor complex nor of truths."""
+    return not (value.is_floating_point() or value.is_complex() or value.dtype is torch.bool)

@@ -37,12 +37,14 @@ class Labels:
         axes: one axis per dimension.
         batch: the dimensions that hold the batch.
         weight: the value is computed from parameters alone.
+        known: the integers themselves, where they are computed from constants alone.
     """
 
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
     batch: frozenset[int] = frozenset()
     weight: bool = False
+    known: Atoms | None = None
 
     def axis(self, dim: int) -> Axis:
         """The axis of `dim`, which may be negative."""

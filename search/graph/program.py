@@ -83,8 +83,9 @@ class Program:
             body: taken over, not copied.
             kept: atom -> whether it stays, shape (atoms,).
         """
-        graph = shrunk(self.exported.graph_module.graph, self.found, kept)
-        dense, left = _read(self.exported.graph_module.graph), _read(graph)
+        made = shrunk(self.exported.graph_module.graph, self.found, kept)
+        dense, left = _read(self.exported.graph_module.graph), _read(made.graph)
+        left |= made.replaced & self.exported.integers.keys()
         tensors = named_tensors(body)
         before, after = (
             {id(tensors[source]) for name, source in self.exported.sources.items() if name in read}
@@ -93,7 +94,8 @@ class Program:
         drop_unread(body, before - after, after)
         constants = self.exported.constants_for(named_tensors(whole))
         constants = {name: constant for name, constant in constants.items() if name in left}
-        return PrunedGraph(graph, body, self.exported, self._cut(constants, kept))
+        constants = self._cut(constants, kept) | dict(made.indices)
+        return PrunedGraph(made.graph, body, self.exported, constants)
 
     def _cut(self, constants: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         """Constants of which units take their part: a fixed filter per channel, say."""

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from search.graph.call import Call, Outcome, Rule
 from search.graph.exporting import BATCH, Exported, is_symbol
+from search.graph.knowing import with_known
 from search.graph.labels import FREE, Atoms, Axis, Effect, Labels, fixed, freeze_all, total
 from search.graph.rules.table import POINTWISE, RULES
 
@@ -84,13 +85,15 @@ def propagate(
     found = Propagation()
     for node in exported.graph_module.graph.nodes:
         if node.op == "placeholder":
-            found.values[node] = (_placeholder(node, exported, aliases, found),)
+            labels = _placeholder(node, exported, aliases, found)
+            found.values[node] = with_known(node, [labels], found.values, exported)
             found.held = found.atoms
         elif node.op == "output":
             found.effects.append(_output(node, found))
         elif node.op == "call_function":
             outputs, effect = _visit(node, exported, found, rules, choices.get(node, 0))
-            found.values[node] = tuple(_settled(labels, found) for labels in outputs)
+            settled = [_settled(labels, found) for labels in outputs]
+            found.values[node] = with_known(node, settled, found.values, exported)
             found.effects.append(effect)
             for choice in effect.choices:
                 found.choices[node] = choice

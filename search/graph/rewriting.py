@@ -2,7 +2,8 @@
 
 Sizes are read off the labels: a dimension of a node's output becomes as long as its axis has kept
 atoms. A size that the batch takes part in is scaled by the same share. A block that is gone
-leaves its shortcut, and its nodes are not copied. Knows no parameters.
+leaves its shortcut, and its nodes are not copied. An index of units becomes a constant of its own.
+Knows no parameters.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from search.graph.costs import Kept
-from search.graph.labels import FIXED, Axis, Labels
+from search.graph.labels import FIXED, Atoms, Axis, Labels
 from search.graph.propagation import Block, Propagation, operator_name
 
 Arguments = dict[str, Any]
@@ -25,7 +28,22 @@ Arguments = dict[str, Any]
 _CHECKS = ("_assert", "sym_constrain")
 
 
-def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> fx.Graph:
+@dataclass(frozen=True)
+class Shrunk:
+    """A rewritten graph.
+
+    Attributes:
+        graph: placeholders keep their names; those that nothing reads are gone.
+        indices: placeholder that is new -> its value, an index of units.
+        replaced: placeholders of the constants that these replace.
+    """
+
+    graph: fx.Graph
+    indices: Mapping[str, Tensor]
+    replaced: frozenset[str]
+
+
+def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> Shrunk:
     """The graph that computes the same with only the atoms in `kept`.
 
     Args:
@@ -37,7 +55,8 @@ def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> fx.Graph:
     rewriter = _Rewriter(found, kept)
     for node in program.nodes:
         rewriter.copy(node)
-    return rewriter.graph
+    replaced = frozenset(rewriter.drop_replaced())
+    return Shrunk(rewriter.graph, rewriter.indices, replaced)
 
 
 class _Rewriter:
@@ -45,6 +64,7 @@ class _Rewriter:
 
     def __init__(self, found: Propagation, kept: Kept) -> None:
         self.graph = fx.Graph()
+        self.indices: dict[str, Tensor] = {}
         self._found, self._kept = found, kept
         self._copies: dict[fx.Node, fx.Node] = {}
         self._removed = {block.add: block for block in found.blocks if not kept[block.atom]}
@@ -62,6 +82,14 @@ class _Rewriter:
             self.graph.output(fx.map_arg(node.args[0], self._copies.__getitem__))
         elif node.op == "call_function" and not operator_name(node).startswith(_CHECKS):
             self._copies[node] = self._call(node)
+
+    def drop_replaced(self) -> Iterator[str]:
+        """Forget the constants that only an index read, which has others now; their names."""
+        for node, place in self._copies.items():
+            is_known = any(labels.known is not None for labels in self.labels(node))
+            if place.op == "placeholder" and is_known and not place.users:
+                self.graph.erase_node(place)
+                yield node.name
 
     def _is_unread(self, node: fx.Node) -> bool:
         """Whether nothing reads a parameter or constant, or only blocks that are gone did."""
@@ -93,6 +121,15 @@ class _Rewriter:
     def _made(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> fx.Node:
         return self.graph.create_node("call_function", target, args, kwargs, name=node.name)
 
+    def moved(self, node: fx.Node, axis: Atoms, known: Atoms) -> fx.Node:
+        """The index of those units that stay, among those that stay."""
+        stays = (axis == FIXED) | self._kept[axis]
+        places = np.cumsum(stays) - 1
+        place = self.graph.placeholder(f"{node.name}_units")
+        chosen = known % len(axis)
+        self.indices[place.name] = torch.from_numpy(places[chosen[stays[chosen]]])
+        return place
+
     def scaled(self, size: Any, axis: Axis) -> Any:
         """The size of a dimension after pruning; -1 and sizes without units stay."""
         if axis is None or (isinstance(size, int) and size < 0):
@@ -122,7 +159,7 @@ class _Sizes:
     """What the rule of one operator is told: old labels, and ways to new sizes."""
 
     def __init__(self, rewriter: _Rewriter, node: fx.Node, old: Mapping[str, Any]) -> None:
-        self._rewriter, self._old = rewriter, old
+        self._rewriter, self._node, self._old = rewriter, node, old
         self.outputs = rewriter.labels(node)
 
     def input(self, name: str) -> Labels | None:
@@ -130,6 +167,19 @@ class _Sizes:
         node = self._old[name]
         found = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
         return found[0] if found else None
+
+    def item(self, name: str, place: int) -> Labels | None:
+        """The labels of a tensor in a list."""
+        node = self._old[name][place]
+        return next(iter(self._rewriter.labels(node)), None)
+
+    def moved(self, name: str, dim: int, index: Labels | None) -> fx.Node | None:
+        """A new index of the units along a dimension; None where the old one will do."""
+        x = self.input(name)
+        axis = None if x is None or x.weight else x.axes[dim]
+        if axis is None or not self.shrinks(axis) or index is None or index.known is None:
+            return None
+        return self._rewriter.moved(self._node, axis, index.known)
 
     def scaled(self, sizes: Sequence[Any], out: Labels, start: int) -> list[Any]:
         """The sizes of the dimensions of `out` from `start` on.
@@ -231,6 +281,23 @@ def _narrow(sizes: _Sizes, given: Arguments) -> Arguments | None:
     return given | {"start": first, "length": sizes.count(axis, start + length) - first}
 
 
+def _index_select(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """An index of constants picks the units that stay."""
+    dim = given["dim"] % len(sizes.outputs[0].shape)
+    moved = sizes.moved("self", dim, sizes.input("index"))
+    return None if moved is None else given | {"index": moved}
+
+
+def _index(sizes: _Sizes, given: Arguments) -> Arguments | None:
+    """The same, of one dimension among several."""
+    listed = list(given["indices"])
+    places = [dim for dim, item in enumerate(listed) if item is not None]
+    moved = sizes.moved("self", places[0], sizes.item("indices", places[0]))
+    if len(places) > 1 or moved is None:
+        return None
+    return given | {"indices": [*listed[: places[0]], moved, *listed[places[0] + 1 :]]}
+
+
 def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
     """Conv groups that have lost all their rows are gone."""
     weight, groups = sizes.input("weight"), given.get("groups", 1)
@@ -277,6 +344,9 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         yield f"conv_transpose{rank}d", _convolution
     yield "convolution", _convolution
     yield "group_norm", _group_norm
+    for name in ("_unsafe_index", "index"):
+        yield name, _index
+    yield "index_select", _index_select
     yield "narrow", _narrow
     yield "reshape", _by_output("shape")
     yield "scaled_dot_product_attention", _attention

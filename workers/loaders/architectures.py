@@ -112,6 +112,7 @@ def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
 
 
 def _from_pytorchcv(name: str, kwargs: dict[str, Any]) -> Any:
+    declare_operators()  # some of its models are built on torchvision
     provider = _library("pytorchcv.model_provider", "pytorchcv")
     try:
         return provider.get_model(name, pretrained=False, **kwargs)

@@ -40,13 +40,18 @@ def select(call: Call) -> Outcome:
 
 
 def index(call: Call) -> Outcome:
-    """x[:, i, j]: the indexed dimensions become those of the index, the others go through."""
+    """x[:, i, j]: the indexed dimensions become those of the index, the others go through.
+
+    Where one dimension is indexed by constants, its units are moved.
+    """
     x = call.first
     given: list[Labels | None] = [
         item if isinstance(item, Labels) else None for item in call["indices"]
     ]
     given += [None] * (len(x.shape) - len(given))
     places = [dim for dim, item in enumerate(given) if item is not None]
+    if len(places) == 1 and (moved := _moved(x, places[0], given[places[0]])) is not None:
+        return call.give((*x.axes[: places[0]], moved, *x.axes[places[0] + 1 :]))
     rest = [axis for axis, item in zip(x.axes, given, strict=True) if item is None]
     effect = total(freeze(x.axes[dim], LOOKED_UP) for dim in places)
     adjacent = places == list(range(places[0], places[-1] + 1))
@@ -64,11 +69,24 @@ def _broadcast(values: list[Labels]) -> tuple[list[Axis], Effect]:
 
 
 def index_select(call: Call) -> Outcome:
-    """Also `take` along one dimension: only that dimension is looked up."""
+    """Also `take` along one dimension: only that dimension is looked up, or moved by constants."""
     x, dim, chosen = call.first, call.dim(), call["index"]
+    if (moved := _moved(x, dim, chosen)) is not None:
+        return call.give((*x.axes[:dim], moved, *x.axes[dim + 1 :]))
     picked = chosen.axes[0] if chosen.axes else None
     axes = (*x.axes[:dim], picked, *x.axes[dim + 1 :])
     return call.give(axes, freeze(x.axes[dim], LOOKED_UP))
+
+
+def _moved(x: Labels, dim: int, index: Labels | None) -> Axis:
+    """The atoms that an index of constants picks, which need not be that many; else None.
+
+    Rows of a table are looked up: they are no units.
+    """
+    axis = x.axes[dim]
+    if axis is None or x.weight or index is None or index.known is None:
+        return None
+    return axis[index.known] if index.known.ndim == 1 and index.known.size > 1 else None
 
 
 def gather(call: Call) -> Outcome:
