@@ -16,6 +16,7 @@ from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
+from search.graph.deadline import Deadline
 from search.graph.doubling import everything_in_float64
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
@@ -56,7 +57,8 @@ def trace(
     Args:
         model: any traceable module, in any mode and dtype; it is not touched.
         example_inputs: tensors with a leading batch dimension.
-        time_limit_s: checked between steps; the export alone is one step.
+        time_limit_s: checked between steps, each of which is taken to last as long as the longest
+            before it; the export alone is one step.
         rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
             freezes groups, it cannot break a pruned model.
         clock: seconds that only ever grow.
@@ -66,11 +68,7 @@ def trace(
             sparse or quantized tensors, no parameters at all), its output does not depend on its
             parameters, or the inputs are not tensors.
     """
-    end = clock() + time_limit_s
-
-    def expired() -> bool:
-        return clock() >= end
-
+    expired = Deadline(time_limit_s, clock)
     check_model(model)
     try:
         return _traced(model, example_inputs, rules, expired)

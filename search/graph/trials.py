@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -28,6 +28,7 @@ from search.plan import Plan, best_of
 from search.surgery import prune
 from search.tensors import copy_with, named_tensors
 
+LATE = "unverified: the time limit was reached first"
 TOLERANCE = 1e-8
 TINY = 1e-300
 SLAB = 2**24  # numbers
@@ -77,6 +78,7 @@ class NumberTrial:
         alone: try the first example alone, which costs half as much; whatever goes wrong with it
             is tried again with both.
         watched: tell the influence.
+        expired: tells that the time is over; asked before every forward.
 
     Attributes:
         influence: group -> the influence of the units kept in a trial that went well.
@@ -92,6 +94,7 @@ class NumberTrial:
         *,
         alone: bool = False,
         watched: bool = True,
+        expired: Callable[[], bool] = bool,
     ) -> None:
         redraw(graph.model, seed, scale)
         self.influence: dict[str, float] = {}
@@ -100,7 +103,7 @@ class NumberTrial:
         self._reference = Reference(exported, found)
         self._blocks = [block.atom for block in found.blocks]
         self._tensors = named_tensors(graph.model)
-        self._watched = watched
+        self._watched, self._expired = watched, expired
         self._first = first_examples(graph.dynamic_batch, graph.example_inputs) if alone else None
 
     def problem(self, names: Sequence[str]) -> str | None:
@@ -108,6 +111,8 @@ class NumberTrial:
         if self._first is not None:
             if self._holds(names, self._first):
                 return None
+            if self._expired():
+                return LATE
             self._first = None
         return self._problem(names, self._graph.example_inputs)
 
@@ -123,7 +128,7 @@ class NumberTrial:
             pruned = outputs_of(prune(self._graph.model, self._graph, plan), inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
-        return self._compare(names, plan, inputs, pruned)
+        return LATE if self._expired() else self._compare(names, plan, inputs, pruned)
 
     def dense_error(self) -> float:
         """How far the model itself is from its exported graph, with nothing cut."""
@@ -149,6 +154,8 @@ class NumberTrial:
             return f"the pruned model is off by {off:.1e}"
         del expected
         if self._watched and not self.influence.keys() >= set(names):
+            if self._expired():
+                return LATE
             kept[self._blocks] = True  # one that is gone changes nothing
             largest = _largest_per_group(self._changes(kept), self._graph)
             self.influence |= {name: largest[name] for name in names}

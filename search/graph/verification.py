@@ -20,13 +20,13 @@ from search.graph.exporting import Exported
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import TOLERANCE, NumberTrial, ShapeTrial
+from search.graph.trials import LATE, TOLERANCE, NumberTrial, ShapeTrial
 
 CONTROL = 100
 ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
 
-LATE = "unverified: the time limit was reached first"
+GRAPH_ONLY = "unverified: only an exported graph can lose its units, and this one cannot"
 BESIDE = "unverified: the exported graph cannot lose the units of"
 IDLE = "unverified: the output does not depend on its units"
 
@@ -106,9 +106,11 @@ def _settle_units(
 
     Groups that the user's own class cannot lose, because its forward holds constants, are tried
     once more on the exported graph. Which ones these are is only asked by families, the groups of
-    repeated blocks, because it costs nothing but the class.
+    repeated blocks, because it costs nothing but the class; of some it is known beforehand.
     """
-    own = verify(graph, exported, found, expired, family=family, briefly=True)
+    known = {group.name: GRAPH_ONLY for group in graph.prunable if group.form == "graph"}
+    rest = frozen_by(graph, known)
+    own = known | verify(rest, exported, found, expired, family=family, briefly=True)
     if not _refused(own):
         return frozen_by(graph, own)
     if NumberTrial(graph, exported, found, 0, alone=True).dense_error() > UNLIKE:
@@ -120,7 +122,7 @@ def _settle_units(
     )
     whole = verify(as_graph, exported, found, expired)
     if len(_refused(whole)) > len(own):
-        return frozen_by(graph, verify(graph, exported, found, expired))
+        return frozen_by(rest, verify(rest, exported, found, expired))
     groups = tuple(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
@@ -174,9 +176,8 @@ def verify(
     if shapes.possible:
         names = halving.keep(names, shapes.problem)
     if briefly and halving.reasons:
-        halving.keep(
-            names, NumberTrial(graph, exported, found, 0, alone=True, watched=False).problem
-        )
+        trial = NumberTrial(graph, exported, found, 0, alone=True, watched=False, expired=expired)
+        halving.keep(names, trial.problem)
         return halving.reasons
     proven: set[str] = set(trusted)
     for seed in range(ROUNDS + EXTRA_ROUNDS):
@@ -185,7 +186,7 @@ def verify(
             break
         scale = 0.5 ** max(0, seed - ROUNDS + 1)
         alone = bool(trusted) or seed != 1
-        trial = NumberTrial(graph, exported, found, seed, scale, alone=alone)
+        trial = NumberTrial(graph, exported, found, seed, scale, alone=alone, expired=expired)
         trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}

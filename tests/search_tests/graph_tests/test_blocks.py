@@ -24,8 +24,8 @@ from search.graph.exporting import batch_of_two, export
 from search.graph.partial import NO_PROGRAM
 from search.graph.program import Program, PrunedGraph
 from search.graph.redrawing import double_copy
-from search.graph.trials import random_plan
-from search.graph.verification import LATE, verify_blocks
+from search.graph.trials import LATE, random_plan
+from search.graph.verification import verify_blocks
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import load_pruned, plan_document, prune

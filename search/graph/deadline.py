@@ -1,0 +1,30 @@
+"""When to stop: before a step that would end too late. Knows clocks, and nothing of pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Deadline:
+    """Tells whether the time is over, or will be before the next step is done.
+
+    A step is what happens between two questions; the next one is taken to last as long as the
+    longest so far. What happens before the first question is no step.
+
+    Args:
+        time_limit_s: seconds from now.
+        clock: seconds that only ever grow.
+    """
+
+    def __init__(self, time_limit_s: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._end = clock() + time_limit_s
+        self._last: float | None = None
+        self._longest_s = 0.0
+
+    def __call__(self) -> bool:
+        now = self._clock()
+        if self._last is not None:
+            self._longest_s = max(self._longest_s, now - self._last)
+        self._last = now
+        return now + self._longest_s >= self._end
