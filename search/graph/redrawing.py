@@ -6,9 +6,11 @@ At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
 from search.tensors import copy_with
@@ -30,8 +32,18 @@ def quiet_copy(model: nn.Module) -> nn.Module:
 
 
 def double_copy(model: nn.Module) -> nn.Module:
-    """A `quiet_copy` in float64."""
-    return quiet_copy(model).double()
+    """A `quiet_copy` in float64, with the tensors that modules keep as plain attributes."""
+    copied = quiet_copy(model).double()
+    for module in copied.modules():
+        for name, value in vars(module).items():
+            if not name.startswith("_") and isinstance(value, Tensor | list | tuple | dict):
+                vars(module)[name] = pytree.tree_map(_double, value)
+    return copied
+
+
+def _double(value: Any) -> Any:
+    is_decimal = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if is_decimal else value
 
 
 def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:

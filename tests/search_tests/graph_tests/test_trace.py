@@ -244,3 +244,23 @@ def test_a_model_that_makes_tensors_in_float32_is_analysed_in_float64() -> None:
     graph = trace(Single(), image())
     assert [group.status for group in graph.groups] == ["prunable", "frozen"]
     assert torch.get_default_dtype() is torch.float32
+
+
+class Attribute(nn.Module):
+    """Keeps a tensor of single precision that is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.offsets = [torch.linspace(0, 1, 6)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.first(x).relu() * self.offsets[0].sum())
+        return logits
+
+
+def test_tensors_that_a_module_keeps_as_attributes_are_analysed_in_float64() -> None:
+    model = Attribute()
+    graph = trace(model, (torch.randn(2, 3),))
+    assert [group.status for group in graph.groups] == ["prunable", "frozen"]
+    assert model.offsets[0].dtype is torch.float32
