@@ -240,6 +240,15 @@ def _spread(target: Any, args: Any, kwargs: Any) -> Any:
     return (spread, mean) if name.endswith("_mean") else spread
 
 
+def _weight_norm(target: Any, args: Any, kwargs: Any) -> Tensor:
+    """g · v / |v|, the norm over what is present in all dimensions but one."""
+    v, g, dim = _bound(target, args, kwargs)
+    others = [place for place in range(v.ndim) if place != dim]
+    norm = v.square().nan_to_num(0.0).sum(others, keepdim=True).sqrt()
+    value: Tensor = v * (g / norm)
+    return value
+
+
 def _softmax(target: Any, args: Any, kwargs: Any) -> Tensor:
     x = args[0]
     rest = x.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
@@ -319,6 +328,7 @@ _RULES: Mapping[str, Callable[[Any, Any, Any], Any]] = {
     **dict.fromkeys(("amin", "min"), _smallest),
     **dict.fromkeys(("_softmax", "softmax"), _softmax),
     **dict.fromkeys(("constant_pad_nd", "pad"), _pad),
+    "_weight_norm": _weight_norm,
     "batch_norm": _batch_norm,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,

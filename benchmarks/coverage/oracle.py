@@ -3,15 +3,15 @@
 Imports nothing of the library's verification. Two independent ways, both in float64 on redrawn
 weights: the dense module with the columns that read removed units zeroed (or their inputs, where
 a convolution computes its weights anew), which is exact for groups that no norm or mean runs over;
-and, where that does not apply, the dense graph with the
-removed units absent (see `absence`).
+and, where that does not apply, the dense graph with the removed units absent (see `absence`), or
+with everything that belongs to them zero where norms and means are said to count them.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.coverage.absence import AbsentUnits
-from benchmarks.coverage.plans import other_plan
+from benchmarks.coverage.absence import NAN, AbsentUnits
+from benchmarks.coverage.plans import ALL, EXACT, other_plan
 from benchmarks.coverage.redraw import noise, redrawn, shaken, tensors_of
 from search import Plan, PruningGraph
 
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-4
 CONTROL = 100
+READERS = frozenset({"consumer"})
+MEMBERS = frozenset({"producer", "consumer", "follower"})
 
 Outputs = list[Tensor]
 
@@ -123,7 +125,7 @@ class Comparison:
     def judge(self, plan: Plan) -> Verdict:
         """See `Oracle.judge`."""
         found = outputs_of(self._prune(self._dense, self._graph, plan), self._inputs)
-        ways = [self.masked_outputs, self.absent_outputs]
+        ways = [self.masked_outputs, self.absent_outputs, self.zeroed_outputs]
         errors, wrong = [], WrongOutput
         for way in ways[self._is_approximate(plan) :]:
             name = way.__name__.removesuffix("_outputs")
@@ -163,17 +165,28 @@ class Comparison:
 
     def masked_outputs(self, plan: Plan) -> Outputs:
         """The dense module's outputs when no weight reads a removed unit."""
-        return outputs_of(self._marked(plan, 0.0, {"consumer"}), self._inputs)
+        return outputs_of(self._marked(plan, dict.fromkeys(ALL, 0.0), READERS), self._inputs)
 
     def absent_outputs(self, plan: Plan) -> Outputs:
         """The dense graph's outputs when removed units are absent."""
+        return self._graph_outputs(plan, dict.fromkeys(ALL, NAN))
+
+    def zeroed_outputs(self, plan: Plan) -> Outputs:
+        """The dense graph's outputs when removed units of exact groups are zero, and only those
+        of approximate ones absent: norms and means count the zeros."""
+        return self._graph_outputs(plan, {**dict.fromkeys(ALL, NAN), **dict.fromkeys(EXACT, 0.0)})
+
+    def _graph_outputs(self, plan: Plan, values: Mapping[str, float]) -> Outputs:
         if self._absent is None:
             self._absent = AbsentUnits(self._dense, self._inputs)
-        marked = self._marked(plan, float("nan"), {"producer", "consumer", "follower"})
+        marked = self._marked(plan, values, MEMBERS)
         return self._absent.outputs(marked, self._inputs)
 
-    def _marked(self, plan: Plan, value: float, roles: set[str]) -> nn.Module:
-        """A dense copy; what belongs to removed units, in members of `roles`, is `value`."""
+    def _marked(
+        self, plan: Plan, values: Mapping[str, float], roles: Collection[str]
+    ) -> nn.Module:
+        """A dense copy; what belongs to removed units, in members of `roles`, is that of `values`
+        which stands for the status of the group."""
         marked = copy.deepcopy(self._dense)
         tensors = tensors_of(marked)
         for group in self._graph.groups:
@@ -184,10 +197,10 @@ class Comparison:
                     places = [index for unit in gone for index in member.indices[unit]]
                     lost = torch.tensor(sorted(places), dtype=torch.long)
                     owner = marked.get_submodule(member.tensor.rpartition(".")[0])
-                    if roles == {"consumer"} and _computes_weights(owner) and member.dim == 1:
+                    if roles is READERS and _computes_weights(owner) and member.dim == 1:
                         owner.register_forward_pre_hook(_blinding(owner, lost))
                     else:
-                        tensor.index_fill_(member.dim, lost, value)
+                        tensor.index_fill_(member.dim, lost, values[group.status])
         return marked
 
 

@@ -15,6 +15,7 @@ from torch import fx
 
 from search.graph.call import Rule
 from search.graph.costs import Kept, mac_products
+from search.graph.counting import with_counted
 from search.graph.exporting import Exported
 from search.graph.grouping import Grouping, form_groups
 from search.graph.labels import FIXED
@@ -49,7 +50,7 @@ def analysed(
             break
         last = min((walk({**last.choices, **part}) for part in _parts(flips)), key=_left_over)
         best = min(best, last, key=_left_over)
-    return best.found
+    return with_counted(exported, best.found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def _frozen_choices(
     found: Propagation, grouping: Grouping, choices: Choices
 ) -> dict[fx.Node, int]:
     """The next alternative of every node whose units ended up frozen."""
-    frozen = _in_group(grouping, "frozen")
+    frozen = _in_group(grouping, "frozen") | _stuck(grouping)
     return {
         node: choices.get(node, 0) + 1
         for node, (atoms, alternatives) in found.choices.items()
@@ -88,9 +89,19 @@ def _frozen_choices(
 def _left(found: Propagation, grouping: Grouping, exported: Exported) -> tuple[int, int]:
     """The multiply-accumulates that are left when all groups go that may, and half of each."""
     gone = _in_group(grouping, "prunable") | _in_group(grouping, "approximate")
+    gone &= ~_stuck(grouping)
     products = mac_products(found, dynamic=exported.dynamic)
     all_gone, half = ~gone, ~gone | (grouping.unit_of % 2 == 0)
     return sum(p.at(all_gone) for p in products), sum(p.at(half) for p in products)
+
+
+def _stuck(grouping: Grouping) -> Kept:
+    """Atom -> whether its unit cannot go, because some tensor has no other."""
+    stuck = np.zeros(len(grouping.group_of), bool)
+    for number, group in enumerate(grouping.groups):
+        for unit in {part[0] for part in group.parts if len(part) == 1}:
+            stuck |= (grouping.group_of == number) & (grouping.unit_of == unit)
+    return stuck
 
 
 def _in_group(grouping: Grouping, status: str) -> Kept:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from search.graph.costs import Kept
 from search.graph.labels import Atoms, Labels
 from search.graph.propagation import Block, Propagation
-from search.graph.types import Group, Kind, Member, Role, Status
+from search.graph.types import Form, Group, Kind, Member, Role, Status
 from search.graph.units import components
 
 SINGLE = "it has a single unit"
@@ -177,7 +177,8 @@ def _with_status(
     groups: Iterable[Group], found: Propagation, group_of: Atoms
 ) -> tuple[Group, ...]:
     frozen = _first_reasons(((a, r) for e in found.effects for a, r in e.freezes), group_of)
-    mixed = _first_reasons(((a, r) for e in found.effects for a, r in e.approximations), group_of)
+    mixed = _first_reasons(_approximations(found), group_of)
+    counted = _first_reasons((note for e in found.effects for note in e.statistics), group_of)
     described = []
     for number, group in enumerate(groups):
         status: Status = "prunable"
@@ -186,8 +187,18 @@ def _with_status(
             status = "frozen"
         elif number in mixed:
             status, reason = "approximate", mixed[number]
-        described.append(replace(group, status=status, reason=reason))
+        form: Form = "graph" if number in counted and status == "prunable" else "module"
+        described.append(replace(group, status=status, reason=reason, form=form))
     return tuple(described)
+
+
+def _approximations(found: Propagation) -> Iterator[tuple[Atoms, str]]:
+    """Also statistics, but of the atoms that they count."""
+    counted = np.zeros(found.atoms, bool)
+    counted[found.counted] = True
+    for effect in found.effects:
+        yield from effect.approximations
+        yield from ((atoms[~counted[atoms]], reason) for atoms, reason in effect.statistics)
 
 
 def _first_reasons(notes: Iterable[tuple[Atoms, str]], group_of: Atoms) -> dict[int, str]:

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 Atoms: TypeAlias = NDArray[np.int64]
 Axis: TypeAlias = Atoms | None
+Notes: TypeAlias = tuple[tuple[Atoms, str], ...]  # atoms, and what is to be said of them
 
 PICKED = "single ones of its units are picked by their position"
 FIXED = -1
 FREE = -2
+COUNTING = ("layer_norm", "mean", "rms_norm")  # statistics that can count units that are gone
 MEETS_FIXED = "its units meet a dimension that cannot shrink"
 
 
@@ -37,6 +39,7 @@ class Labels:
         axes: one axis per dimension.
         batch: the dimensions that hold the batch.
         weight: the value is computed from parameters alone.
+        vanishes: it is zero where a unit is gone, if all that belongs to the unit is.
         known: the integers themselves, where they are computed from constants alone.
     """
 
@@ -44,6 +47,7 @@ class Labels:
     axes: tuple[Axis, ...]
     batch: frozenset[int] = frozenset()
     weight: bool = False
+    vanishes: bool = False
     known: Atoms | None = None
 
     def axis(self, dim: int) -> Axis:
@@ -64,6 +68,8 @@ class Effect:
         ties: pairs of arrays of atoms; equal positions belong to one unit.
         freezes: atoms that cannot be removed, and why.
         approximations: atoms that can be removed, but not exactly, and why.
+        statistics: atoms that a mean or norm runs over, which could count them as zeros when they
+            are gone; it is exact then, and an approximation where it does not.
         roles: atoms of weights, and what they do to a unit.
         heads: atoms along the dimensions that a product of batches of matrices runs in parallel.
         choices: atoms of an output dimension that another one could carry instead, and how many
@@ -71,8 +77,9 @@ class Effect:
     """
 
     ties: tuple[tuple[Atoms, Atoms], ...] = ()
-    freezes: tuple[tuple[Atoms, str], ...] = ()
-    approximations: tuple[tuple[Atoms, str], ...] = ()
+    freezes: Notes = ()
+    approximations: Notes = ()
+    statistics: Notes = ()
     roles: tuple[tuple[Atoms, Literal["producer", "consumer"]], ...] = ()
     heads: tuple[Atoms, ...] = ()
     choices: tuple[tuple[Atoms, int], ...] = ()
@@ -82,12 +89,15 @@ class Effect:
 
     def said_of(self, place: str) -> Effect:
         """The same effect; its reasons name the place."""
+
+        def told(notes: Notes) -> Notes:
+            return tuple((atoms, f"{reason} ({place})") for atoms, reason in notes)
+
         return replace(
             self,
-            freezes=tuple((atoms, f"{reason} ({place})") for atoms, reason in self.freezes),
-            approximations=tuple(
-                (atoms, f"{reason} ({place})") for atoms, reason in self.approximations
-            ),
+            freezes=told(self.freezes),
+            approximations=told(self.approximations),
+            statistics=told(self.statistics),
         )
 
 
@@ -133,6 +143,11 @@ def dense(axis: Axis, size: int) -> Atoms:
 def freeze(axis: Axis, reason: str) -> Effect:
     """The units of the axis cannot be removed."""
     return NOTHING if axis is None else Effect(freezes=((axis[axis != FIXED], reason),))
+
+
+def statistic(axis: Axis, reason: str) -> Effect:
+    """A mean or norm runs over the units of the axis."""
+    return NOTHING if axis is None else Effect(statistics=((axis[axis != FIXED], reason),))
 
 
 def freeze_all(labels: Labels, reason: str) -> Effect:

@@ -17,6 +17,7 @@ from search.graph.exporting import BATCH, Exported, is_symbol
 from search.graph.knowing import with_known
 from search.graph.labels import FREE, Atoms, Axis, Effect, Labels, fixed, freeze_all, total
 from search.graph.rules.table import POINTWISE, RULES
+from search.graph.vanishing import vanishes
 
 NO_CHOICES: Mapping[fx.Node, int] = MappingProxyType({})
 
@@ -55,6 +56,7 @@ class Propagation:
         choices: node -> the atoms of a dimension that another one could carry instead, and how
             many dimensions could.
         atoms: how many atoms there are.
+        counted: atoms that statistics count as zeros when they are gone; see `counting`.
         held: how many of them, the first ones, are those of parameters, buffers and constants.
         blocks: the branches that can be left out; each has an atom, the last ones.
     """
@@ -64,6 +66,7 @@ class Propagation:
     effects: list[Effect] = field(default_factory=list)
     choices: dict[fx.Node, tuple[Atoms, int]] = field(default_factory=dict)
     atoms: int = 0
+    counted: Atoms = field(default_factory=lambda: np.empty(0, np.int64))
     held: int = 0
     blocks: tuple[Block, ...] = ()
 
@@ -127,7 +130,7 @@ def _placeholder(
         return _fresh(blank.shape, found) if decimal else replace(blank, weight=True)
     name = aliases.get(source, source)
     if name not in found.tensors:
-        found.tensors[name] = _fresh(blank.shape, found)
+        found.tensors[name] = replace(_fresh(blank.shape, found), vanishes=True)
     return found.tensors[name]
 
 
@@ -161,6 +164,8 @@ def _visit(
         outputs, effect = rule(call) if rule else call.give_frozen("there is no pruning rule")
     except (IndexError, KeyError, TypeError, ValueError) as error:
         outputs, effect = call.give_frozen(f"the pruning rule does not know this use: {error}")
+    if vanishes(call, outputs):
+        outputs = tuple(replace(labels, vanishes=True) for labels in outputs)
     return outputs, effect.said_of(_title(node))
 
 

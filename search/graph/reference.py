@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
-from search.graph.labels import FIXED, Labels
+from search.graph.labels import COUNTING, FIXED, Labels
 from search.graph.propagation import Block, Propagation, operator_name
 
 # A norm over the unit alone undoes what was done before it, so it is done again.
@@ -41,6 +41,8 @@ class Reference(fx.Interpreter):
         self._found = found
         self._blocks = {block.add: block for block in found.blocks}
         self._kept: Kept = np.ones(found.atoms, bool)
+        self._counted: Kept = np.zeros(found.atoms, bool)
+        self._counted[found.counted] = True
         self._nudges: Tensor | None = None
 
     def run_masked(
@@ -120,11 +122,13 @@ class Reference(fx.Interpreter):
                 value = _nudged(value, dim, nudge)
         return value
 
-    def _stays(self, labels: Labels, dim: int, value: Tensor) -> Tensor:
+    def _stays(self, labels: Labels, dim: int, value: Tensor, counts: bool = False) -> Tensor:
         atoms = labels.axes[dim]
         if atoms is None:
             return torch.ones(labels.shape[dim], dtype=torch.bool, device=value.device)
-        return torch.from_numpy((atoms == FIXED) | self._kept[atoms]).to(value.device)
+        stays = (atoms == FIXED) | self._kept[atoms]
+        stays |= self._counted[atoms] if counts else False
+        return torch.from_numpy(stays).to(value.device)
 
     def _run_on_kept(self, node: fx.Node) -> Any:
         """Norms and means over units that are gone: gathered, computed, put back among zeros."""
@@ -133,7 +137,8 @@ class Reference(fx.Interpreter):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         labels, x = self._found.values[source][0], args[0]
-        stays = {dim: self._stays(labels, dim, x) for dim in labels.labelled}
+        counts = name in COUNTING
+        stays = {dim: self._stays(labels, dim, x, counts) for dim in labels.labelled}
         places = {dim: kept.nonzero()[:, 0] for dim, kept in stays.items() if not bool(kept.all())}
         if not places:
             return None

@@ -13,18 +13,22 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.labels import FIXED, Atoms, Axis, Labels
 from search.graph.propagation import Block, Propagation, operator_name
+from search.graph.recounting import RECOUNTED
 
 Arguments = dict[str, Any]
 
+_EPSILON = 1e-5  # of a layer norm that is told none
 _CHECKS = ("_assert", "sym_constrain")
 
 
@@ -66,6 +70,8 @@ class _Rewriter:
         self.graph = fx.Graph()
         self.indices: dict[str, Tensor] = {}
         self._found, self._kept = found, kept
+        self._counted = np.zeros(found.atoms, bool)
+        self._counted[found.counted] = True
         self._copies: dict[fx.Node, fx.Node] = {}
         self._removed = {block.add: block for block in found.blocks if not kept[block.atom]}
         self._dead = frozenset[fx.Node]().union(*(b.inner for b in self._removed.values()))
@@ -113,6 +119,8 @@ class _Rewriter:
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         sizes = _Sizes(self, node, {name: _old(node, names, name) for name in names})
         changed = rule(sizes, given)
+        if isinstance(changed, fx.Node):
+            return changed
         if changed is None:
             return self._made(node, node.target, args, kwargs)
         target = changed.pop("target", node.target)
@@ -144,6 +152,18 @@ class _Rewriter:
         """How many of the first `stop` indices of an axis stay."""
         part = axis[:stop] if axis is not None else ()
         return int(((part == FIXED) | self._kept[part]).sum()) if axis is not None else 0
+
+    def counted(self, x: Labels, dims: Sequence[int]) -> int | None:
+        """How many values a statistic over `dims` counts, units that are gone among them; None
+        where it counts none of these."""
+        axes = [x.axes[dim] for dim in dims]
+        if not any(axis is not None and self._counted[axis].any() for axis in axes):
+            return None
+        stays = self._kept | self._counted
+        return prod(
+            x.shape[dim] if axis is None else int(((axis == FIXED) | stays[axis]).sum())
+            for dim, axis in zip(dims, axes, strict=True)
+        )
 
     def labels(self, node: fx.Node) -> tuple[Labels, ...]:
         return self._found.values.get(node, ())
@@ -204,11 +224,24 @@ class _Sizes:
         ends = [self.count(axis, size * number) for number in range(parts + 1)]
         return sum(start < end for start, end in itertools.pairwise(ends))
 
+    @property
+    def epsilon(self) -> float:
+        """What a norm adds that is told no number."""
+        return float(torch.finfo(self._node.meta["val"].dtype).eps)
+
+    def recounted(self, name: str, x: str, dims: Sequence[int], given: Arguments) -> Any:
+        """A statistic that counts units that are gone; None where it counts none of these."""
+        labels = self.input(x)
+        count = None if labels is None else self._rewriter.counted(labels, dims)
+        if labels is None or count is None:
+            return None
+        return RECOUNTED[name](self._rewriter.graph, given, dims, count)
+
     def shrinks(self, axis: Axis) -> bool:
         return axis is not None and self.count(axis) < len(axis)
 
 
-Rule = Callable[[_Sizes, Arguments], Arguments | None]
+Rule = Callable[[_Sizes, Arguments], Arguments | fx.Node | None]
 
 
 def _by_output(name: str) -> Rule:
@@ -316,6 +349,21 @@ def _group_norm(sizes: _Sizes, given: Arguments) -> Arguments | None:
     return given | {"num_groups": sizes.parts(axis, groups)}
 
 
+def _norm(name: str, sizes: _Sizes, given: Arguments) -> Arguments | fx.Node | None:
+    dims = range(-len(given["normalized_shape"]), 0)
+    epsilon = given.get("eps", _EPSILON if name == "layer_norm" else None)
+    told = {**given, "eps": sizes.epsilon if epsilon is None else epsilon}
+    made: fx.Node | None = sizes.recounted(name, "input", dims, told)
+    return _by_output("normalized_shape")(sizes, given) if made is None else made
+
+
+def _mean(sizes: _Sizes, given: Arguments) -> Arguments | fx.Node | None:
+    x = sizes.input("self")
+    dims = dims_of(given.get("dim"), len(x.shape) if x else 0)
+    made: fx.Node | None = sizes.recounted("mean", "self", dims, given)
+    return made
+
+
 def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:
     """The dense scale stays: it divides by the width that the heads once had.
 
@@ -334,7 +382,8 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     for name in ("constant_pad_nd", "pad"):
         yield name, _pad
     for name in ("layer_norm", "rms_norm"):
-        yield name, _by_output("normalized_shape")
+        yield name, partial(_norm, name)
+    yield "mean", _mean
     for name in ("chunk", "split", "split_with_sizes", "tensor_split"):
         yield name, _split
     for name, dim in (("vsplit", 0), ("hsplit", 1), ("dsplit", 2)):

@@ -265,13 +265,14 @@ def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
 
 
 def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
-    """The largest |sum of `change` over the atoms of a unit| in every group."""
+    """The largest |sum of `change` over the atoms of a unit| that can go, in every group."""
     largest: dict[str, float] = {}
     for number, group in enumerate(graph.groups):
         own = torch.from_numpy((graph.group_of == number).nonzero()[0])
         units = torch.from_numpy(graph.unit_of)[own]
         sums = torch.zeros(group.width, dtype=torch.float64)
         sums.index_add_(0, units, change[own])
+        sums[[part[0] for part in group.parts if len(part) == 1]] = 0.0
         largest[group.name] = float(sums.abs().max())
     return largest
 

@@ -34,9 +34,15 @@ def mixer() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def reader() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A recurrent layer reads units that a layer norm runs over."""
+    """A recurrent layer reads units that a layer norm runs over, and nothing else can be cut."""
     layers = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.LSTM(16, 5, batch_first=True))
     return layers, (torch.randn(1, 7, 6),)
+
+
+def normalised() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A weight norm runs over the units of the first layer."""
+    second = nn.utils.parametrizations.weight_norm(nn.Linear(8, 16))
+    return nn.Sequential(nn.Linear(6, 8), second, nn.Linear(16, 3)), (torch.randn(1, 6),)
 
 
 def single() -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -14,7 +14,7 @@ from benchmarks.coverage.absence import AbsentUnits
 from benchmarks.coverage.oracle import SINGLE_TOLERANCE, TOLERANCE, Oracle, WrongOutput
 from benchmarks.coverage.plans import ALL, EXACT, half_plan, other_plan, random_plan
 from search import PruningGraph, prune, trace
-from tests.benchmarks_tests.nets import chain, mixer, reader
+from tests.benchmarks_tests.nets import chain, mixer, normalised, reader
 
 Net = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
 
@@ -51,11 +51,13 @@ def test_exact_plan_is_judged_by_masked_columns(seed: int) -> None:
         assert verdict.error <= TOLERANCE < verdict.control
 
 
-@pytest.mark.parametrize("net", [mixer, reader])
-def test_approximate_plan_is_judged_with_units_absent(net: Net) -> None:
+@pytest.mark.parametrize(
+    ("net", "way"), [(mixer, "absent"), (normalised, "absent"), (reader, "zeroed")]
+)
+def test_norms_run_over_what_is_present_or_count_zeros(net: Net, way: str) -> None:
     model, inputs, graph = traced(net)
     verdict = Oracle(model, inputs, graph, prune).judge(half_plan(graph, ALL))
-    assert verdict.way == "absent"
+    assert verdict.way == way
     assert verdict.error <= TOLERANCE < verdict.control
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, tie, tie_columns, total
+from search.graph.labels import Axis, Effect, statistic, tie, tie_columns, total
 
 MANY = 8  # norm groups, of which half can leave without a coarse choice
 MIXES = "a norm takes its statistics over its units"
@@ -23,7 +23,7 @@ def layer_norm(call: Call) -> Outcome:
     x = call["input"]
     effect = Effect()
     for dim in range(-len(call["normalized_shape"]), 0):
-        effect += _mixed(x.axis(dim))
+        effect += statistic(x.axis(dim), MIXES) if x.vanishes else _mixed(x.axis(dim))
         for name in ("weight", "bias"):
             vector = call.arguments.get(name)
             effect += tie(x.axis(dim), vector.axis(dim)) if vector is not None else Effect()

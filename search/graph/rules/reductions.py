@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from search.graph.call import Call, Outcome, dims_of
-from search.graph.labels import Axis, Effect, Labels, freeze, total
+from search.graph.labels import Axis, Effect, Labels, freeze, statistic, total
 from search.graph.rules.elementwise import elementwise
 
 
@@ -27,9 +27,16 @@ def sum_like(call: Call) -> Outcome:
 
 
 def mean(call: Call) -> Outcome:
-    """A mean or variance over the kept units: approximate, as its divisor changes."""
-    name = "mean" if call.op == "mean" else "variance"
-    return _reduce(call, lambda axis: _approximate(axis, f"a {name} runs over its units"))
+    """A mean or variance over the kept units: approximate, as its divisor changes.
+
+    A mean of zeros for the units that are gone could keep its divisor.
+    """
+    if call.op != "mean":
+        return _reduce(call, lambda axis: _approximate(axis, "a variance runs over its units"))
+    x, reason = call.first, "a mean runs over its units"
+    if not x.vanishes or x.weight or x.batch & _reduced(call):
+        return _reduce(call, lambda axis: _approximate(axis, reason))
+    return _reduce(call, lambda axis: statistic(axis, reason))
 
 
 def over_fixed(call: Call) -> Outcome:
@@ -47,10 +54,13 @@ def _approximate(axis: Axis, reason: str) -> Effect:
     return Effect() if axis is None else Effect(approximations=((axis[axis >= 0], reason),))
 
 
-def _reduce(call: Call, over: Callable[[Axis], Effect]) -> Outcome:
-    x = call.first
+def _reduced(call: Call) -> set[int]:
     given = call.arguments.get("dim", call.arguments.get("axis"))
-    reduced = set(dims_of(given, len(x.shape)))
+    return set(dims_of(given, len(call.first.shape)))
+
+
+def _reduce(call: Call, over: Callable[[Axis], Effect]) -> Outcome:
+    x, reduced = call.first, _reduced(call)
     effect = total(over(x.axes[dim]) for dim in reduced)
     if call.arguments.get("keepdim", False):
         axes = [None if dim in reduced else axis for dim, axis in enumerate(x.axes)]

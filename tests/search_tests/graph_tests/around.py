@@ -43,6 +43,7 @@ def columns(group: Group, tensor: str, dim: int = 1) -> Indices:
 
 
 EACH: Indices = [[0], [1], [2], [3]]
+EXACT = 32  # units of a group beside, of which enough can be cut exactly
 
 
 def conv(ins: int, outs: int = 2, groups: int = 1) -> nn.Conv2d:

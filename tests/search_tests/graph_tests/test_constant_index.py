@@ -72,15 +72,17 @@ def test_a_pruned_graph_reads_the_same_channels_also_in_another_process(tmp_path
 class Bottleneck(nn.Module):
     """Grouped convolutions around a shuffle, beside a shortcut that is read in another order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, picked: int | None = None) -> None:
         super().__init__()
+        self._picked = picked
         self.a, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(24, 2, 1)
         self.down = nn.Conv2d(16, 32, 1, groups=4)
         self.up = nn.Conv2d(32, 8, 1, groups=4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
-        y = self.down(x).unflatten(1, (4, 8)).transpose(1, 2).flatten(1, 2)
+        y = x if self._picked is None else x[:, torch.full((16,), self._picked)]
+        y = self.down(y).unflatten(1, (4, 8)).transpose(1, 2).flatten(1, 2)
         result: Tensor = self.last(torch.cat([x, self.up(y.relu())], 1))
         return result
 
@@ -93,3 +95,18 @@ def test_convolutions_may_choose_positions_while_the_shuffle_keeps_its_choice() 
         "up": 2,
         "last": 2,
     }
+
+
+def test_a_unit_that_must_stay_takes_nothing_with_it_that_could_go() -> None:
+    groups = trace(Bottleneck(picked=3), (torch.randn(1, 3, 4, 4),)).groups
+    widths = {group.name: (group.width, group.parts) for group in groups if group.kind != "block"}
+    assert widths == {"a": (16, ((3,),)), "down": (2, ()), "up": (2, ()), "last": (2, ())}
+
+
+def test_a_group_is_idle_where_only_a_unit_matters_that_must_stay() -> None:
+    groups = groups_of(lambda m, x: m.b(x[:, torch.tensor([2, 2, 2])]), b=conv(3))
+    assert groups["a"].parts == ((2,),)
+    assert (groups["a"].status, groups["a"].reason) == (
+        "frozen",
+        "unverified: the output does not depend on its units",
+    )

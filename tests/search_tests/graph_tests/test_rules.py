@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from search import Plan, prune
 from search.graph import trace
-from tests.search_tests.graph_tests.around import EACH, Body, columns, conv, groups_of
+from tests.search_tests.graph_tests.around import EACH, EXACT, Body, columns, conv, groups_of
 
 Unary = Callable[[Any], Tensor]
 Binary = Callable[[Any, Any], Tensor]
@@ -351,9 +351,9 @@ APPROXIMATE: dict[str, tuple[Body, nn.Module, str]] = {
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_statistics_over_units_are_approximate(name: str) -> None:
     body, norm, reason = APPROXIMATE[name]
-    groups = groups_of(body, n=norm, b=conv(4))
+    groups = groups_of(body, n=norm, b=nn.Sequential(conv(4, EXACT), conv(EXACT)))
     assert (groups["a"].status, groups["a"].reason) == ("approximate", reason)
-    assert columns(groups["a"], "b.weight") == EACH
+    assert columns(groups["a"], "b.0.weight") == EACH
 
 
 FREEZING: dict[str, tuple[Body, str]] = {

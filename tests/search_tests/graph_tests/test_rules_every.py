@@ -17,7 +17,7 @@ from search.graph import Group
 from search.graph.propagation import operator_name
 from search.graph.rules.table import RULES
 from search.graph.tracing import program_of
-from tests.search_tests.graph_tests.around import EACH, Around, Body, Indices, columns, conv
+from tests.search_tests.graph_tests.around import EACH, EXACT, Around, Body, Indices, columns, conv
 
 Unary = Callable[[Any], Any]
 Reducer = Callable[[Any, int], Any]
@@ -311,7 +311,7 @@ def test_operators_over_one_dimension(op: str) -> None:
     beside = analysed(op, lambda m, x: m.b(over(x, 3)), b=conv(4))
     assert beside["a"].status == "prunable"
     assert columns(beside["a"], "b.weight") == EACH
-    along = analysed(op, lambda m, x: m.b(over(x, 1)), b=conv(4))
+    along = analysed(op, lambda m, x: m.c(m.b(over(x, 1))), b=conv(4, EXACT), c=conv(EXACT))
     assert along["a"].status == status
 
 

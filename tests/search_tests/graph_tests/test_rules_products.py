@@ -19,7 +19,15 @@ from search.graph.call import Call
 from search.graph.labels import FIXED, FREE, Labels
 from search.graph.rules.table import RULES
 from search.surgery import plan_document
-from tests.search_tests.graph_tests.around import EACH, Around, Body, columns, conv, groups_of
+from tests.search_tests.graph_tests.around import (
+    EACH,
+    EXACT,
+    Around,
+    Body,
+    columns,
+    conv,
+    groups_of,
+)
 
 HEADS, HEAD = 2, 3
 WIDTH = HEADS * HEAD
@@ -298,7 +306,8 @@ def test_a_part_of_one_channel_keeps_that_channel() -> None:
 
 
 def test_rms_norm_is_approximate() -> None:
-    groups = groups_of(lambda m, x: m.o(m.n(tokens(x))), n=nn.RMSNorm(4), o=nn.Linear(4, 2))
+    last = nn.Sequential(nn.Linear(4, EXACT), nn.Linear(EXACT, 2))
+    groups = groups_of(lambda m, x: m.o(m.n(tokens(x))), n=nn.RMSNorm(4), o=last)
     assert groups["a"].status == "approximate"
     assert columns(groups["a"], "n.weight", 0) == EACH
 

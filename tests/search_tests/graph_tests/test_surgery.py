@@ -30,6 +30,7 @@ from tests.search_tests.models import (
     Tied,
     UNet,
     image,
+    layer_normed,
 )
 
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[Tensor, ...]]] = {
@@ -115,8 +116,10 @@ def test_attributes_of_grouped_and_norm_layers() -> None:
     assert (layer.in_channels, layer.out_channels, layer.groups) == (6, 12, 3)
     normed = trace(Normed(), image())
     pruned = prune(normed.model, normed, keep(normed, conv2=(1, 2), conv1=(0, 3)))
-    assert pruned.get_submodule("layer_norm").normalized_shape == (2,)
     assert pruned.get_submodule("group_norm").num_channels == 4
+    normed = trace(layer_normed(), (torch.randn(2, 3),))
+    pruned = prune(normed.model, normed, keep(normed, **{"0": (1, 2)}))
+    assert pruned.get_submodule("1").normalized_shape == (2,)
 
 
 def test_the_input_is_not_touched(plain: PruningGraph) -> None:

@@ -14,9 +14,18 @@ from search.graph import PruningGraph, trace
 from search.graph.call import Call, Outcome, Rule
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
-from search.graph.verification import LATE, Halving
+from search.graph.trials import LATE
+from search.graph.verification import Halving
 from tests.search_tests.graph_tests.around import Countdown
-from tests.search_tests.models import Dense, FixedView, Normed, Plain, Residual, Shuffle, image
+from tests.search_tests.models import (
+    Dense,
+    FixedView,
+    Plain,
+    Residual,
+    Shuffle,
+    image,
+    layer_normed,
+)
 
 
 def statuses(graph: PruningGraph) -> dict[str, str]:
@@ -57,7 +66,7 @@ def exact(rule: Rule) -> Rule:
 
     def wrong(call: Call) -> Outcome:
         outputs, effect = rule(call)
-        return outputs, replace(effect, approximations=(), freezes=())
+        return outputs, replace(effect, approximations=(), statistics=(), freezes=())
 
     return wrong
 
@@ -128,7 +137,8 @@ def test_only_the_wrong_groups_freeze() -> None:
 
 def test_a_norm_that_is_taken_for_exact_still_runs_over_the_kept_units() -> None:
     rules = {**RULES, "layer_norm": exact(norms.layer_norm)}
-    assert statuses(trace(Normed(), image(), rules=rules))["conv2"] == "prunable"
+    graph = trace(layer_normed(), (torch.randn(2, 3),), rules=rules)
+    assert statuses(graph) == {"0": "prunable", "2": "prunable", "3": "frozen"}
 
 
 def forms(graph: PruningGraph) -> dict[str, str]:
