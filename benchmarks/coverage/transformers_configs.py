@@ -69,7 +69,8 @@ def example_tokens_or_pixels(model: nn.Module, arguments: Sequence[str]) -> tupl
         ValueError: it needs an argument that nobody knows an example for.
     """
     config: Any = model.config
-    needed = {str(getattr(model, "main_input_name", arguments[0]))}
+    main = str(getattr(model, "main_input_name", arguments[0]))
+    needed = {main if main in arguments else arguments[0]}
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in arguments:
         needed.add("decoder_input_ids")
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):
@@ -83,6 +84,9 @@ def _unchanged(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shallow(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Few layers, unless some are read by their number."""
+    if getattr(config, "backbone_out_indices", None):
+        return {}
     parts = {
         key: _shallow(part, known)
         for key in ("text_config", "vision_config")
