@@ -91,6 +91,8 @@ class Oracle:
         try:
             return self._double.judge(plan)
         except Undecided:
+            if not self._double.runs():
+                return self._compared(torch.float32, SINGLE_TOLERANCE).judge(plan)
             dense = shaken(self._model, self._seed)
             inputs = noise(self._inputs, self._seed)
             return Comparison(dense, inputs, self._graph, self._prune, TOLERANCE).judge(plan)
@@ -121,6 +123,14 @@ class Comparison:
         self._dense, self._inputs, self._tolerance = dense, inputs, tolerance
         self._graph, self._prune = graph, prune
         self._absent: AbsentUnits | None = None
+
+    def runs(self) -> bool:
+        """Whether the dense model runs in this precision."""
+        try:
+            outputs_of(self._dense, self._inputs)
+        except Exception:  # casts in the model's code: whatever its operators raise
+            return False
+        return True
 
     def judge(self, plan: Plan) -> Verdict:
         """See `Oracle.judge`."""

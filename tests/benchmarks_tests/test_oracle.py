@@ -151,3 +151,24 @@ class Deaf(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ones(1, 4)
+
+
+class Extreme(nn.Module):
+    """Holds the smallest number of its precision in a tensor of the default one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(
+            self.first(x).relu().view(-1, 2, 4).transpose(1, 2).reshape(-1, 8)
+        )
+        return torch.max(logits, torch.full((), torch.finfo(x.dtype).min))
+
+
+def test_model_that_does_not_run_in_double_precision_is_judged_in_its_own() -> None:
+    model, inputs = Extreme().eval(), (torch.randn(2, 5),)
+    graph = trace(model, inputs)
+    verdict = Oracle(model, inputs, graph, prune).judge(half_plan(graph))
+    assert verdict.error <= SINGLE_TOLERANCE < verdict.control
