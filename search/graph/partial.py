@@ -127,7 +127,7 @@ def rejoined(
 
 def _in_whole(group: Group) -> Group:
     if group.status == "frozen":
-        return replace(group, reason=group.reason.replace(OUTPUT, LEAVES))
+        return replace(group, reason=group.reason.replace(OUTPUT, LEAVES), form="module")
     if group.form == "graph":
         return replace(group, status="frozen", reason=NO_PROGRAM, form="module")
     return group

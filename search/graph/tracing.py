@@ -20,7 +20,7 @@ from search.graph.deadline import Deadline
 from search.graph.doubling import everything_in_float64
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
-from search.graph.partial import inputs_of, rejoined, side_by_side, traceable_calls
+from search.graph.partial import NO_PROGRAM, inputs_of, rejoined, side_by_side, traceable_calls
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
@@ -89,7 +89,8 @@ def _traced_in_parts(
     calls = traceable_calls(model, example_inputs, expired)
     if not calls:
         return None
-    graph = _traced(side_by_side(model, calls), inputs_of(calls), rules, expired)
+    parts = side_by_side(model, calls)
+    graph = _traced(parts, inputs_of(calls), rules, expired, whole=False)
     return rejoined(graph, model, example_inputs, calls, expired)
 
 
@@ -98,9 +99,11 @@ def _traced(
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
     expired: Callable[[], bool],
+    *,
+    whole: bool = True,
 ) -> PruningGraph:
     with everything_in_float64():
-        verified = _verified(model, example_inputs, rules, expired)
+        verified = _verified(model, example_inputs, rules, expired, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     units = [group for group in graph.groups if group.kind != "block"]
     if verified.program is None or all(group.form == "module" for group in units):
@@ -114,17 +117,21 @@ def _verified(
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
     expired: Callable[[], bool],
+    *,
+    whole: bool,
 ) -> PruningGraph:
-    """The analysis of a float64 copy."""
+    """The analysis of a float64 copy; parts of a model have no graph that could lose blocks."""
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
     exported = with_fixed_statistics(export(copy, inputs), named_tensors(copy))
     graph, found = _assembled(copy, inputs, exported, rules)
+    if not whole:
+        graph = frozen_by(graph, {group.name: NO_PROGRAM for group in graph.removable})
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    whole = _verified_with_branches(graph, rules, expired)
-    return settle(graph, exported, found, expired) if whole is None else whole
+    joined = _verified_with_branches(graph, rules, expired)
+    return settle(graph, exported, found, expired) if joined is None else joined
 
 
 def _verified_with_branches(
