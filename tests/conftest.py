@@ -1,7 +1,8 @@
-"""How the tests are spread over processes."""
+"""How the tests are spread over processes, and how many threads each of these has."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 END_TO_END = "tests/e2e_tests/"
 OWN_STACK = "tests/e2e_tests/test_faults.py"
+# There are as many test processes as cores: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def scope(nodeid: str) -> str:
