@@ -25,7 +25,7 @@ ARCHITECTURE = "python:examples.resnet20:resnet20"
 CHECKPOINT = Path("examples/checkpoints/resnet20_fashion_mnist.safetensors")
 INPUT_SHAPE = [1, 28, 28]
 # Smaller than the defaults, so that the whole demo takes minutes on two cores.
-SEARCH = {"levels": 3, "beam_width": 3, "children": 4, "finalists": 1}
+SEARCH = {"levels": 3, "beam_width": 3, "children": 6, "finalists": 1}
 FINETUNE = {"steps": 800}
 
 
