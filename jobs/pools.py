@@ -22,13 +22,12 @@ from typing import Any
 from jobs.ids import sha256_hex
 from jobs.tables import Measurement
 
-# Two strict measurements of one model on one idle device differ by less than 1 %, and by up to
-# 2 % beside a busy neighbour.
+# What is asked of two measurements of one model on one device beside a busy neighbour.
 AA_TOLERANCE = 0.02
 # An interval wider than this includes 1 whatever the device does.
 AA_HALF_WIDTH = 0.05
-# Absolute times drift by up to 4 % on one healthy device. What is slower than that runs at another
-# clock or beside a neighbour, and that moves ratios too.
+# Chosen, not measured: what is further off runs at another clock or beside a neighbour, and that
+# moves ratios too.
 REFERENCE_TOLERANCE = 0.05
 # Three of five off is no single disturbance, and is noticed before much has to be asked again.
 DRIFT_WINDOW = 5

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.latency import comparisons, pools, repeatability, service
 from benchmarks.latency.bench import Bench
 from benchmarks.latency.figures import Figure, table
-from benchmarks.latency.models import ARCHITECTURES, TRAINED, filled_pair, resnet20_pair
+from benchmarks.latency.models import ARCHITECTURES, TRAINED, Pair, filled_pair, resnet20_pair
 from benchmarks.latency.neighbour import neighbour
 from benchmarks.latency.plots import draw
 from latency_probes import machine
@@ -154,10 +154,10 @@ def pool_scaling(extent: Extent, say: Callable[[str], None]) -> Found:
         return pools.scaling(running, extent.candidates, say)
 
 
-def filled_pair_as_skeletons(name: str) -> Any:
+def filled_pair_as_skeletons(name: str) -> Pair:
     """The dense skeleton of a model, as candidate and reference."""
-    pair = filled_pair(name)
-    return type(pair)(pair.reference, pair.reference)
+    dense = filled_pair(name).reference
+    return Pair(dense, dense)
 
 
 PARTS: dict[str, Callable[[Extent, Callable[[str], None]], Found]] = {
