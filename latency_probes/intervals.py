@@ -4,7 +4,7 @@ clock, no I/O.
 | symbol | meaning | shape |
 |---|---|---|
 | c, r | samples of candidate and reference, ns per call | rounds x calls |
-| q | ratio of one replicate: median over rounds of median(c_i) / median(r_i) | scalar |
+| q | ratio of one replicate: median over rounds of min(c_i) / min(r_i) | scalar |
 | n | replicates (processes), >= 2 | scalar |
 | ratio | exp(mean(log q)) | scalar |
 | ratio_low, ratio_high | ratio * exp(-+ t * sd(log q) / sqrt(n)), t at n - 1 degrees | scalar |
@@ -126,7 +126,8 @@ def decided(ratios: Sequence[float], threshold: float, looks: int) -> Side | Non
 
 
 def paired_ratio(candidate_ns: Rounds, reference_ns: Rounds) -> float:
-    """One replicate's ratio: rounds are paired, so that a drift common to both cancels.
+    """One replicate's ratio: rounds are paired, so that a drift common to both cancels; the
+    fastest calls of a round are compared, because whatever disturbs a call makes it slower.
 
     Raises:
         ValueError: the two do not have the same positive number of rounds.
@@ -137,7 +138,7 @@ def paired_ratio(candidate_ns: Rounds, reference_ns: Rounds) -> float:
             f"but got {len(candidate_ns)} and {len(reference_ns)}"
         )
     pairs = zip(candidate_ns, reference_ns, strict=True)
-    return median(median(c) / median(r) for c, r in pairs)
+    return median(min(c) / min(r) for c, r in pairs)
 
 
 def ratio_interval(ratios: Sequence[float]) -> Interval:

@@ -83,13 +83,12 @@ def take(
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
-    repeated after a pause: once to screen, as often as there are replicates to be strict. What is
-    slow after that is set aside where at least 3 others are left, else the verdict says so. The
-    first error ends the measurement and is its outcome. With a threshold it also ends once the
-    calm replicates tell on which side of it the ratio is; the interval is the usual one.
+    repeated after a pause, at most as often as replicates were asked for. What is slow after that
+    is set aside where at least 3 others are left, else the verdict says so. The first error ends
+    the measurement and is its outcome. With a threshold it also ends once the calm replicates tell
+    on which side of it the ratio is; the interval is the usual one.
     """
     deadline = clock() + settings.time_limit_s
-    most_repeats = settings.replicates if settings.kind == "strict" else 1
     kept: list[Timed] = []
     calm: list[Timed] = []
     attempts = repeats = 0
@@ -106,7 +105,7 @@ def take(
             return timed
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and repeats < most_repeats:
+        if is_disturbed and repeats < settings.replicates:
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue

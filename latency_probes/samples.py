@@ -21,7 +21,7 @@ from latency_probes import intervals
 
 # How samples are taken; a change that moves ratios gets a new number, and cached measurements
 # expire.
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_SAMPLES = 50_000
 MAX_LAYERS = 2000
 

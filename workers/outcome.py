@@ -74,7 +74,7 @@ def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
     names = dict(snapshot.pool.names)
     if snapshot.device is not None:
         names[first] = snapshot.device.name
-    told = {device: f"went on alone: {why}" for device, why in snapshot.pool.drifted.items()}
+    told = {device: f"drifted, nobody took over: {why}" for device, why in snapshot.pool.drifted.items()}
     told |= {device: f"set aside: {why}" for device, why in snapshot.pool.aside.items()}
     return [
         {"id": device, "name": names.get(device), "measured": count, "note": told.get(device)}

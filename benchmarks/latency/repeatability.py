@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -15,10 +16,11 @@ from benchmarks.latency.figures import Figure
 from benchmarks.latency.models import Pair
 from latency_probes.intervals import quantile
 from latency_probes.messages import Settings
-from latency_probes.samples import Measurement
+from latency_probes.samples import Measurement, Replicate
 
 APART_S = 60.0
 TRUTH_MEASUREMENTS = 15  # of two replicates each
+CALM = 1.07
 
 
 @dataclass
@@ -28,19 +30,30 @@ class Trials:
     Attributes:
         near: |log ratio| of trials whose two measurements followed each other.
         far: the same, a minute or more apart.
-        truth: ratios of the replicates that were spread over the run.
+        truth: ratio and reference latency (ns) of the replicates that were spread over the run.
     """
 
     near: list[float] = field(default_factory=list)
     far: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
-    truth: list[float] = field(default_factory=list)
+    truth: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def calm(self) -> list[float]:
+        """Ratios of those replicates for the truth in which the reference model was as fast as
+        usual; the candidate has no say in it."""
+        usual = quantile(sorted(reference for _, reference in self.truth), 1 / 8)
+        return [ratio for ratio, reference in self.truth if reference <= CALM * usual]
+
+    @property
+    def true(self) -> float:
+        """The ratio pooled over the calm replicates."""
+        return math.exp(sum(map(math.log, self.calm)) / len(self.calm))
 
     @property
     def coverage(self) -> float:
         """The share of intervals that hold the pooled ratio."""
-        true = math.exp(sum(map(math.log, self.truth)) / len(self.truth))
-        held = [m.ratio_low <= true <= m.ratio_high for m in self.measurements]
+        held = [m.ratio_low <= self.true <= m.ratio_high for m in self.measurements]
         return sum(held) / len(held)
 
     def figures(self, title: str, limit: float) -> list[Figure]:
@@ -56,7 +69,13 @@ class Trials:
             Figure(f"{title}: the same, a minute apart", 100 * _p95(self.far), "%"),
             Figure(f"{title}: coverage of 95 % intervals", 100 * self.coverage, "%", 90.0, 98.0),
             Figure(f"{title}: half width of intervals, median", 100 * median(widths), "%"),
+            Figure(f"{title}: replicates for the truth, of which calm", len(self.calm)),
+            Figure(f"{title}: measurements that were throttled", self._throttled),
         ]
+
+    @property
+    def _throttled(self) -> int:
+        return sum(m.verdict == "throttled" for m in self.measurements)
 
     def document(self) -> dict[str, Any]:
         """Everything but the samples."""
@@ -74,7 +93,7 @@ def run(
     settings: Callable[[int], Settings],
     say: Callable[[str], None],
 ) -> Trials:
-    """Half of the trials one after the other, half a minute or more apart.
+    """Half of the trials one after the other, the others a minute or more apart.
 
     Args:
         settings: the settings of the n-th measurement.
@@ -102,11 +121,15 @@ def run(
     return found
 
 
-def _truth(bench: Bench, pair: Pair, number: int) -> list[float]:
-    """Two replicates for the pooled ratio."""
+def _truth(bench: Bench, pair: Pair, number: int) -> list[tuple[float, float]]:
+    """Two replicates for the pooled ratio, each with its reference latency."""
     settings = Settings(replicates=2, max_replicates=2, timing_s=0.25, seed=10_000 + number)
     found = bench.measure(pair.candidate, pair.reference, settings)
-    return [replicate.ratio for replicate in found.replicates]
+    return [(replicate.ratio, _reference_ns(replicate)) for replicate in found.replicates]
+
+
+def _reference_ns(replicate: Replicate) -> float:
+    return median(chain.from_iterable(replicate.reference_ns))
 
 
 def _p95(differences: Sequence[float]) -> float:

@@ -32,12 +32,15 @@ def measured(*ratios: float) -> Measurement:
 
 def test_coverage_is_the_share_of_intervals_that_hold_the_pooled_ratio() -> None:
     holding, missing = measured(0.49, 0.5, 0.51), measured(0.6, 0.6001, 0.6002)
-    trials = Trials([], [], [holding, missing, holding, holding], [0.4, 0.625])
+    truth = [(0.4, 100.0), (0.625, 106.0), (0.9, 120.0)]  # the last one disturbed
+    trials = Trials([], [], [holding, missing, holding, holding], truth)
+    assert trials.calm == [0.4, 0.625]
+    assert trials.true == pytest.approx(0.5)
     assert trials.coverage == 0.75
 
 
 def test_figures_say_how_many_trials_stay_within_the_limit() -> None:
-    trials = Trials([0.001] * 9, [0.005, 0.02], [measured(0.5, 0.5, 0.5)], [0.5])
+    trials = Trials([0.001] * 9, [0.005, 0.02], [measured(0.5, 0.5, 0.5)], [(0.5, 100.0)])
     figures = {figure.name: figure for figure in trials.figures("idle", 0.01)}
     within = figures["idle: A/A trials within 1%"]
     assert within.value == pytest.approx(100 * 10 / 11)

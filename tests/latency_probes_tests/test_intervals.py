@@ -18,6 +18,11 @@ def test_one_disturbed_round_does_not_move_the_ratio() -> None:
     assert intervals.paired_ratio([[600], [600], [9000]], [[1000]] * 3) == pytest.approx(0.6)
 
 
+def test_a_round_compares_the_fastest_calls() -> None:
+    candidate, reference = [[900, 600, 950]] * 3, [[1000, 1010], [1000, 1900], [1800, 1000]]
+    assert intervals.paired_ratio(candidate, reference) == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize(("candidate", "reference"), [([], []), ([[1]], [[1], [1]])])
 def test_unpaired_rounds_are_refused(
     candidate: list[list[int]], reference: list[list[int]]
