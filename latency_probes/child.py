@@ -4,7 +4,7 @@ replicates sample memory layouts.
 
     {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path,
      "cache": path, "provider", "batch_size", "threads", "cores": [..], "timing_s", "overtime",
-     "seed", "time_limit_s", "memory_limit_mb", "parent": pid}
+     "calm_ns", "seed", "time_limit_s", "memory_limit_mb", "parent": pid}
         -> {"replicate": {...}, "runtime_version": "..."}
     {"task": "profile", and the rest as for "time"}  -> {"profile": [[name, operator, ns], ...]}
     {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..], "time_limit_s",
@@ -104,6 +104,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         clock=_clock(runtime, placement),
         faults=_page_faults,
         order=order,
+        calm_ns=job["calm_ns"],
     )
     timing_ns = time.perf_counter_ns() - started
     preempted = _preemptions() - preempted
@@ -171,6 +172,7 @@ def _samples(pair: timing.PairTiming) -> dict[str, Any]:
         "reference_faults": pair.reference_faults,
         "warmup_calls": pair.candidate.calls + pair.reference.calls,
         "warm": pair.candidate.settled and pair.reference.settled,
+        "retaken": pair.retaken,
     }
 
 

@@ -65,8 +65,8 @@ class Measurer:
             return _replay(recorded, candidate, reference, settings, stop)
         cores = self.cores[-target.threads :]
 
-        def run(number: int, limit_s: float) -> Timed | MeasureError:
-            job = self._job(target, settings, cores, number, limit_s)
+        def run(number: int, limit_s: float, calm_ns: int) -> Timed | MeasureError:
+            job = self._job(target, settings, cores, number, limit_s) | {"calm_ns": calm_ns}
             return time_replicate(
                 job | {"candidate": str(candidate), "reference": str(reference)}, stop
             )

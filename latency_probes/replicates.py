@@ -16,8 +16,9 @@ from latency_probes.messages import MeasureError, Settings
 from latency_probes.samples import Conditions, Measurement, Replicate, Spread, Verdict
 from latency_probes.spawn import Timed
 
-# The n-th replicate (0, 1, ...) within so many seconds.
-Replicator = Callable[[int, float], Timed | MeasureError]
+# The n-th replicate (0, 1, ...) within so many seconds; a call of the reference takes at most so
+# many ns when nothing disturbs it (0: unknown).
+Replicator = Callable[[int, float, int], Timed | MeasureError]
 
 _THROTTLED = 1.10
 _SLOW_REFERENCE = 1.07
@@ -60,10 +61,15 @@ class Sentinel:
 
     def is_disturbed(self, replicate: Replicate, reference: str = "") -> bool:
         """Whether either workload took clearly longer than it usually does."""
-        seen = sorted(self._references.get(reference, ()))
-        usual = seen[len(seen) // 8] if len(seen) >= 3 else float("inf")
-        is_slow = _reference_ns(replicate) > _SLOW_REFERENCE * usual
+        calm_ns = self.calm_ns(reference)
+        is_slow = 0 < calm_ns < _reference_ns(replicate)
         return is_slow or self.excess(replicate) > _THROTTLED
+
+    def calm_ns(self, reference: str = "") -> int:
+        """What a call of the reference model takes at most when nothing disturbs it; 0 while that
+        is unknown."""
+        seen = sorted(self._references.get(reference, ()))
+        return round(_SLOW_REFERENCE * seen[len(seen) // 8]) if len(seen) >= 3 else 0
 
 
 def _reference_ns(replicate: Replicate) -> float:
@@ -83,12 +89,13 @@ def take(
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
-    repeated after a pause, at most as often as replicates were asked for. What is slow after that
-    is set aside where at least 3 others are left, else the verdict says so. The first error ends
-    the measurement and is its outcome. With a threshold it also ends once the calm replicates tell
-    on which side of it the ratio is; the interval is the usual one.
+    repeated after a pause: once to screen, as often as there are replicates to be strict. What is
+    slow after that is set aside where at least 3 others are left, else the verdict says so. The
+    first error ends the measurement and is its outcome. With a threshold it also ends once the
+    calm replicates tell on which side of it the ratio is; the interval is the usual one.
     """
     deadline = clock() + settings.time_limit_s
+    most_repeats = settings.replicates if settings.kind == "strict" else 1
     kept: list[Timed] = []
     calm: list[Timed] = []
     attempts = repeats = 0
@@ -97,7 +104,7 @@ def take(
         left = deadline - clock()
         if left <= 0:
             break
-        timed = run(attempts, left)
+        timed = run(attempts, left, sentinel.calm_ns(reference))
         attempts += 1
         if isinstance(timed, MeasureError):
             if timed.kind == "timeout" and len(kept) >= 2:
@@ -105,7 +112,7 @@ def take(
             return timed
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and repeats < settings.replicates:
+        if is_disturbed and repeats < most_repeats:
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue

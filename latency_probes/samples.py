@@ -43,6 +43,7 @@ class Replicate(_Part):
     calls.
 
     Attributes:
+        retaken: rounds that were taken again because the reference was slow in them.
         setup_ms: importing the runtime and making both models ready.
         timing_ms: warm-up and rounds of both models.
         process_ms: the whole life of the process, as its parent saw it.
@@ -57,6 +58,7 @@ class Replicate(_Part):
     sentinel_ns: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
     warmup_calls: NonNegativeInt = 0
     warm: bool = True
+    retaken: NonNegativeInt = 0
     preemptions: NonNegativeInt = 0
     setup_ms: NonNegativeFloat = 0.0
     timing_ms: NonNegativeFloat = 0.0

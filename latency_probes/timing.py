@@ -1,7 +1,7 @@
 """The timing of one pair inside the measuring child: cold call, warm-up, then alternating blocks.
 
-Clock, fault counter and random generator are passed in. Knows no runtime: two callables are all it
-sees.
+Clock, fault counter, sleep and random generator are passed in. Knows no runtime: two callables are
+all it sees.
 
 | name | rule |
 |---|---|
@@ -10,9 +10,11 @@ sees.
 | block | one call that is not timed (the other model emptied the caches), then its timed calls |
 | calls per block | so many that about 24 rounds fill the time, between 2 and 20 |
 | rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
+| retaken | after a pause, a round with a slow reference block, for up to 4 times the time |
 """
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -28,6 +30,8 @@ _WANTED_ROUNDS = 12
 _MOST_ROUNDS = 32
 _LEAST_CALLS = 2
 _MOST_CALLS = 20
+_PATIENCE = 4
+_PAUSE_NS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Warmth:
 
 @dataclass(frozen=True)
 class PairTiming:
-    """The samples of one process; faults are page faults per timed call."""
+    """The samples of one process; faults are page faults per timed call, `retaken` counts rounds
+    that were disturbed and taken again."""
 
     candidate: Warmth
     reference: Warmth
@@ -51,6 +56,7 @@ class PairTiming:
     reference_ns: list[list[int]]
     candidate_faults: float
     reference_faults: float
+    retaken: int
 
 
 class _Side:
@@ -61,7 +67,7 @@ class _Side:
         share = timing_ns / (2 * _ROUNDS * max(warmth.latency_ns, 1))
         self.calls = min(max(round(share), _LEAST_CALLS), _MOST_CALLS)
         self.rounds: list[list[int]] = []
-        self.faults = 0
+        self.faults: list[int] = []
 
     def block(self, clock: Clock, faults: Clock) -> None:
         call = self.call
@@ -72,11 +78,17 @@ class _Side:
             start = clock()
             call()
             samples.append(max(clock() - start, 1))
-        self.faults += faults() - before
+        self.faults.append(faults() - before)
         self.rounds.append(samples)
 
+    def latest_ns(self) -> float:
+        return median(self.rounds[-1])
+
+    def drop_latest(self) -> None:
+        del self.rounds[-1], self.faults[-1]
+
     def faults_per_call(self) -> float:
-        return self.faults / (self.calls * len(self.rounds))
+        return sum(self.faults) / (self.calls * len(self.rounds))
 
 
 def time_pair(
@@ -88,16 +100,33 @@ def time_pair(
     clock: Clock,
     faults: Clock,
     order: random.Random,
+    calm_ns: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> PairTiming:
     """Time two models against each other for about `timing_s` seconds, at least 3 rounds; for up
-    to `overtime` times that while there are few."""
+    to `overtime` times that while there are few.
+
+    Args:
+        calm_ns: What a call of the reference takes at most when nothing disturbs it; 0: unknown.
+    """
     timing_ns = round(timing_s * 1e9)
     one = _Side(candidate, warm_up(candidate, timing_ns, clock), timing_ns)
     other = _Side(reference, warm_up(reference, timing_ns, clock), timing_ns)
-    start = clock()
-    while _goes_on(len(one.rounds), clock() - start, timing_ns, overtime):
+    spent = retaken = 0
+    patience = _PATIENCE * timing_ns if calm_ns else 0
+    while _goes_on(len(one.rounds), spent, timing_ns, overtime):
+        start = clock()
         for side in (one, other) if order.random() < 0.5 else (other, one):
             side.block(clock, faults)
+        taken = clock() - start
+        if patience > 0 and other.latest_ns() > calm_ns:
+            one.drop_latest()
+            other.drop_latest()
+            retaken += 1
+            patience -= taken + _PAUSE_NS
+            sleep(_PAUSE_NS / 1e9)
+        else:
+            spent += taken
     return PairTiming(
         one.warmth,
         other.warmth,
@@ -105,6 +134,7 @@ def time_pair(
         other.rounds,
         one.faults_per_call(),
         other.faults_per_call(),
+        retaken,
     )
 
 

@@ -74,8 +74,9 @@ def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
     names = dict(snapshot.pool.names)
     if snapshot.device is not None:
         names[first] = snapshot.device.name
-    told = {device: f"drifted, nobody took over: {why}" for device, why in snapshot.pool.drifted.items()}
-    told |= {device: f"set aside: {why}" for device, why in snapshot.pool.aside.items()}
+    pool = snapshot.pool
+    told = {device: f"drifted, nobody took over: {why}" for device, why in pool.drifted.items()}
+    told |= {device: f"set aside: {why}" for device, why in pool.aside.items()}
     return [
         {"id": device, "name": names.get(device), "measured": count, "note": told.get(device)}
         for device, count in sorted(counts.items(), key=lambda each: (each[0] != first, each[0]))

@@ -99,9 +99,8 @@ def _replicate(
     job = {
         "task": "time", "runtime": registry.offered((RUNTIME,))[RUNTIME],
         "provider": "CPUExecutionProvider", "batch_size": 1, "threads": 1, "cores": [bench.core],
-        "cache": str(bench.noise), "timing_s": 0.25, "overtime": 4.0, "seed": str(number),
-        "time_limit_s": 60,
-        "memory_limit_mb": 4096, "parent": os.getpid(),
+        "cache": str(bench.noise), "timing_s": 0.25, "overtime": 4.0, "calm_ns": 0,
+        "seed": str(number), "time_limit_s": 60, "memory_limit_mb": 4096, "parent": os.getpid(),
         "candidate": str(bench.file(pair.candidate)),
         "reference": str(bench.file(pair.reference)),
     }  # fmt: skip

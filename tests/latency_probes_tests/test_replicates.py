@@ -21,9 +21,11 @@ class FakeDevice:
         self.now_s = 0.0
         self.limits: list[float] = []
         self.pauses: list[float] = []
+        self.calm_ns: list[int] = []
 
-    def run(self, number: int, limit_s: float) -> Timed | MeasureError:
+    def run(self, number: int, limit_s: float, calm_ns: int) -> Timed | MeasureError:
         self.now_s += 1
+        self.calm_ns.append(calm_ns)
         self.limits.append(limit_s)
         found = self.script[min(number, len(self.script) - 1)]
         if isinstance(found, MeasureError):
@@ -168,7 +170,7 @@ def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
     assert len(found.replicates) == 3
     assert found.verdict == "throttled"
     assert found.reasons == ("the sentinel was slow in 3 replicates",)
-    assert len(device.pauses) == 3
+    assert len(device.pauses) == 1
 
 
 def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
@@ -211,6 +213,12 @@ def test_replicate_with_a_slow_reference_is_disturbed_even_if_such_spells_are_lo
         sentinel.note(_with_reference(ns), "dense")
     assert sentinel.is_disturbed(_with_reference(1100), "dense")
     assert not sentinel.is_disturbed(_with_reference(1060), "dense")
+
+
+def test_a_replicate_is_told_what_is_calm_once_that_is_known() -> None:
+    device = FakeDevice(_with_reference(1000))
+    device.take(Settings.strict())
+    assert device.calm_ns == [0, 0, 0, 1070, 1070, 1070]
 
 
 def test_references_of_other_models_are_not_compared() -> None:

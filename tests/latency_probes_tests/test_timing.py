@@ -17,7 +17,7 @@ class FakeTime:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.screening()
         self.now_ns = 0
-        self.faults = 0
+        self.faults = self.pauses = 0
         self.calls: list[str] = []
 
     def model(self, name: str, latency: Callable[[int], int], *, faults: int = 0) -> timing.Call:
@@ -30,7 +30,13 @@ class FakeTime:
 
         return call
 
-    def time(self, candidate: timing.Call, reference: timing.Call) -> timing.PairTiming:
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+        self.pauses += 1
+
+    def time(
+        self, candidate: timing.Call, reference: timing.Call, *, calm_ns: int = 0
+    ) -> timing.PairTiming:
         return timing.time_pair(
             candidate,
             reference,
@@ -39,6 +45,8 @@ class FakeTime:
             clock=lambda: self.now_ns,
             faults=lambda: self.faults,
             order=random.Random(0),
+            calm_ns=calm_ns,
+            sleep=self.sleep,
         )
 
 
@@ -105,6 +113,34 @@ def test_a_busy_core_gets_overtime_for_its_rounds() -> None:
     assert len(found.candidate_ns) >= 12
     assert timing._goes_on(11, 479 * MS, 120 * MS, 4.0)
     assert not timing._goes_on(11, 480 * MS, 120 * MS, 4.0)
+
+
+def test_rounds_with_a_slow_reference_are_taken_again(fake: FakeTime) -> None:
+    def disturbed(n: int) -> int:
+        return 2 * MS if 60 * MS < fake.now_ns < 160 * MS else MS
+
+    found = fake.time(
+        fake.model("c", disturbed, faults=1), fake.model("r", disturbed), calm_ns=MS * 107 // 100
+    )
+    assert {x for block in found.reference_ns for x in block} == {MS}
+    assert len(found.candidate_ns) == len(found.reference_ns) >= 12
+    assert found.retaken == fake.pauses > 3
+    assert found.candidate_faults == 1
+
+
+def test_patience_with_a_slow_reference_ends() -> None:
+    seen = []
+    for calm_ns in (0, MS):
+        fake = FakeTime()
+        always = fake.time(
+            fake.model("c", lambda n: 2 * MS), fake.model("r", lambda n: 2 * MS), calm_ns=calm_ns
+        )
+        assert {x for block in always.reference_ns for x in block} == {2 * MS}
+        seen.append((fake.now_ns, len(always.reference_ns), always.retaken))
+    (plain_ns, plain, none), (patient_ns, patient, retaken) = seen
+    assert (plain, none) == (patient, 0)
+    assert retaken > 0
+    assert 480 * MS <= patient_ns - plain_ns <= 520 * MS
 
 
 @pytest.mark.parametrize(

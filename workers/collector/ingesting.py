@@ -28,6 +28,7 @@ ADVANCE_EVERY = 4
 # Errors that may not come again: what was killed for its neighbours' sake is measured once more.
 TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
 MAX_ATTEMPTS = 3
+MAX_SCREENINGS = 2
 log = logging.getLogger(__name__)
 
 
@@ -85,11 +86,14 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
 
 
 def is_worth_another_try(result: MeasureResult, *, is_check: bool = False) -> bool:
-    """Whether the device failed, or was too disturbed for a strict measurement, in a way that may
-    not come again, and that has not come too often. A disturbance is what a check looks for."""
+    """Whether the device failed, or was too disturbed, in a way that may not come again, and that
+    has not come too often: only a strict measurement must be beyond doubt. A disturbance is what
+    a check looks for."""
     outcome = result.outcome
     if isinstance(outcome, MeasureError):
-        is_transient = outcome.kind in TRANSIENT
-    else:
-        is_transient = outcome.kind == "strict" and outcome.verdict != "ok" and not is_check
-    return is_transient and result.attempt < MAX_ATTEMPTS
+        return outcome.kind in TRANSIENT and result.attempt < MAX_ATTEMPTS
+    if is_check or outcome.verdict == "ok":
+        return False
+    if outcome.kind == "strict":
+        return result.attempt < MAX_ATTEMPTS
+    return outcome.verdict == "throttled" and result.attempt < MAX_SCREENINGS

@@ -20,7 +20,7 @@ from latency_probes.messages import (
 from tests.workers_tests.collector_tests.yard import NOON, Yard, answer_to, heartbeat, text_of
 from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
-from workers.collector.ingesting import MAX_ATTEMPTS, ingest
+from workers.collector.ingesting import MAX_ATTEMPTS, MAX_SCREENINGS, ingest
 from workers.collector.streams import Entry
 from workers.collector.sweeping import sweep
 
@@ -225,14 +225,21 @@ def test_error_that_may_not_come_again_is_measured_once_more_but_not_for_ever(ya
     assert [row.id for row in counted] == [ended.measurement_id]
 
 
-def test_disturbed_strict_measurement_is_taken_again_but_not_for_ever(yard: Yard) -> None:
-    device_id, request_id = yard.device(), yard.request("strict:a")
-    noisy = measured(600, 1000, kind="strict").model_copy(update={"verdict": "noisy"})
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+@pytest.mark.parametrize(
+    ("kind", "verdict", "attempts"),
+    [("strict", "noisy", MAX_ATTEMPTS), ("strict", "throttled", MAX_ATTEMPTS), ("strict", "ok", 1),
+     ("screening", "throttled", MAX_SCREENINGS), ("screening", "noisy", 1)],
+)  # fmt: skip
+def test_disturbed_measurement_is_taken_again_but_not_for_ever(
+    yard: Yard, kind: str, verdict: str, attempts: int
+) -> None:
+    device_id, request_id = yard.device(), yard.request(f"{kind}:a")
+    found = measured(600, 1000, kind=kind).model_copy(update={"verdict": verdict})
+    for attempt in range(1, attempts + 1):
         dispatch(yard.context, yard.streams)
         asked = yard.look_at(request_id)
         assert asked.attempt == attempt
-        take_in(yard, device_id, text_of(asked, noisy))
+        take_in(yard, device_id, text_of(asked, found))
     assert yard.look_at(request_id).state == RequestState.DONE
-    assert count(yard, counted_only=False) == MAX_ATTEMPTS
+    assert count(yard, counted_only=False) == attempts
     assert count(yard, counted_only=True) == 1
