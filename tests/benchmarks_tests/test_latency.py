@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.latency import pools
 from benchmarks.latency.figures import Figure, table
-from benchmarks.latency.repeatability import Trials
+from benchmarks.latency.repeatability import Trial, Trials
 from latency_probes.messages import Settings
 from latency_probes.replicates import conclude
 from latency_probes.samples import Conditions, Measurement, Replicate
@@ -33,20 +33,31 @@ def measured(*ratios: float) -> Measurement:
 def test_coverage_is_the_share_of_intervals_that_hold_the_pooled_ratio() -> None:
     holding, missing = measured(0.49, 0.5, 0.51), measured(0.6, 0.6001, 0.6002)
     truth = [(0.4, 100.0), (0.625, 106.0), (0.9, 120.0)]  # the last one disturbed
-    trials = Trials([], [], [holding, missing, holding, holding], truth)
+    trials = Trials([], [holding, missing, holding, holding], truth)
     assert trials.calm == [0.4, 0.625]
     assert trials.true == pytest.approx(0.5)
     assert trials.coverage == 0.75
 
 
+def trial(difference: float, *, far: bool = False, throttled: bool = False) -> Trial:
+    """Two measurements whose ratios differ by so much, on a logarithmic scale."""
+    first, second = (measured(*[0.5 * math.exp(d)] * 3) for d in (0.0, difference))
+    verdict = "throttled" if throttled else "ok"
+    return Trial(first, second.model_copy(update={"verdict": verdict}), far=far)
+
+
 def test_figures_say_how_many_trials_stay_within_the_limit() -> None:
-    trials = Trials([0.001] * 9, [0.005, 0.02], [measured(0.5, 0.5, 0.5)], [(0.5, 100.0)])
+    made = [trial(0.001) for _ in range(9)]
+    made += [trial(0.005, far=True), trial(-0.02, far=True, throttled=True)]
+    trials = Trials(made, [measured(0.5, 0.5, 0.5)], [(0.5, 100.0)])
     figures = {figure.name: figure for figure in trials.figures("idle", 0.01)}
     within = figures["idle: A/A trials within 1%"]
     assert within.value == pytest.approx(100 * 10 / 11)
     assert within.is_met is False
-    assert figures["idle: A/A difference, median"].value == pytest.approx(0.1)
-    assert figures["idle: the same, a minute apart"].value == pytest.approx(1.925)
+    assert figures["idle: A/A difference, median"].value == pytest.approx(0.1, rel=1e-2)
+    assert figures["idle: the same, a minute apart"].value == pytest.approx(1.925, rel=1e-2)
+    assert figures["idle: trials of which none was throttled"].value == 10
+    assert figures["idle: of these within 1%"].value == 100
     assert figures["idle: coverage of 95 % intervals"].is_met is False  # above 98
 
 
