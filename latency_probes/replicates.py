@@ -23,6 +23,7 @@ Replicator = Callable[[int, float, int], Timed | MeasureError]
 _THROTTLED = 1.10
 _SLOW_REFERENCE = 1.07
 _COOL_DOWN_S = 0.5
+_SPELL = 6  # disturbed replicates in a row
 _LEAST_CALM = 3  # replicates
 _REMEMBERED = 512  # replicates of a reference: longer than a spell of noise
 _NOISY_IQR = 0.10
@@ -37,11 +38,15 @@ class Sentinel:
     neighbours that take caches or memory bandwidth, which a small loop does not feel, and which
     cost every model about the same time, so that the ratio moves (baseline: near the fastest of
     the last replicates, because such spells can be longer than the calm between them).
+
+    Attributes:
+        spell: how many of the last replicates in a row were disturbed.
     """
 
     def __init__(self) -> None:
         self._seen: deque[int] = deque(maxlen=31)
         self._references: dict[str, deque[float]] = {}
+        self.spell = 0
 
     @property
     def baseline_ns(self) -> int:
@@ -49,6 +54,7 @@ class Sentinel:
 
     def note(self, replicate: Replicate, reference: str = "") -> None:
         """Remembers a replicate; `reference` names its reference model and how it was run."""
+        self.spell = self.spell + 1 if self.is_disturbed(replicate, reference) else 0
         if min(replicate.sentinel_ns) > 0:
             self._seen.append(min(replicate.sentinel_ns))
         self._references.setdefault(reference, deque(maxlen=_REMEMBERED))
@@ -90,12 +96,15 @@ def take(
 
     A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
     repeated after a pause: once to screen, as often as there are replicates to be strict. What is
-    slow after that is set aside where at least 3 others are left, else the verdict says so. The
-    first error ends the measurement and is its outcome. With a threshold it also ends once the
-    calm replicates tell on which side of it the ratio is; the interval is the usual one.
+    slow after that is set aside where at least 3 others are left, else the verdict says so. To
+    screen, nothing is repeated or waited for once a spell has gone on for a while: who asks again
+    later gets more for the time. The first error ends the measurement and is its outcome. With a
+    threshold it also ends once the calm replicates tell on which side of it the ratio is; the
+    interval is the usual one.
     """
     deadline = clock() + settings.time_limit_s
-    most_repeats = settings.replicates if settings.kind == "strict" else 1
+    is_strict = settings.kind == "strict"
+    most_repeats = settings.replicates if is_strict else 1
     kept: list[Timed] = []
     calm: list[Timed] = []
     attempts = repeats = 0
@@ -104,7 +113,8 @@ def take(
         left = deadline - clock()
         if left <= 0:
             break
-        timed = run(attempts, left, sentinel.calm_ns(reference))
+        is_patient = is_strict or sentinel.spell < _SPELL
+        timed = run(attempts, left, sentinel.calm_ns(reference) if is_patient else 0)
         attempts += 1
         if isinstance(timed, MeasureError):
             if timed.kind == "timeout" and len(kept) >= 2:
@@ -112,7 +122,7 @@ def take(
             return timed
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and repeats < most_repeats:
+        if is_disturbed and is_patient and repeats < most_repeats:
             repeats += 1
             sleep(_COOL_DOWN_S)
             continue

@@ -221,6 +221,22 @@ def test_a_replicate_is_told_what_is_calm_once_that_is_known() -> None:
     assert device.calm_ns == [0, 0, 0, 1070, 1070, 1070]
 
 
+def test_screening_does_not_wait_for_the_end_of_a_long_spell() -> None:
+    sentinel = Sentinel()
+    for ns in (*[1000] * 5, *[1200] * 6):
+        sentinel.note(_with_reference(ns))
+    device = FakeDevice(_with_reference(1200))
+    found = _measured(device.take(Settings(), sentinel))
+    assert (len(found.replicates), found.verdict, device.pauses) == (3, "throttled", [])
+    assert device.calm_ns == [0, 0, 0]
+    strict = FakeDevice(_with_reference(1200))
+    strict.take(Settings.strict(), sentinel)
+    assert (set(strict.calm_ns), len(strict.pauses)) == ({1070}, 6)
+    calm = FakeDevice(_with_reference(1000))
+    assert _measured(calm.take(Settings(), sentinel)).verdict == "ok"
+    assert calm.calm_ns == [0, 1070, 1070]
+
+
 def test_references_of_other_models_are_not_compared() -> None:
     sentinel = Sentinel()
     for _ in range(5):
