@@ -75,8 +75,8 @@ class NumberTrial:
         found: its labels.
         seed: of the parameters and of the plan.
         scale: of the weights.
-        alone: try the first example alone, which costs half as much; whatever goes wrong with it
-            is tried again with both.
+        alone: try the first example alone, which costs half as much; what goes wrong with it is
+            tried again with both, until that has once given the same answer.
         watched: tell the influence.
         expired: tells that the time is over; asked before every forward.
 
@@ -105,22 +105,25 @@ class NumberTrial:
         self._tensors = named_tensors(graph.model)
         self._watched, self._expired = watched, expired
         self._first = first_examples(graph.dynamic_batch, graph.example_inputs) if alone else None
+        self._one_tells = False
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut; None if nothing does."""
-        if self._first is not None:
-            if self._holds(names, self._first):
-                return None
-            if self._expired():
-                return LATE
-            self._first = None
-        return self._problem(names, self._graph.example_inputs)
-
-    def _holds(self, names: Sequence[str], inputs: Sequence[Tensor]) -> bool:
+        if self._first is None:
+            return self._problem(names, self._graph.example_inputs)
         try:
-            return self._problem(names, inputs) is None
+            told = self._problem(names, self._first)
+            if told is None or told == LATE or self._one_tells:
+                return told
         except Exception:  # a graph that was exported for two examples may have no sizes for one
-            return False
+            told = None
+        if self._expired():
+            return LATE
+        both = self._problem(names, self._graph.example_inputs)
+        self._one_tells = told is not None and both is not None
+        if not self._one_tells:
+            self._first = None
+        return both
 
     def _problem(self, names: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
         plan = random_plan(self._graph.groups, names, self._seed)

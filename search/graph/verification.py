@@ -6,6 +6,7 @@
 | UNLIKE | a dense model that is off by more than this is not what was exported |
 | ROUNDS | how often parameters and plan are drawn: for one example, then for a batch |
 | EXTRA_ROUNDS | more draws, of ever smaller weights, for the groups not yet proven |
+| BRIEF | most trials of the user's class, before what is undecided is left to the exported graph |
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from search.graph.trials import LATE, TOLERANCE, NumberTrial, ShapeTrial
 CONTROL = 100
 ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
+BRIEF = 10
 
 GRAPH_ONLY = "unverified: only an exported graph can lose its units, and this one cannot"
 BESIDE = "unverified: the exported graph cannot lose the units of"
@@ -162,8 +164,8 @@ def verify(
         found: its labels.
         expired: tells that the time is over; asked before every step.
         family: groups of equal families pass or fail together; by default each is its own.
-        briefly: one round without control is enough once a group is refused, because all of them
-            will be verified in another form.
+        briefly: one round without control and a few trials are enough once a group is refused,
+            because all of them will be verified in another form.
         trusted: groups that have been verified before, in another form: the output depends on
             them, and what is left to see shows on one example.
 
@@ -175,6 +177,8 @@ def verify(
     shapes = ShapeTrial(graph)
     if shapes.possible:
         names = halving.keep(names, shapes.problem)
+    if briefly:
+        halving.most = BRIEF
     if briefly and halving.reasons:
         trial = NumberTrial(graph, exported, found, 0, alone=True, watched=False, expired=expired)
         halving.keep(names, trial.problem)
@@ -189,6 +193,8 @@ def verify(
         trial = NumberTrial(graph, exported, found, seed, scale, alone=alone, expired=expired)
         trial.influence.update(dict.fromkeys(proven, math.inf))
         names = halving.keep(names, trial.problem)
+        if briefly and halving.reasons:
+            return halving.reasons
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
         proven |= strong.intersection(names)
     idle = [name for name in _free(graph) if name not in proven]
@@ -202,10 +208,15 @@ def _free(graph: PruningGraph) -> list[str]:
 
 
 class Halving:
-    """Finds the groups that stand a trial together, and the reason why each other one does not."""
+    """Finds the groups that stand a trial together, and the reason why each other one does not.
+
+    Attributes:
+        most: after so many more trials, what failed together is refused together.
+    """
 
     def __init__(self, expired: Callable[[], bool], family: Callable[[str], str] = str) -> None:
         self.reasons: dict[str, str] = {}
+        self.most = math.inf
         self._expired, self._family = expired, family
 
     def keep(self, names: list[str], problem: Problem) -> list[str]:
@@ -219,7 +230,7 @@ class Halving:
         told = self._ask(families, problem)
         if told is None:
             return families
-        if len(families) == 1 or told == LATE:
+        if len(families) == 1 or told == LATE or self.most <= 0:
             self._freeze(families, told)
             return []
         half = len(families) // 2
@@ -237,7 +248,10 @@ class Halving:
     def _ask(self, families: Families, problem: Problem) -> str | None:
         if not families:
             return None
-        return LATE if self._expired() else problem(_names(families))
+        if self._expired():
+            return LATE
+        self.most -= 1
+        return problem(_names(families))
 
     def _freeze(self, families: Families, told: str) -> None:
         reason = told if told == LATE else f"unverified: {told}"

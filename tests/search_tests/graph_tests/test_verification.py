@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from search.graph import PruningGraph, trace
 from search.graph.call import Call, Outcome, Rule
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
-from search.graph.trials import LATE
+from search.graph.tracing import program_of
+from search.graph.trials import LATE, NumberTrial
 from search.graph.verification import Halving
 from tests.search_tests.graph_tests.around import Countdown
 from tests.search_tests.models import (
@@ -201,6 +203,43 @@ def test_halving_keeps_what_stands_together() -> None:
     assert halving.reasons["c"] == "unverified: c is wrong"
     assert halving.reasons["h"] == "unverified: beside a, a and h clash"
     assert len(asked) < 12
+
+
+def test_after_so_many_trials_what_failed_together_is_refused_together() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def problem(names: Sequence[str]) -> str | None:
+        asked.append(tuple(names))
+        return "wrong" if {"c", "g"} & set(names) else None
+
+    halving = Halving(lambda: False)
+    halving.most = 3
+    assert halving.keep(list("abcdefgh"), problem) == ["a", "b"]
+    assert asked == [tuple("abcdefgh"), tuple("abcd"), tuple("ab"), tuple("cd"), tuple("efgh")]
+    assert set(halving.reasons) == set("cdefgh")
+
+
+def test_one_example_tells_once_two_have_said_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    told: dict[int, str | None] = {1: "off", 2: "off"}
+
+    def instead(trial: NumberTrial, names: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
+        tried.append(len(inputs[0]))
+        return told[len(inputs[0])]
+
+    model = Plain().requires_grad_(False)
+    graph = replace(trace(model, image()), example_inputs=(torch.rand(2, 3, 8, 8),))
+    program, _ = program_of(graph.model, graph.example_inputs)
+    monkeypatch.setattr(NumberTrial, "_problem", instead)
+    made = partial(NumberTrial, graph, program.exported, program.found, 0, alone=True)
+    trial = made()
+    assert [trial.problem(["conv1"]) for _ in range(3)] == ["off"] * 3
+    assert tried == [1, 2, 1, 1]
+    tried.clear()
+    told[2] = None
+    trial = made()
+    assert [trial.problem(["conv1"]) for _ in range(3)] == [None] * 3
+    assert tried == [1, 2, 2, 2]
 
 
 class Squeezed(nn.Module):
