@@ -29,6 +29,8 @@ ADVANCE_EVERY = 4
 TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
 MAX_ATTEMPTS = 3
 MAX_SCREENINGS = 2
+# A disturbance hardly moves a ratio that is so near to 1.
+NEAR_ONE = 0.1
 log = logging.getLogger(__name__)
 
 
@@ -96,4 +98,5 @@ def is_worth_another_try(result: MeasureResult, *, is_check: bool = False) -> bo
         return False
     if outcome.kind == "strict":
         return result.attempt < MAX_ATTEMPTS
-    return outcome.verdict == "throttled" and result.attempt < MAX_SCREENINGS
+    is_off = outcome.verdict == "throttled" and abs(outcome.ratio - 1.0) > NEAR_ONE
+    return is_off and result.attempt < MAX_SCREENINGS
