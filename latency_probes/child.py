@@ -172,7 +172,8 @@ def _samples(pair: timing.PairTiming) -> dict[str, Any]:
         "reference_faults": pair.reference_faults,
         "warmup_calls": pair.candidate.calls + pair.reference.calls,
         "warm": pair.candidate.settled and pair.reference.settled,
-        "retaken": pair.retaken,
+        "retaken": len(pair.retaken),
+        "retaken_ratio": median(pair.retaken) if pair.retaken else None,
     }
 
 

@@ -105,6 +105,7 @@ def take(
     deadline = clock() + settings.time_limit_s
     is_strict = settings.kind == "strict"
     most_repeats = settings.replicates if is_strict else 1
+    every: list[Timed] = []
     kept: list[Timed] = []
     calm: list[Timed] = []
     attempts = repeats = 0
@@ -120,6 +121,7 @@ def take(
             if timed.kind == "timeout" and len(kept) >= 2:
                 break
             return timed
+        every.append(timed)
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
         if is_disturbed and is_patient and repeats < most_repeats:
@@ -134,11 +136,14 @@ def take(
         message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"
         return MeasureError(kind="timeout", message=message)
     believed = _believed(kept, calm)
-    put_aside = repeats + len(kept) - len(believed)
-    noted = conditions.model_copy(
-        update={"sentinel_baseline_ns": sentinel.baseline_ns, "repeated": put_aside}
-    )
     replicates = [t.replicate for t in believed]
+    noted = conditions.model_copy(
+        update={
+            "sentinel_baseline_ns": sentinel.baseline_ns,
+            "repeated": len(every) - len(believed),
+            "disturbed_ratio": _disturbed_ratio([t.replicate for t in every], replicates),
+        }
+    )
     slow = len(believed) - len(calm)
     version = kept[0].runtime_version
     return conclude(replicates, settings, noted, version, slow=slow, side=side)
@@ -148,6 +153,14 @@ def _believed(kept: Sequence[Timed], calm: Sequence[Timed]) -> Sequence[Timed]:
     """The calm replicates if they are enough for an interval. Which ones are calm is told by the
     reference and the sentinel, never by the candidate."""
     return calm if len(calm) >= _LEAST_CALM else kept
+
+
+def _disturbed_ratio(every: Sequence[Replicate], believed: Sequence[Replicate]) -> float | None:
+    """What the ratio is when the device is disturbed, by what was not believed."""
+    ids = set(map(id, believed))
+    ratios = [r.ratio for r in every if id(r) not in ids]
+    ratios += [r.retaken_ratio for r in every if r.retaken_ratio]
+    return median(ratios) if ratios else None
 
 
 def _enough(kept: Sequence[Timed], calm: Sequence[Timed], settings: Settings) -> bool:

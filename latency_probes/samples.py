@@ -44,6 +44,7 @@ class Replicate(_Part):
 
     Attributes:
         retaken: rounds that were taken again because the reference was slow in them.
+        retaken_ratio: the median of their ratios.
         setup_ms: importing the runtime and making both models ready.
         timing_ms: warm-up and rounds of both models.
         process_ms: the whole life of the process, as its parent saw it.
@@ -59,6 +60,7 @@ class Replicate(_Part):
     warmup_calls: NonNegativeInt = 0
     warm: bool = True
     retaken: NonNegativeInt = 0
+    retaken_ratio: PositiveFloat | None = None
     preemptions: NonNegativeInt = 0
     setup_ms: NonNegativeFloat = 0.0
     timing_ms: NonNegativeFloat = 0.0
@@ -88,6 +90,8 @@ class Conditions(_Part):
     Attributes:
         environment: kernel and allocator settings, in words: what moves ratios and stays the same
             from one measurement to the next.
+        repeated: replicates that were set aside because the device was disturbed.
+        disturbed_ratio: the median ratio of such replicates and rounds.
     """
 
     cores: tuple[NonNegativeInt, ...] = Field(default=(), max_length=1024)
@@ -99,6 +103,7 @@ class Conditions(_Part):
     memory_available_mb: NonNegativeInt | None = None
     sentinel_baseline_ns: NonNegativeInt = 0
     repeated: NonNegativeInt = 0
+    disturbed_ratio: PositiveFloat | None = None
 
 
 class Spread(_Part):

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from latency_probes.intervals import paired_ratio
+
 Call = Callable[[], object]
 Clock = Callable[[], int]
 
@@ -47,8 +49,8 @@ class Warmth:
 
 @dataclass(frozen=True)
 class PairTiming:
-    """The samples of one process; faults are page faults per timed call, `retaken` counts rounds
-    that were disturbed and taken again."""
+    """The samples of one process; faults are page faults per timed call, `retaken` has the ratio
+    of each round that was disturbed and taken again."""
 
     candidate: Warmth
     reference: Warmth
@@ -56,7 +58,7 @@ class PairTiming:
     reference_ns: list[list[int]]
     candidate_faults: float
     reference_faults: float
-    retaken: int
+    retaken: list[float]
 
 
 class _Side:
@@ -81,11 +83,9 @@ class _Side:
         self.faults.append(faults() - before)
         self.rounds.append(samples)
 
-    def latest_ns(self) -> float:
-        return median(self.rounds[-1])
-
-    def drop_latest(self) -> None:
-        del self.rounds[-1], self.faults[-1]
+    def drop_latest(self) -> list[int]:
+        del self.faults[-1]
+        return self.rounds.pop()
 
     def faults_per_call(self) -> float:
         return sum(self.faults) / (self.calls * len(self.rounds))
@@ -112,17 +112,16 @@ def time_pair(
     timing_ns = round(timing_s * 1e9)
     one = _Side(candidate, warm_up(candidate, timing_ns, clock), timing_ns)
     other = _Side(reference, warm_up(reference, timing_ns, clock), timing_ns)
-    spent = retaken = 0
+    spent = 0
+    retaken: list[float] = []
     patience = _PATIENCE * timing_ns if calm_ns else 0
     while _goes_on(len(one.rounds), spent, timing_ns, overtime):
         start = clock()
         for side in (one, other) if order.random() < 0.5 else (other, one):
             side.block(clock, faults)
         taken = clock() - start
-        if patience > 0 and other.latest_ns() > calm_ns:
-            one.drop_latest()
-            other.drop_latest()
-            retaken += 1
+        if patience > 0 and median(other.rounds[-1]) > calm_ns:
+            retaken.append(paired_ratio([one.drop_latest()], [other.drop_latest()]))
             patience -= taken + _PAUSE_NS
             sleep(_PAUSE_NS / 1e9)
         else:

@@ -43,6 +43,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "ratio": row.ratio,
         "ratio_low": row.ratio_low,
         "ratio_high": row.ratio_high,
+        "disturbed_ratio": (row.conditions or {}).get("disturbed_ratio"),
         "within_budget": best is None or best.rank(budget)[0] == 0,
         "dense_latency_ms": row.reference_ms,
         "latency_ms": row.latency_ms,

@@ -53,6 +53,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         told.append(f"accuracy on {result['test_images']} test images")
     if result.get("measured"):
         told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
+    if result.get("disturbed_ratio"):
+        told.append(f"{percent(result['disturbed_ratio'])} while other work disturbed the device")
     reuse = result.get("measurements") or {}
     if reuse.get("reused"):
         told.append(f"{reuse['reused']} reused from {', '.join(reuse['from_jobs'])}")

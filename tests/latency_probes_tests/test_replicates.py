@@ -237,6 +237,15 @@ def test_screening_does_not_wait_for_the_end_of_a_long_spell() -> None:
     assert calm.calm_ns == [0, 1070, 1070]
 
 
+def test_what_the_ratio_is_while_disturbed_is_told() -> None:
+    quiet = _measured(FakeDevice(_with_reference(1000)).take(Settings()))
+    assert quiet.conditions.disturbed_ratio is None
+    waited = _with_reference(1000).model_copy(update={"retaken": 4, "retaken_ratio": 0.75})
+    found = _measured(FakeDevice(waited).take(Settings()))
+    assert found.conditions.disturbed_ratio == 0.75
+    assert found.ratio == quiet.ratio
+
+
 def test_references_of_other_models_are_not_compared() -> None:
     sentinel = Sentinel()
     for _ in range(5):
@@ -265,3 +274,4 @@ def test_disturbed_replicates_are_set_aside_where_enough_calm_ones_are_left() ->
     assert found.conditions.repeated == 8
     assert found.verdict == "ok"
     assert found.ratio == pytest.approx(calm.ratio)
+    assert found.conditions.disturbed_ratio == pytest.approx(slow.ratio)

@@ -24,6 +24,7 @@ REPORT: dict[str, Any] = {
         "ratio": 0.49,
         "ratio_low": 0.48,
         "ratio_high": 0.495,
+        "disturbed_ratio": None,
         "dense_latency_ms": 1.0,
         "latency_ms": 0.49,
         "test_images": 100,
@@ -126,6 +127,12 @@ def test_levels_finer_than_the_device_resolves_are_noted() -> None:
 
 def test_result_over_the_budget_is_said_to_be() -> None:
     assert "not wholly within the budget" in report_page(changed(result={"within_budget": False}))
+
+
+def test_what_other_work_does_to_the_ratio_is_told() -> None:
+    assert "disturbed" not in report_page(REPORT)
+    page = report_page(changed(result={"disturbed_ratio": 0.61}))
+    assert "While other work disturbed the device, it was 0.610." in page
 
 
 def test_devices_and_reused_measurements_are_told() -> None:

@@ -74,10 +74,14 @@ def _summary(result: Mapping[str, Any]) -> str:
             "Nothing was pruned."
         )
     within = "within" if result["within_budget"] else "not wholly within"
+    disturbed = result["disturbed_ratio"]
+    beside = (
+        f" While other work disturbed the device, it was {disturbed:.3f}." if disturbed else ""
+    )
     return (
         f"Latency is {result['ratio']:.3f} of the dense model's "
         f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "
-        f"{within} the budget of {result['budget_ratio']:.3f}. Accuracy on "
+        f"{within} the budget of {result['budget_ratio']:.3f}.{beside} Accuracy on "
         f"{result['test_images']} test images: {result['accuracy']:.2%}, "
         f"dense {result['dense_accuracy']:.2%}."
     )
