@@ -8,7 +8,7 @@ all it sees.
 | warm-up | calls until the medians of the last two half-windows agree within 2 %, or time is up |
 | round | one block of candidate calls and one of reference calls, in random order |
 | block | one call that is not timed (the other model emptied the caches), then its timed calls |
-| calls per block | so many that about 24 rounds fill the time, between 2 and 20 |
+| calls per block | so many that they take 5 ms, between 2 and 20 |
 | rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
 | retaken | after a pause, a round with a slow reference block, for up to 4 times the time |
 """
@@ -26,7 +26,7 @@ Clock = Callable[[], int]
 
 _AGREEMENT = 0.02
 _HALF_WINDOW_NS = 10_000_000
-_ROUNDS = 24
+_BLOCK_NS = 5_000_000
 _LEAST_ROUNDS = 3
 _WANTED_ROUNDS = 12
 _MOST_ROUNDS = 32
@@ -64,10 +64,10 @@ class PairTiming:
 class _Side:
     """One of the two models while it is being timed."""
 
-    def __init__(self, call: Call, warmth: Warmth, timing_ns: int) -> None:
+    def __init__(self, call: Call, warmth: Warmth) -> None:
         self.call, self.warmth = call, warmth
-        share = timing_ns / (2 * _ROUNDS * max(warmth.latency_ns, 1))
-        self.calls = min(max(round(share), _LEAST_CALLS), _MOST_CALLS)
+        fitting = round(_BLOCK_NS / max(warmth.latency_ns, 1))
+        self.calls = min(max(fitting, _LEAST_CALLS), _MOST_CALLS)
         self.rounds: list[list[int]] = []
         self.faults: list[int] = []
 
@@ -110,8 +110,8 @@ def time_pair(
         calm_ns: What a call of the reference takes at most when nothing disturbs it; 0: unknown.
     """
     timing_ns = round(timing_s * 1e9)
-    one = _Side(candidate, warm_up(candidate, timing_ns, clock), timing_ns)
-    other = _Side(reference, warm_up(reference, timing_ns, clock), timing_ns)
+    one = _Side(candidate, warm_up(candidate, timing_ns, clock))
+    other = _Side(reference, warm_up(reference, timing_ns, clock))
     spent = 0
     retaken: list[float] = []
     patience = _PATIENCE * timing_ns if calm_ns else 0
