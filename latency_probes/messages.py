@@ -91,6 +91,8 @@ class Settings(_Part):
         overtime: So many times `timing_s` may pass until a busy core or a slow model has given
             enough rounds.
         profile: One more process times the candidate's layers.
+        usual_ms: What a call of the reference takes on the device when nothing disturbs it, where
+            that is known before.
     """
 
     kind: Literal["screening", "strict"] = "screening"
@@ -104,6 +106,7 @@ class Settings(_Part):
     memory_limit_mb: int = Field(default=4096, ge=64, le=2**20)
     seed: int = Field(default=0, ge=0, lt=2**63)
     profile: bool = False
+    usual_ms: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -4,6 +4,7 @@ Replicates come from a callable that is passed in, so that this runs on fake one
 clock. Knows no processes and no files.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,7 @@ class Sentinel:
     def __init__(self) -> None:
         self._seen: deque[int] = deque(maxlen=31)
         self._references: dict[str, deque[float]] = {}
+        self._expected: dict[str, float] = {}
         self.spell = 0
 
     @property
@@ -75,7 +77,13 @@ class Sentinel:
         """What a call of the reference model takes at most when nothing disturbs it; 0 while that
         is unknown."""
         seen = sorted(self._references.get(reference, ()))
-        return round(_SLOW_REFERENCE * seen[len(seen) // 8]) if len(seen) >= 3 else 0
+        usual = seen[len(seen) // 8] if len(seen) >= 3 else math.inf
+        usual = min(usual, self._expected.get(reference, math.inf))
+        return 0 if usual == math.inf else round(_SLOW_REFERENCE * usual)
+
+    def expect(self, usual_ns: float, reference: str = "") -> None:
+        """Takes the usual time of a reference from who knows it before it is seen here."""
+        self._expected[reference] = usual_ns
 
 
 def _reference_ns(replicate: Replicate) -> float:
@@ -103,6 +111,8 @@ def take(
     interval is the usual one.
     """
     deadline = clock() + settings.time_limit_s
+    if settings.usual_ms is not None:
+        sentinel.expect(settings.usual_ms * 1e6, reference)
     is_strict = settings.kind == "strict"
     most_repeats = settings.replicates if is_strict else 1
     every: list[Timed] = []

@@ -237,6 +237,15 @@ def test_screening_does_not_wait_for_the_end_of_a_long_spell() -> None:
     assert calm.calm_ns == [0, 1070, 1070]
 
 
+def test_a_reference_never_seen_is_known_from_who_asks() -> None:
+    device = FakeDevice(*[_with_reference(1200)] * 6, _with_reference(1000))
+    asked = Settings.strict().model_copy(update={"usual_ms": 1e-3})
+    found = _measured(device.take(asked))
+    assert set(device.calm_ns) == {1070}
+    assert found.conditions.repeated == 6
+    assert found.ratio == pytest.approx(_with_reference(1000).ratio)
+
+
 def test_what_the_ratio_is_while_disturbed_is_told() -> None:
     quiet = _measured(FakeDevice(_with_reference(1000)).take(Settings()))
     assert quiet.conditions.disturbed_ratio is None

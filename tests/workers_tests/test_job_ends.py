@@ -166,6 +166,22 @@ def test_finalist_that_misses_with_its_true_weights_is_followed_by_a_faster_one(
     assert states[-5:] == ["verifying", "searching", "finetuning", "verifying", "succeeded"]
 
 
+def test_device_is_told_what_the_reference_with_true_weights_should_take(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(search=SEARCH)
+    assert workshop.play(job_id, staircase).state == "succeeded"
+    snapshot = workshop.snapshot(job_id)
+    dense = snapshot.measurement("dense")
+    assert dense is not None
+    told = {
+        purpose.partition(":")[0]: request.settings.get("usual_ms")
+        for purpose, request in snapshot.requests.items()
+    }
+    assert told["final"] == dense.reference_ms
+    assert told["screening"] is told["strict"] is told["dense"] is None
+
+
 def test_job_whose_finalists_all_miss_gives_the_fastest_and_says_so(workshop: Workshop) -> None:
     job_id = workshop.submit(search={**SEARCH, "beam_width": 2})
     job = workshop.play(job_id, slow_with_true_weights(20.0, times=9))

@@ -57,6 +57,20 @@ def dense_ms(snapshot: Snapshot) -> float:
     return latency_ms
 
 
+def usual_reference_ms(snapshot: Snapshot) -> float | None:
+    """What the dense skeleton takes on the job's device when nothing disturbs it: near the fastest
+    of the job's measurements. None while there are few."""
+    dense = dense_measurement(snapshot)
+    seen = sorted(
+        row.reference_ms
+        for row in snapshot.found.values()
+        if row.reference_ms is not None
+        and row.device_id == dense.device_id
+        and row.reference_digest == dense.reference_digest
+    )
+    return seen[len(seen) // 8] if len(seen) >= 3 else None
+
+
 def beta(snapshot: Snapshot) -> float:
     """β = B / L₀, the budget as a ratio to the dense latency."""
     budget = snapshot.spec.budget

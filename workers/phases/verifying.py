@@ -15,6 +15,7 @@ from workers.phases.facts import (
     final_purpose,
     finalists,
     package_key,
+    usual_reference_ms,
     winner,
 )
 from workers.progress import progress
@@ -58,6 +59,9 @@ def decide(snapshot: Snapshot) -> Decision:
 def final_request(
     snapshot: Snapshot, chosen: Chosen, candidate: Blob, reference: Blob
 ) -> NewRequest:
-    """Both models with their true weights, strictly."""
-    settings = Settings.strict(seed=snapshot.spec.search.seed, profile=True)
+    """Both models with their true weights, strictly. The device is told what the dense skeleton
+    takes, because it has not seen this reference yet."""
+    usual_ms = usual_reference_ms(snapshot)
+    strict = Settings.strict(seed=snapshot.spec.search.seed, profile=True)
+    settings = strict.model_copy(update={"usual_ms": usual_ms})
     return NewRequest(final_purpose(chosen.digest), candidate, reference, settings)
