@@ -60,7 +60,7 @@ class Sentinel:
         if min(replicate.sentinel_ns) > 0:
             self._seen.append(min(replicate.sentinel_ns))
         self._references.setdefault(reference, deque(maxlen=_REMEMBERED))
-        self._references[reference].append(_reference_ns(replicate))
+        self._references[reference].append(replicate.median_reference_ns)
 
     def excess(self, replicate: Replicate) -> float:
         """How many times its baseline the sentinel took, at worst."""
@@ -70,7 +70,7 @@ class Sentinel:
     def is_disturbed(self, replicate: Replicate, reference: str = "") -> bool:
         """Whether either workload took clearly longer than it usually does."""
         calm_ns = self.calm_ns(reference)
-        is_slow = 0 < calm_ns < _reference_ns(replicate)
+        is_slow = 0 < calm_ns < replicate.median_reference_ns
         return is_slow or self.excess(replicate) > _THROTTLED
 
     def calm_ns(self, reference: str = "") -> int:
@@ -84,10 +84,6 @@ class Sentinel:
     def expect(self, usual_ns: float, reference: str = "") -> None:
         """Takes the usual time of a reference from who knows it before it is seen here."""
         self._expected[reference] = usual_ns
-
-
-def _reference_ns(replicate: Replicate) -> float:
-    return median(chain.from_iterable(replicate.reference_ns))
 
 
 def take(
@@ -118,15 +114,13 @@ def take(
     every: list[Timed] = []
     kept: list[Timed] = []
     calm: list[Timed] = []
-    attempts = repeats = 0
     side: intervals.Side | None = None
     while side is None and not _enough(kept, calm, settings):
         left = deadline - clock()
         if left <= 0:
             break
         is_patient = is_strict or sentinel.spell < _SPELL
-        timed = run(attempts, left, sentinel.calm_ns(reference) if is_patient else 0)
-        attempts += 1
+        timed = run(len(every), left, sentinel.calm_ns(reference) if is_patient else 0)
         if isinstance(timed, MeasureError):
             if timed.kind == "timeout" and len(kept) >= 2:
                 break
@@ -134,8 +128,7 @@ def take(
         every.append(timed)
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and is_patient and repeats < most_repeats:
-            repeats += 1
+        if is_disturbed and is_patient and len(every) - len(kept) <= most_repeats:
             sleep(_COOL_DOWN_S)
             continue
         kept.append(timed)

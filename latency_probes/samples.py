@@ -4,6 +4,7 @@ check."""
 
 import math
 from itertools import chain
+from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -82,6 +83,11 @@ class Replicate(_Part):
     def ratio(self) -> float:
         """This replicate's paired ratio, candidate over reference."""
         return intervals.paired_ratio(self.candidate_ns, self.reference_ns)
+
+    @property
+    def median_reference_ns(self) -> float:
+        """What a call of the reference took: the median of all its samples."""
+        return median(chain.from_iterable(self.reference_ns))
 
 
 class Conditions(_Part):

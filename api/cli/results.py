@@ -54,7 +54,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if result.get("measured"):
         told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
     if result.get("disturbed_ratio"):
-        told.append(f"{percent(result['disturbed_ratio'])} while other work disturbed the device")
+        told.append(f"{percent(result['disturbed_ratio'])} while the device was disturbed")
     reuse = result.get("measurements") or {}
     if reuse.get("reused"):
         told.append(f"{reuse['reused']} reused from {', '.join(reuse['from_jobs'])}")

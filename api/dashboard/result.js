@@ -28,7 +28,7 @@ function notes(result) {
   const { reused, from_jobs: jobs } = result.measurements ?? {};
   const devices = (result.devices ?? []).filter((device) => device.note);
   return [
-    ...(result.disturbed_ratio ? [`${percent(result.disturbed_ratio)} of dense while other work disturbed the device`] : []),
+    ...(result.disturbed_ratio ? [`${percent(result.disturbed_ratio)} of dense while the device was disturbed`] : []),
     ...(reused ? [`${count(reused)} measurements reused from ${jobs.join(", ")}`] : []),
     ...devices.map((device) => `${device.name ?? device.id}: ${device.note}`),
   ];

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -16,7 +15,7 @@ from benchmarks.latency.figures import Figure
 from benchmarks.latency.models import Pair
 from latency_probes.intervals import quantile
 from latency_probes.messages import Settings
-from latency_probes.samples import Measurement, Replicate
+from latency_probes.samples import Measurement
 
 APART_S = 60.0
 TRUTH_MEASUREMENTS = 15  # of two replicates each
@@ -144,7 +143,7 @@ def run(
 
 
 def _as_the_service(bench: Bench, pair: Pair, settings: Settings) -> Measurement:
-    """One measurement; what is throttled is taken once more, as the collector asks for it."""
+    """One measurement; what is throttled is taken once more, like a screening by the collector."""
     found = bench.measure(pair.candidate, pair.reference, settings)
     if found.verdict == "throttled":
         found = bench.measure(pair.candidate, pair.reference, settings)
@@ -155,11 +154,7 @@ def _truth(bench: Bench, pair: Pair, number: int) -> list[tuple[float, float]]:
     """Two replicates for the pooled ratio, each with its reference latency."""
     settings = Settings(replicates=2, max_replicates=2, timing_s=0.25, seed=10_000 + number)
     found = bench.measure(pair.candidate, pair.reference, settings)
-    return [(replicate.ratio, _reference_ns(replicate)) for replicate in found.replicates]
-
-
-def _reference_ns(replicate: Replicate) -> float:
-    return median(chain.from_iterable(replicate.reference_ns))
+    return [(replicate.ratio, replicate.median_reference_ns) for replicate in found.replicates]
 
 
 def _p95(differences: Sequence[float]) -> float:

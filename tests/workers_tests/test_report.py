@@ -132,7 +132,7 @@ def test_result_over_the_budget_is_said_to_be() -> None:
 def test_what_other_work_does_to_the_ratio_is_told() -> None:
     assert "disturbed" not in report_page(REPORT)
     page = report_page(changed(result={"disturbed_ratio": 0.61}))
-    assert "While other work disturbed the device, it was 0.610." in page
+    assert "While the device was disturbed, it was 0.610." in page
 
 
 def test_devices_and_reused_measurements_are_told() -> None:

@@ -75,9 +75,7 @@ def _summary(result: Mapping[str, Any]) -> str:
         )
     within = "within" if result["within_budget"] else "not wholly within"
     disturbed = result["disturbed_ratio"]
-    beside = (
-        f" While other work disturbed the device, it was {disturbed:.3f}." if disturbed else ""
-    )
+    beside = f" While the device was disturbed, it was {disturbed:.3f}." if disturbed else ""
     return (
         f"Latency is {result['ratio']:.3f} of the dense model's "
         f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "

@@ -53,9 +53,7 @@ def test_an_unpruned_result_says_so(capsys: Captured) -> None:
 
 def test_a_result_tells_the_ratio_beside_other_work(capsys: Captured) -> None:
     show_result(RESULT | {"disturbed_ratio": 0.716})
-    assert "71.6 % while other work disturbed the device" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "71.6 % while the device was disturbed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_address_of_the_running_stack_is_found(tmp_path: Path) -> None:
