@@ -71,7 +71,9 @@ def follow(client: "Client", job_id: str) -> "JobView":
     if not console.is_terminal:
         return _follow_lines(client, job_id)
     with Live(console=console, refresh_per_second=4) as live:
-        return client.jobs.wait(job_id, pause_s=0.7, seen=lambda job: live.update(picture(job)))
+        return client.jobs.wait(
+            job_id, pause_s=0.7, seen=lambda job: live.update(picture(job), refresh=True)
+        )
 
 
 def _follow_lines(client: "Client", job_id: str) -> "JobView":

@@ -1,12 +1,15 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import save_file
 from sqlalchemy.orm import Session
 
+from api.cli import watch
 from api.cli.main import main
+from api.routes.views import JobView
 from jobs.repository import artifacts, datasets, devices, models
 from jobs.repository import jobs as jobs_rows
 from jobs.states import JobState
@@ -266,43 +269,40 @@ def test_jobs_watch_ends_with_the_table(secateur: Secateur, api: Served, capsys:
         assert part in shown
 
 
+def cancel_once_told(monkeypatch: pytest.MonkeyPatch, api: Served, teller: str) -> None:
+    """Somebody else cancels the job as soon as `watch` has told of it for the first time."""
+    tell = getattr(watch, teller)
+
+    def told(job: JobView) -> Any:
+        if job.state == "queued":
+            with api.sessions.begin() as session:
+                transition(session, job.id, JobState.QUEUED, JobState.CANCELLED, 1)
+        return tell(job)
+
+    monkeypatch.setattr(watch, teller, told)
+
+
 def test_a_terminal_sees_the_progress_drawn_in_place(
     secateur: Secateur, api: Served, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     job = add_job(api.sessions, JobState.QUEUED, progress=PROGRESS)
-
-    def cancel() -> None:
-        threading.Event().wait(0.5)
-        with api.sessions.begin() as session:
-            transition(session, job, JobState.QUEUED, JobState.CANCELLED, 1)
-
-    cancelling = threading.Thread(target=cancel)
-    cancelling.start()
+    cancel_once_told(monkeypatch, api, "picture")
     assert secateur("jobs", "watch", job) == 4
-    cancelling.join()
     shown = capsys.readouterr().out
     assert "31 candidates, 7 of earlier jobs" in shown
     assert "cancelled" in shown
 
 
 def test_elsewhere_a_line_is_written_when_something_changed(
-    secateur: Secateur, api: Served, capsys: Captured
+    secateur: Secateur, api: Served, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress = {"phase": "warming", "levels": 0}
     job = add_job(api.sessions, JobState.QUEUED, progress=progress)
     with api.sessions.begin() as session:
         jobs_rows.set_waiting(session, job, "a device with the runtime openvino")
-
-    def cancel() -> None:
-        threading.Event().wait(0.5)
-        with api.sessions.begin() as session:
-            transition(session, job, JobState.QUEUED, JobState.CANCELLED, 1)
-
-    cancelling = threading.Thread(target=cancel)
-    cancelling.start()
+    cancel_once_told(monkeypatch, api, "line")
     assert secateur("jobs", "watch", job) == 4
-    cancelling.join()
     lines = capsys.readouterr().out.splitlines()
     waiting = "queued · waiting for a device with the runtime openvino · phase warming"
     assert lines == [waiting, "cancelled"]
