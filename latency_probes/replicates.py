@@ -98,19 +98,19 @@ def take(
 ) -> Measurement | MeasureError:
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
-    A replicate during which the sentinel was over 10 % or the reference model over 7 % slow is
-    repeated after a pause: once to screen, as often as there are replicates to be strict. What is
-    slow after that is set aside where at least 3 others are left, else the verdict says so. To
-    screen, nothing is repeated or waited for once a spell has gone on for a while: who asks again
-    later gets more for the time. The first error ends the measurement and is its outcome. With a
-    threshold it also ends once the calm replicates tell on which side of it the ratio is; the
-    interval is the usual one.
+    To be strict, a replicate during which the sentinel was over 10 % or the reference model over
+    7 % slow is repeated after a pause, as often as there are replicates. What is slow is set aside
+    where at least 3 others are left, else the verdict says so. To screen, none is repeated, and
+    none waits for the calm once a spell has gone on for a while: who asks again later gets more
+    for the time. The first error ends the measurement and is its outcome. With a threshold it
+    also ends once the calm replicates tell on which side of it the ratio is; the interval is the
+    usual one.
     """
     deadline = clock() + settings.time_limit_s
     if settings.usual_ms is not None:
         sentinel.expect(settings.usual_ms * 1e6, reference)
     is_strict = settings.kind == "strict"
-    most_repeats = settings.replicates if is_strict else 1
+    most_repeats = settings.replicates if is_strict else 0
     every: list[Timed] = []
     kept: list[Timed] = []
     calm: list[Timed] = []
@@ -128,7 +128,7 @@ def take(
         every.append(timed)
         is_disturbed = sentinel.is_disturbed(timed.replicate, reference)
         sentinel.note(timed.replicate, reference)
-        if is_disturbed and is_patient and len(every) - len(kept) <= most_repeats:
+        if is_disturbed and len(every) - len(kept) <= most_repeats:
             sleep(_COOL_DOWN_S)
             continue
         kept.append(timed)

@@ -11,6 +11,7 @@ all it sees.
 | calls per block | so many that they take 5 ms, between 2 and 20 |
 | rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
 | retaken | after a pause, a round with a slow reference block, for up to 4 times the time |
+| set aside | rounds that are slow after that, where at least 3 others are left |
 """
 
 import random
@@ -50,7 +51,7 @@ class Warmth:
 @dataclass(frozen=True)
 class PairTiming:
     """The samples of one process; faults are page faults per timed call, `retaken` has the ratio
-    of each round that was disturbed and taken again."""
+    of each round that was disturbed and taken again or set aside."""
 
     candidate: Warmth
     reference: Warmth
@@ -83,9 +84,9 @@ class _Side:
         self.faults.append(faults() - before)
         self.rounds.append(samples)
 
-    def drop_latest(self) -> list[int]:
-        del self.faults[-1]
-        return self.rounds.pop()
+    def drop(self, place: int) -> list[int]:
+        del self.faults[place]
+        return self.rounds.pop(place)
 
     def faults_per_call(self) -> float:
         return sum(self.faults) / (self.calls * len(self.rounds))
@@ -121,11 +122,14 @@ def time_pair(
             side.block(clock, faults)
         taken = clock() - start
         if patience > 0 and median(other.rounds[-1]) > calm_ns:
-            retaken.append(paired_ratio([one.drop_latest()], [other.drop_latest()]))
+            retaken.append(paired_ratio([one.drop(-1)], [other.drop(-1)]))
             patience -= taken + _PAUSE_NS
             sleep(_PAUSE_NS / 1e9)
         else:
             spent += taken
+    slow = [i for i, block in enumerate(other.rounds) if calm_ns and median(block) > calm_ns]
+    if len(other.rounds) - len(slow) >= _LEAST_ROUNDS:
+        retaken += [paired_ratio([one.drop(i)], [other.drop(i)]) for i in reversed(slow)]
     return PairTiming(
         one.warmth,
         other.warmth,

@@ -156,9 +156,9 @@ def _settled_sentinel(*seen: int) -> Sentinel:
     return sentinel
 
 
-def test_a_replicate_on_a_slow_core_is_repeated_after_a_pause() -> None:
+def test_a_strict_replicate_on_a_slow_core_is_repeated_after_a_pause() -> None:
     device = FakeDevice(_with_sentinel(200), _with_sentinel(100))
-    found = _measured(device.take(Settings(), _settled_sentinel()))
+    found = _measured(device.take(Settings.strict(), _settled_sentinel()))
     assert (found.conditions.repeated, found.verdict) == (1, "ok")
     assert found.conditions.sentinel_baseline_ns == 100
     assert device.pauses == [0.5]
@@ -170,7 +170,7 @@ def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
     assert len(found.replicates) == 3
     assert found.verdict == "throttled"
     assert found.reasons == ("the sentinel was slow in 3 replicates",)
-    assert len(device.pauses) == 1
+    assert device.pauses == []
 
 
 def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
@@ -253,6 +253,21 @@ def test_what_the_ratio_is_while_disturbed_is_told() -> None:
     found = _measured(FakeDevice(waited).take(Settings()))
     assert found.conditions.disturbed_ratio == 0.75
     assert found.ratio == quiet.ratio
+
+
+def test_a_screening_repeats_nothing_and_looks_for_three_calm_replicates() -> None:
+    slow, calm = _with_reference(1200), _with_reference(1000)
+    device = FakeDevice(slow, calm, slow, calm, calm)
+    found = _measured(device.take(Settings(), _with_usual(1000)))
+    assert (len(found.replicates), found.verdict, device.pauses) == (3, "ok", [])
+    assert found.conditions.repeated == 2
+    assert found.ratio == pytest.approx(calm.ratio)
+
+
+def _with_usual(ns: int) -> Sentinel:
+    sentinel = Sentinel()
+    sentinel.expect(ns)
+    return sentinel
 
 
 def test_references_of_other_models_are_not_compared() -> None:

@@ -154,6 +154,24 @@ def test_patience_with_a_slow_reference_ends() -> None:
     assert 480 * MS <= patient_ns - plain_ns <= 520 * MS
 
 
+def test_rounds_that_stay_slow_are_set_aside_where_three_calm_ones_are_left() -> None:
+    def timed(calm_until_ms: int) -> timing.PairTiming:
+        fake = FakeTime()
+
+        def candidate(n: int) -> int:
+            return MS if fake.now_ns < calm_until_ms * MS else 2 * MS
+
+        one = fake.model("c", candidate)
+        return fake.time(one, fake.model("r", candidate), calm_ns=MS * 107 // 100)
+
+    some, none = timed(80), timed(40)
+    assert {x for block in some.reference_ns for x in block} == {MS}
+    assert len(some.candidate_ns) == len(some.reference_ns) in range(3, 12)
+    assert MS in some.candidate_ns[0]
+    assert {x for block in none.reference_ns for x in block} == {2 * MS}
+    assert len(some.retaken) > len(none.retaken) > 0
+
+
 @pytest.mark.parametrize(
     ("latency_ms", "limit_ms"), [(0.1, 500), (1, 600), (5, 800), (10, 1000), (50, 5000)]
 )
