@@ -18,6 +18,7 @@ from workers.loaders.architectures import build, zoo
 
 SEED = 0
 IMAGE = (3, 224, 224)
+LARGEST = 384  # pixels, where a model takes any size; 768 make 2304 tokens, and tell no more
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 
@@ -56,7 +57,10 @@ def _from_python(name: str, rest: str) -> tuple[nn.Module, Inputs]:
 def _from_timm(name: str, rest: str) -> tuple[nn.Module, Inputs]:
     model = build(name, {}, allow=())
     config = getattr(model, "pretrained_cfg", None) or {}
-    return model, _images(tuple(config.get("input_size") or IMAGE))
+    channels, *sides = config.get("input_size") or IMAGE
+    if not config.get("fixed_input_size"):
+        sides = [min(side, LARGEST) for side in sides]
+    return model, _images((channels, *sides))
 
 
 def _from_pytorchcv(name: str, rest: str) -> tuple[nn.Module, Inputs]:

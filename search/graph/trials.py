@@ -104,7 +104,9 @@ class NumberTrial:
         self._blocks = [block.atom for block in found.blocks]
         self._tensors = named_tensors(graph.model)
         self._watched, self._expired = watched, expired
-        self._first = first_examples(graph.dynamic_batch, graph.example_inputs) if alone else None
+        one = first_examples(graph.dynamic_batch, graph.example_inputs)
+        self._fewest = graph.example_inputs if one is None else one
+        self._first = one if alone else None
         self._one_tells = False
 
     def problem(self, names: Sequence[str]) -> str | None:
@@ -142,35 +144,40 @@ class NumberTrial:
 
     def _dense_error(self, inputs: Sequence[Tensor]) -> float:
         kept = self._graph.kept_atoms(self._graph.dense_plan())
-        with torch.no_grad(), _quiet():
-            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
-        return relative_error(outputs_of(self._graph.model, inputs), expected)
+        return relative_error(outputs_of(self._graph.model, inputs), self._expected(inputs, kept))
 
     def _compare(
         self, names: Sequence[str], plan: Plan, inputs: Sequence[Tensor], pruned: list[Tensor]
     ) -> str | None:
         kept = self._graph.kept_atoms(plan)
-        with torch.no_grad(), _quiet():
-            expected = _tensors(self._reference.run_masked(self._tensors, inputs, kept))
+        is_watched = self._watched and not self.influence.keys() >= set(names)
+        is_whole = bool(kept[self._blocks].all())
+        nudges = None
+        if is_watched and is_whole and inputs is self._fewest:  # one forward serves both ends
+            nudges = self._nudges()
+        expected = self._expected(inputs, kept, nudges)
         off = relative_error(pruned, expected)
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
-        del expected
-        if self._watched and not self.influence.keys() >= set(names):
+        if is_watched:
             if self._expired():
                 return LATE
-            kept[self._blocks] = True  # one that is gone changes nothing
-            largest = _largest_per_group(self._changes(kept), self._graph)
+            changes = None if nudges is None else _gradient(expected, nudges, kept)
+            del expected
+            if changes is None or not bool(changes.isfinite().all()):
+                kept[self._blocks] = True  # one that is gone changes nothing
+                changes = self._changes(kept)
+            largest = _largest_per_group(changes, self._graph)
             self.influence |= {name: largest[name] for name in names}
         return None
 
     def _changes(self, kept: Kept) -> Tensor:
         """What moving each atom changes, of one example where that will do: half the memory."""
         batch = self._graph.example_inputs
-        one = first_examples(self._graph.dynamic_batch, batch)
-        for inputs in (batch,) if one is None else (one, batch):
+        for inputs in (batch,) if self._fewest is batch else (self._fewest, batch):
+            nudges = self._nudges()
             try:
-                changes = self._changes_of(inputs, kept)
+                changes = _gradient(self._expected(inputs, kept, nudges), nudges, kept)
             except (IndexError, RuntimeError):
                 if inputs is batch:
                     raise
@@ -179,14 +186,18 @@ class NumberTrial:
                     break
         return changes
 
-    def _changes_of(self, inputs: Sequence[Tensor], kept: Kept) -> Tensor:
-        nudges = torch.zeros(len(kept), dtype=torch.float64, device=inputs[0].device)
-        nudges.requires_grad_()
-        with _ShortMemory(), _quiet():
-            outputs = _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
-        changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
-        changes[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
-        return changes
+    def _nudges(self) -> Tensor:
+        like = self._graph.example_inputs[0]
+        count = len(self._graph.group_of)
+        return torch.zeros(count, dtype=torch.float64, device=like.device, requires_grad=True)
+
+    def _expected(
+        self, inputs: Sequence[Tensor], kept: Kept, nudges: Tensor | None = None
+    ) -> list[Tensor]:
+        """What the dense graph makes of `inputs` with only `kept`; see `run_masked`."""
+        memory = torch.no_grad() if nudges is None else _ShortMemory()
+        with memory, _quiet():
+            return _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
 
 
 class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
@@ -253,6 +264,13 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
             error = float((left.double() - right.detach().double()).abs().max() / scale)
             errors.append(error if error == error else float("inf"))
     return max(errors)
+
+
+def _gradient(outputs: Sequence[Tensor], nudges: Tensor, kept: Kept) -> Tensor:
+    """What moving each atom changes: the gradient of a random projection of the outputs."""
+    changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
+    changes[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
+    return changes
 
 
 def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:

@@ -112,11 +112,14 @@ def _settle_units(
     """
     known = {group.name: GRAPH_ONLY for group in graph.prunable if group.form == "graph"}
     rest = frozen_by(graph, known)
-    own = known | verify(rest, exported, found, expired, family=family, briefly=True)
+    own = known | verify(
+        rest, exported, found, expired, family=family, briefly=True, refused=bool(known)
+    )
     if not _refused(own):
         return frozen_by(graph, own)
-    if NumberTrial(graph, exported, found, 0, alone=True).dense_error() > UNLIKE:
-        return frozen_by(graph, dict.fromkeys((group.name for group in graph.prunable), RANDOM))
+    names = {group.name for group in graph.prunable}
+    if own.keys() >= names and _is_unlike(graph, exported, found):
+        return frozen_by(graph, dict.fromkeys(names, RANDOM))
     as_graph = replace(
         graph,
         groups=tuple(replace(group, form="graph") for group in graph.groups),
@@ -129,6 +132,12 @@ def _settle_units(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
+
+
+def _is_unlike(graph: PruningGraph, exported: Exported, found: Propagation) -> bool:
+    """Whether not even the dense model is what was exported: where no trial went well, that may
+    be the reason."""
+    return NumberTrial(graph, exported, found, 0, alone=True).dense_error() > UNLIKE
 
 
 def _refused(reasons: dict[str, str]) -> list[str]:
@@ -149,6 +158,7 @@ def verify(
     *,
     family: Callable[[str], str] = str,
     briefly: bool = False,
+    refused: bool = False,
     trusted: Collection[str] = (),
 ) -> dict[str, str]:
     """Find the groups that cannot be trusted.
@@ -156,7 +166,8 @@ def verify(
     Shapes first, which is cheap; then numbers, on parameters drawn anew in every round, and on
     one example in the first. In a round the pruned copy must equal the reference within
     TOLERANCE, and as a negative control the output must depend on the units of the group in at
-    least one round.
+    least one round. A group for which both held in one round is trusted though the time is over
+    in the next, as long as nothing went wrong in that one.
 
     Args:
         graph: the analysis of a float64 copy; the copy's parameters are overwritten.
@@ -166,6 +177,7 @@ def verify(
         family: groups of equal families pass or fail together; by default each is its own.
         briefly: one round without control and a few trials are enough once a group is refused,
             because all of them will be verified in another form.
+        refused: one has been refused already.
         trusted: groups that have been verified before, in another form: the output depends on
             them, and what is left to see shows on one example.
 
@@ -179,7 +191,7 @@ def verify(
         names = halving.keep(names, shapes.problem)
     if briefly:
         halving.most = BRIEF
-    if briefly and halving.reasons:
+    if briefly and (refused or halving.reasons):
         trial = NumberTrial(graph, exported, found, 0, alone=True, watched=False, expired=expired)
         halving.keep(names, trial.problem)
         return halving.reasons
@@ -192,14 +204,20 @@ def verify(
         alone = bool(trusted) or seed != 1
         trial = NumberTrial(graph, exported, found, seed, scale, alone=alone, expired=expired)
         trial.influence.update(dict.fromkeys(proven, math.inf))
+        halving.failed = False
         names = halving.keep(names, trial.problem)
-        if briefly and halving.reasons:
+        if briefly and _refused(halving.reasons):
             return halving.reasons
         strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
         proven |= strong.intersection(names)
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE
-    return dict.fromkeys(idle, reason) | halving.reasons
+    problems = {
+        name: told
+        for name, told in halving.reasons.items()
+        if told != LATE or name not in proven or halving.failed
+    }
+    return dict.fromkeys(idle, reason) | problems
 
 
 def _free(graph: PruningGraph) -> list[str]:
@@ -212,11 +230,13 @@ class Halving:
 
     Attributes:
         most: after so many more trials, what failed together is refused together.
+        failed: whether a trial has told a problem.
     """
 
     def __init__(self, expired: Callable[[], bool], family: Callable[[str], str] = str) -> None:
         self.reasons: dict[str, str] = {}
         self.most = math.inf
+        self.failed = False
         self._expired, self._family = expired, family
 
     def keep(self, names: list[str], problem: Problem) -> list[str]:
@@ -251,7 +271,9 @@ class Halving:
         if self._expired():
             return LATE
         self.most -= 1
-        return problem(_names(families))
+        told = problem(_names(families))
+        self.failed |= told not in (None, LATE)
+        return told
 
     def _freeze(self, families: Families, told: str) -> None:
         reason = told if told == LATE else f"unverified: {told}"

@@ -188,6 +188,26 @@ def test_the_time_limit_freezes_what_is_not_verified(readings: int) -> None:
     assert {group.reason for group in graph.groups[:2]} == {LATE}
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_was_proven_is_trusted_if_the_time_is_over_in_the_next_round(
+    monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """Unless something had gone wrong in it by then."""
+    rounds: list[int] = []
+    told = NumberTrial.problem
+
+    def problem(trial: NumberTrial, names: Sequence[str]) -> str | None:
+        rounds.append(trial._seed)
+        if trial._seed == 0:
+            return told(trial, names)
+        return "wrong" if wrong and len(names) > 1 else LATE
+
+    monkeypatch.setattr(NumberTrial, "problem", problem)
+    reasons = {group.reason for group in trace(Plain(), image()).groups[:2]}
+    assert rounds[:2] == [0, 1]
+    assert reasons == ({LATE} if wrong else {""})
+
+
 def test_halving_keeps_what_stands_together() -> None:
     asked: list[tuple[str, ...]] = []
 
