@@ -29,6 +29,8 @@ from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
 from search.graph.standardising import with_fixed_statistics
+from search.graph.trials import LATE
+from search.graph.types import Group
 from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
 
@@ -74,9 +76,14 @@ def trace(
         return _traced(model, example_inputs, rules, expired)
     except ExportError as obstacle:
         graph = _traced_in_parts(model, example_inputs, rules, expired)
-        if graph is None or not graph.prunable:
+        if graph is None or not any(_is_open(group) for group in graph.groups):
             raise
         return replace(graph, obstacle=str(obstacle))
+
+
+def _is_open(group: Group) -> bool:
+    """Whether a group can be pruned, or could with more time."""
+    return group.status != "frozen" or group.reason == LATE
 
 
 def _traced_in_parts(

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from search.errors import ExportError
 from search.graph import PruningGraph, trace
-from search.graph.trials import random_plan
+from search.graph.trials import LATE, random_plan
 from search.surgery import prune
+from tests.search_tests.graph_tests.around import Countdown
 from tests.search_tests.models import image
 
 
@@ -121,6 +122,14 @@ def test_the_pruned_model_is_whole_and_of_the_same_class(
     assert [boxes.shape[1] for boxes in found] == [4]
     assert graph.model is detector
     assert graph.parameters(plan) == sum(p.numel() for p in pruned.parameters())
+
+
+def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so() -> None:
+    late = trace(Detector(), image(), time_limit_s=1.0, clock=Countdown(11))
+    assert late.parts
+    assert late.obstacle
+    assert not late.prunable
+    assert LATE in {group.reason for group in late.groups}
 
 
 def test_parts_that_say_nothing_of_the_whole_are_no_analysis() -> None:
