@@ -44,7 +44,7 @@ class Replicate(_Part):
     calls.
 
     Attributes:
-        retaken: rounds that were taken again because the reference was slow in them.
+        retaken: rounds that were taken again or set aside because the reference was slow in them.
         retaken_ratio: the median of their ratios.
         setup_ms: importing the runtime and making both models ready.
         timing_ms: warm-up and rounds of both models.
