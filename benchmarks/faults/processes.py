@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from api.stack.home import Home
+from api.stack.launcher import command_line
 from api.stack.valkey import EmbeddedValkey, free_port, wait_for
 from benchmarks.faults.link import Link
 from jobs.columns import utc_now
@@ -28,7 +29,10 @@ _START_S = 60.0
 
 
 class Part:
-    """A process that is started with the same command again and again."""
+    """A process that is started with the same command again and again.
+
+    It ends with the thread that started it, also where that is killed.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -50,9 +54,10 @@ class Part:
         return self._process.pid
 
     def start(self) -> None:
+        command = command_line(self._command, cores=(), parent=os.getpid())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._environment, stdout=log, stderr=log, cwd=_ROOT
+                command, env=self._environment, stdout=log, stderr=log, cwd=_ROOT
             )
 
     def send(self, number: int) -> None:

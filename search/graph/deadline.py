@@ -1,8 +1,12 @@
-"""When to stop: before a step that would end too late. Knows clocks, and nothing of pruning."""
+"""When to stop: before a step that would end too late. Knows clocks and torch's modes, and nothing
+of pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
 
 
 class Deadline:
@@ -28,3 +32,30 @@ class Deadline:
             self._longest_s = max(self._longest_s, now - self._last)
         self._last = now
         return now + self._longest_s >= self._end
+
+
+class OutOfTime(BaseException):
+    """The time is over. Like a cancellation it passes every `except Exception` of a model."""
+
+
+class Interruptible(TorchFunctionMode):
+    """Inside, every call of torch is a step: `expired` is asked before it.
+
+    Raises:
+        OutOfTime: it said so.
+    """
+
+    def __init__(self, expired: Callable[[], bool]) -> None:
+        super().__init__()
+        self._expired = expired
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if self._expired():
+            raise OutOfTime
+        return func(*args, **(kwargs or {}))

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
+from search.graph.deadline import Interruptible, OutOfTime
 from search.graph.exporting import BATCH, batch_of_two, export
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import quiet_copy
 from search.graph.refusals import told
-from search.graph.trials import random_plan
+from search.graph.trials import LATE, random_plan
 from search.graph.types import Group
 from search.graph.verification import Halving, frozen_by
 from search.surgery import prune
@@ -115,7 +116,10 @@ def rejoined(
     def problem(names: Sequence[str]) -> str | None:
         plan = random_plan(whole.groups, names, 0)
         try:
-            _run(prune(copied, whole, plan), batch)
+            with Interruptible(expired):
+                _run(prune(copied, whole, plan), batch)
+        except OutOfTime:
+            return LATE
         except Exception as error:  # whatever the forward of a user's module raises
             return f"outside of the traced part the model fails on smaller tensors ({told(error)})"
         return None

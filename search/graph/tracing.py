@@ -112,8 +112,7 @@ def _traced(
     with everything_in_float64():
         verified = _verified(model, example_inputs, rules, expired, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
-    units = [group for group in graph.groups if group.kind != "block"]
-    if verified.program is None or all(group.form == "module" for group in units):
+    if verified.program is None or all(group.form == "module" for group in graph.prunable):
         return replace(graph, exporting=partial(_program_like, graph, rules))
     program = recast(verified.program, model, example_inputs)
     return _with_program(graph, rules) if program is None else replace(graph, program=program)

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from search.errors import PlanError
 from search.graph.costs import Kept
+from search.graph.deadline import Interruptible, OutOfTime
 from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
@@ -78,10 +79,11 @@ class NumberTrial:
         alone: try the first example alone, which costs half as much; what goes wrong with it is
             tried again with both, until that has once given the same answer.
         watched: tell the influence.
-        expired: tells that the time is over; asked before every forward.
+        expired: tells that the time is over; asked before every operator.
 
     Attributes:
-        influence: group -> the influence of the units kept in a trial that went well.
+        influence: group -> the influence of its units; of all groups and blocks, once a trial of
+            some went well.
     """
 
     def __init__(
@@ -110,17 +112,22 @@ class NumberTrial:
         self._one_tells = False
 
     def problem(self, names: Sequence[str]) -> str | None:
-        """What goes wrong when the groups `names` are cut; None if nothing does."""
+        """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
+        try:
+            with Interruptible(self._expired):
+                return self._problem_of_any(names)
+        except OutOfTime:
+            return LATE
+
+    def _problem_of_any(self, names: Sequence[str]) -> str | None:
         if self._first is None:
             return self._problem(names, self._graph.example_inputs)
         try:
             told = self._problem(names, self._first)
-            if told is None or told == LATE or self._one_tells:
+            if told is None or self._one_tells:
                 return told
         except Exception:  # a graph that was exported for two examples may have no sizes for one
             told = None
-        if self._expired():
-            return LATE
         both = self._problem(names, self._graph.example_inputs)
         self._one_tells = told is not None and both is not None
         if not self._one_tells:
@@ -133,10 +140,18 @@ class NumberTrial:
             pruned = outputs_of(prune(self._graph.model, self._graph, plan), inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
-        return LATE if self._expired() else self._compare(names, plan, inputs, pruned)
+        return self._compare(names, plan, inputs, pruned)
 
     def dense_error(self) -> float:
-        """How far the model itself is from its exported graph, with nothing cut."""
+        """How far the model itself is from its exported graph, with nothing cut; 0 if the time is
+        over before that is known."""
+        try:
+            with Interruptible(self._expired):
+                return self._dense_error_of_any()
+        except OutOfTime:
+            return 0.0
+
+    def _dense_error_of_any(self) -> float:
         try:
             return self._dense_error(self._first or self._graph.example_inputs)
         except Exception:  # a graph that was exported for two examples may have no sizes for one
@@ -160,15 +175,12 @@ class NumberTrial:
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
         if is_watched:
-            if self._expired():
-                return LATE
             changes = None if nudges is None else _gradient(expected, nudges, kept)
             del expected
             if changes is None or not bool(changes.isfinite().all()):
                 kept[self._blocks] = True  # one that is gone changes nothing
                 changes = self._changes(kept)
-            largest = _largest_per_group(changes, self._graph)
-            self.influence |= {name: largest[name] for name in names}
+            self.influence |= _largest_per_group(changes, self._graph)
         return None
 
     def _changes(self, kept: Kept) -> Tensor:
@@ -195,7 +207,7 @@ class NumberTrial:
         self, inputs: Sequence[Tensor], kept: Kept, nudges: Tensor | None = None
     ) -> list[Tensor]:
         """What the dense graph makes of `inputs` with only `kept`; see `run_masked`."""
-        memory = torch.no_grad() if nudges is None else _ShortMemory()
+        memory = torch.no_grad() if nudges is None else _ShortMemory(self._expired)
         with memory, _quiet():
             return _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
 
@@ -204,11 +216,13 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
     """Autograd keeps a quarter of the bytes: an influence needs no digits, only its order.
 
     They are kept in large slabs, because small pieces between the activations, which come and go,
-    would keep the heap from giving back anything.
+    would keep the heap from giving back anything. A backward pass has no other place to stop than
+    where it asks for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expired: Callable[[], bool]) -> None:
         super().__init__(self._pack, self._unpack)
+        self._expired = expired
         self._slab = torch.empty(0, dtype=torch.bfloat16)
         self._used = 0
 
@@ -223,8 +237,9 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
         self._used += size
         return kept, saved.dtype
 
-    @staticmethod
-    def _unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
+    def _unpack(self, packed: tuple[Tensor, torch.dtype]) -> Tensor:
+        if self._expired():
+            raise OutOfTime
         kept, dtype = packed
         return kept.to(dtype)
 

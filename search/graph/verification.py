@@ -50,19 +50,23 @@ def settle(
     arguments of `verify`.
     """
     blocks = {group.name: group for group in graph.removable}
-    settled = _settle_units(
-        frozen_by(graph, dict.fromkeys(blocks, LATE)), exported, found, expired
-    )
+    units = frozen_by(graph, dict.fromkeys(blocks, LATE))
+    moving: set[str] = set()
+    settled = _settle_units(units, exported, found, expired, moving)
     if not blocks:
         return settled
     groups = tuple(blocks.get(group.name, group) for group in settled.groups)
     whole = replace(settled, groups=groups, program=Program(exported, found))
-    reasons = verify_blocks(whole, exported, found, expired)
+    reasons = verify_blocks(whole, exported, found, expired, moving)
     return frozen_by(replace(settled, groups=groups), reasons)
 
 
 def verify_blocks(
-    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+    graph: PruningGraph,
+    exported: Exported,
+    found: Propagation,
+    expired: Callable[[], bool],
+    moving: set[str],
 ) -> dict[str, str]:
     """Find the blocks that cannot be trusted.
 
@@ -81,7 +85,7 @@ def verify_blocks(
     for level in _levels(graph, found):
         resting = dict.fromkeys(set(blocks).difference(level), "")
         trial = frozen_by(as_graph, resting)
-        reasons |= verify(trial, exported, found, expired, trusted=units)
+        reasons |= verify(trial, exported, found, expired, moving, trusted=units)
     failed = next((name for name in reasons if name in units), None)
     if expired():
         return dict.fromkeys(blocks, LATE)
@@ -102,7 +106,11 @@ def _levels(graph: PruningGraph, found: Propagation) -> list[list[str]]:
 
 
 def _settle_units(
-    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+    graph: PruningGraph,
+    exported: Exported,
+    found: Propagation,
+    expired: Callable[[], bool],
+    moving: set[str],
 ) -> PruningGraph:
     """`settle` for all groups but blocks.
 
@@ -113,31 +121,34 @@ def _settle_units(
     known = {group.name: GRAPH_ONLY for group in graph.prunable if group.form == "graph"}
     rest = frozen_by(graph, known)
     own = known | verify(
-        rest, exported, found, expired, family=family, briefly=True, refused=bool(known)
+        rest, exported, found, expired, moving, family=family, briefly=True, refused=bool(known)
     )
     if not _refused(own):
         return frozen_by(graph, own)
     names = {group.name for group in graph.prunable}
-    if own.keys() >= names and _is_unlike(graph, exported, found):
+    if own.keys() >= names and _is_unlike(graph, exported, found, expired):
         return frozen_by(graph, dict.fromkeys(names, RANDOM))
     as_graph = replace(
         graph,
         groups=tuple(replace(group, form="graph") for group in graph.groups),
         program=Program(exported, found),
     )
-    whole = verify(as_graph, exported, found, expired)
+    whole = verify(as_graph, exported, found, expired, moving)
     if len(_refused(whole)) > len(own):
-        return frozen_by(rest, verify(rest, exported, found, expired))
+        return frozen_by(rest, verify(rest, exported, found, expired, moving))
     groups = tuple(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
 
 
-def _is_unlike(graph: PruningGraph, exported: Exported, found: Propagation) -> bool:
+def _is_unlike(
+    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+) -> bool:
     """Whether not even the dense model is what was exported: where no trial went well, that may
     be the reason."""
-    return NumberTrial(graph, exported, found, 0, alone=True).dense_error() > UNLIKE
+    trial = NumberTrial(graph, exported, found, 0, alone=True, expired=expired)
+    return trial.dense_error() > UNLIKE
 
 
 def _refused(reasons: dict[str, str]) -> list[str]:
@@ -155,6 +166,7 @@ def verify(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
+    moving: set[str],
     *,
     family: Callable[[str], str] = str,
     briefly: bool = False,
@@ -174,12 +186,14 @@ def verify(
         exported: the dense graph.
         found: its labels.
         expired: tells that the time is over; asked before every step.
+        moving: groups and blocks that the output has been seen to depend on, in whatever form;
+            those that are seen here are added.
         family: groups of equal families pass or fail together; by default each is its own.
         briefly: one round without control and a few trials are enough once a group is refused,
             because all of them will be verified in another form.
         refused: one has been refused already.
-        trusted: groups that have been verified before, in another form: the output depends on
-            them, and what is left to see shows on one example.
+        trusted: groups that have been verified before, in another form; what is left to see shows
+            on one example.
 
     Returns:
         Group name -> the reason why it must be frozen.
@@ -203,13 +217,13 @@ def verify(
         scale = 0.5 ** max(0, seed - ROUNDS + 1)
         alone = bool(trusted) or seed != 1
         trial = NumberTrial(graph, exported, found, seed, scale, alone=alone, expired=expired)
-        trial.influence.update(dict.fromkeys(proven, math.inf))
+        trial.influence.update(dict.fromkeys(moving, math.inf))
         halving.failed = False
         names = halving.keep(names, trial.problem)
         if briefly and _refused(halving.reasons):
             return halving.reasons
-        strong = {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
-        proven |= strong.intersection(names)
+        moving |= {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
+        proven |= moving.intersection(names)
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE
     problems = {

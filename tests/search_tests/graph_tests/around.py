@@ -59,3 +59,24 @@ class Countdown:
     def __call__(self) -> float:
         self.readings -= 1
         return 0.0 if self.readings >= 0 else 100.0
+
+
+class Ending:
+    """A clock that stands still, and is beyond every limit once `call` has begun.
+
+    Args:
+        call: a function that may be put in the place of another; it takes its arguments.
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.has_ended = self.has_returned = False
+        self._call = call
+
+    def __call__(self) -> float:
+        return 100.0 if self.has_ended else 0.0
+
+    def end(self, *args: Any, **kwargs: Any) -> Any:
+        self.has_ended = True
+        result = self._call(*args, **kwargs)
+        self.has_returned = True
+        return result

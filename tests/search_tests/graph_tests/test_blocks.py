@@ -29,7 +29,7 @@ from search.graph.verification import verify_blocks
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import load_pruned, plan_document, prune
-from tests.search_tests.graph_tests.around import Around, Countdown, conv
+from tests.search_tests.graph_tests.around import Around, Ending, conv
 from tests.search_tests.graph_tests.residuals import Nested, Pyramid, ResNet, ReZero, ViT
 from tests.search_tests.models import Dense, InvertedResidual, UNet, image
 
@@ -255,13 +255,17 @@ def test_a_wrong_shortcut_is_caught() -> None:
         whole = replace(
             graph, model=copy, example_inputs=inputs, program=Program(exported, blocks)
         )
-        reasons = verify_blocks(whole, exported, blocks, lambda: False)
+        reasons = verify_blocks(whole, exported, blocks, lambda: False, set())
         assert list(reasons) == caught
         assert all("the pruned model is off by" in reason for reason in reasons.values())
 
 
-def test_blocks_that_the_time_limit_leaves_unverified_are_frozen() -> None:
-    late = trace(ReZero(), image(), time_limit_s=1.0, clock=Countdown(12))
+def test_blocks_that_the_time_limit_leaves_unverified_are_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ending(verify_blocks)
+    monkeypatch.setattr("search.graph.verification.verify_blocks", clock.end)
+    late = trace(ReZero(), image(), time_limit_s=1.0, clock=clock)
     assert [group.reason for group in late.groups if group.kind == "block"] == [LATE]
     assert late.prunable
 

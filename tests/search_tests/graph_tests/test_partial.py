@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from search.errors import ExportError
 from search.graph import PruningGraph, trace
+from search.graph.partial import side_by_side
 from search.graph.trials import LATE, random_plan
 from search.surgery import prune
-from tests.search_tests.graph_tests.around import Countdown
+from tests.search_tests.graph_tests.around import Ending
 from tests.search_tests.models import image
 
 
@@ -124,8 +125,12 @@ def test_the_pruned_model_is_whole_and_of_the_same_class(
     assert graph.parameters(plan) == sum(p.numel() for p in pruned.parameters())
 
 
-def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so() -> None:
-    late = trace(Detector(), image(), time_limit_s=1.0, clock=Countdown(11))
+def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ending(side_by_side)
+    monkeypatch.setattr("search.graph.tracing.side_by_side", clock.end)
+    late = trace(Detector(), image(), time_limit_s=1.0, clock=clock)
     assert late.parts
     assert late.obstacle
     assert not late.prunable

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.graph import PruningGraph, trace
+from search.graph import PruningGraph, trace, trials
 from search.graph.call import Call, Outcome, Rule
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
 from search.graph.tracing import program_of
-from search.graph.trials import LATE, NumberTrial
+from search.graph.trials import LATE, NumberTrial, ShapeTrial
 from search.graph.verification import Halving
-from tests.search_tests.graph_tests.around import Countdown
+from tests.search_tests.graph_tests.around import Countdown, Ending
 from tests.search_tests.models import (
     Dense,
     FixedView,
@@ -186,6 +186,22 @@ def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
 def test_the_time_limit_freezes_what_is_not_verified(readings: int) -> None:
     graph = trace(Plain(), image(), time_limit_s=1.0, clock=Countdown(readings))
     assert {group.reason for group in graph.groups[:2]} == {LATE}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(trials, "outputs_of"), (trials.NumberTrial, "_expected"), (trials, "_gradient")],
+)
+def test_a_forward_or_backward_that_would_end_too_late_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    clock = Ending(getattr(owner, name))
+    monkeypatch.setattr(owner, name, lambda *args: clock.end(*args))
+    monkeypatch.setattr(ShapeTrial, "problem", lambda *_: None)
+    graph = trace(Plain(), image(), time_limit_s=1.0, clock=clock)
+    assert {group.reason for group in graph.groups[:2]} == {LATE}
+    assert clock.has_ended
+    assert not clock.has_returned
 
 
 @pytest.mark.parametrize("wrong", [False, True])
