@@ -3,9 +3,10 @@ to answers.
 
     JobsError
     ├── SpecError               a document that a user wrote is wrong: one problem per field
-    field ├── IllegalTransition       a job was asked to go where the table of states has no way
-    ├── UnknownCursor           a page was asked for after something that does not exist ├──
-    IdempotencyMismatch     the same idempotency key came with another request └── ArtifactError
+    ├── IllegalTransition       a job was asked to go where the table of states has no way
+    ├── UnknownCursor           a page was asked for after something that does not exist
+    ├── IdempotencyMismatch     the same idempotency key came with another request
+    └── ArtifactError
         ├── ArtifactNotFound
         └── ArtifactDamaged     the bytes that were read are not the bytes that were written
 """

@@ -90,6 +90,14 @@ def refusal(found: Measurement, dense: Measurement) -> str | None:
     return None
 
 
+def update(version: str | None, dense: Measurement) -> str | None:
+    """Why what a device measures with this version of its runtime is not comparable; None: it
+    is."""
+    if version == dense.runtime_version:
+        return None
+    return f"it runs version {version} of its runtime, the job began with {dense.runtime_version}"
+
+
 def drift(reference_ms: Sequence[float], baseline_ms: float) -> int | None:
     """Which of a device's last `DRIFT_WINDOW` measurements is the first that drifted.
 

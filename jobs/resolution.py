@@ -192,7 +192,7 @@ def share(truths: Iterable[bool]) -> float:
 
 def _round_logs(replicate: Replicate) -> tuple[float, ...]:
     pairs = zip(replicate.candidate_ns, replicate.reference_ns, strict=True)
-    return tuple(math.log(median(c) / median(r)) for c, r in pairs)
+    return tuple(math.log(min(c) / min(r)) for c, r in pairs)
 
 
 def _mean(times: Iterable[Sequence[float]]) -> float | None:

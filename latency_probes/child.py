@@ -77,7 +77,8 @@ def _describe(job: dict[str, Any]) -> dict[str, Any]:
     for name, path in job["runtimes"].items():
         try:
             runtime = registry.load(path)
-            found[name] = {"version": runtime.version(), "providers": runtime.providers()}
+            providers = [str(provider) for provider in runtime.providers()]
+            found[name] = {"version": str(runtime.version())[:200], "providers": providers}
         except Exception as error:  # whatever is wrong with one of them hides no other
             sys.stderr.write(f"runtime {name} is not available: {error}\n")
     return {"runtimes": found, "machine": machine.read(job["cores"])}

@@ -36,9 +36,10 @@ MAX_MODEL_BYTES = 2**31
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+Attempt = Annotated[int, Field(ge=0, lt=2**31)]
 Line = Annotated[str, StringConstraints(max_length=200)]
 ErrorKind = Literal[
-    "timeout", "crashed", "unsupported_op", "out_of_memory", "throttled", "device_lost", "invalid"
+    "timeout", "crashed", "unsupported_op", "out_of_memory", "device_lost", "invalid"
 ]
 
 
@@ -186,7 +187,7 @@ class Lease(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     request_id: Identifier
-    attempt: NonNegativeInt
+    attempt: Attempt
     lease_token: Identifier
 
 
@@ -195,7 +196,7 @@ class MeasureRequest(_Message):
 
     type: Literal["request"] = "request"
     request_id: Identifier
-    attempt: NonNegativeInt
+    attempt: Attempt
     lease_token: Identifier
     candidate: Workload
     reference: Workload
@@ -219,7 +220,7 @@ class MeasureResult(_Message):
 
     type: Literal["result"] = "result"
     request_id: Identifier
-    attempt: NonNegativeInt
+    attempt: Attempt
     lease_token: Identifier
     outcome: Outcome
 
@@ -359,6 +360,7 @@ def _check_length(text: str | bytes) -> None:
 def _summary(error: ValidationError) -> str:
     """The first problems, without the input: a hostile message must not fill our logs."""
     problems = error.errors(include_input=False, include_url=False, include_context=False)[:5]
-    return "; ".join(
+    told = "; ".join(
         f"{'.'.join(map(str, p['loc'][:6]))[:100]}: {p['msg'][:200]}" for p in problems
     )
+    return "".join(c if c.isprintable() else "?" for c in told)

@@ -8,13 +8,19 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from itertools import chain
 from statistics import median
 
 from latency_probes import intervals
-from latency_probes.messages import MeasureError, Settings
-from latency_probes.samples import Conditions, Measurement, Replicate, Spread, Verdict
+from latency_probes.messages import MeasureError, MessageError, Settings
+from latency_probes.samples import (
+    PROTOCOL,
+    Conditions,
+    Measurement,
+    Replicate,
+    Verdict,
+    summary,
+)
 from latency_probes.spawn import Timed
 
 # The n-th replicate (0, 1, ...) within so many seconds; a call of the reference takes at most so
@@ -29,6 +35,7 @@ _LEAST_CALM = 3  # replicates
 _REMEMBERED = 512  # replicates of a reference: longer than a spell of noise
 _NOISY_IQR = 0.10
 _UNSTABLE_IQR = 0.25
+_GRAVEST_FIRST: tuple[Verdict, ...] = ("unstable", "throttled", "noisy", "ok")
 
 
 class Sentinel:
@@ -178,11 +185,15 @@ def _decided(
 ) -> intervals.Side | None:
     """The side of the threshold, at a look: after each replicate from the 3rd to the last but one
     of the least number."""
+    return _side([t.replicate.ratio for t in calm], len(kept), settings)
+
+
+def _side(calm: Sequence[float], kept: int, settings: Settings) -> intervals.Side | None:
     looks = settings.replicates - _LEAST_CALM
-    is_look = _LEAST_CALM <= len(kept) < settings.replicates and len(calm) >= _LEAST_CALM
+    is_look = _LEAST_CALM <= kept < settings.replicates and len(calm) >= _LEAST_CALM
     if settings.threshold is None or not is_look:
         return None
-    return intervals.decided([t.replicate.ratio for t in calm], settings.threshold, looks)
+    return intervals.decided(calm, settings.threshold, looks)
 
 
 def conclude(
@@ -197,27 +208,18 @@ def conclude(
     """What the replicates say together, `slow` of which were disturbed; `side` is that of the
     threshold where they ended early."""
     found = intervals.ratio_interval([r.ratio for r in replicates])
-    candidate = [list(chain.from_iterable(r.candidate_ns)) for r in replicates]
-    reference = [list(chain.from_iterable(r.reference_ns)) for r in replicates]
     is_early = side is not None
     verdict, reasons = judge(replicates, found, settings, conditions, slow=slow, is_early=is_early)
     if is_early:
         reasons = (*reasons, f"stopped early: clearly {side} {settings.threshold:.4g}")
     return Measurement(
+        **summary(replicates),
         kind=settings.kind,
         replicates=tuple(replicates),
-        ratio=found.ratio,
-        ratio_low=found.low,
-        ratio_high=found.high,
-        latency_ms=median(median(s) for s in candidate) / 1e6,
-        reference_ms=median(median(s) for s in reference) / 1e6,
-        cold_ms=median(r.candidate_cold_ns for r in replicates) / 1e6,
         reference_cold_ms=median(r.reference_cold_ns for r in replicates) / 1e6,
         load_ms=median(r.candidate_load_ms for r in replicates),
         reference_load_ms=median(r.reference_load_ms for r in replicates),
         peak_rss_mb=median(r.peak_rss_mb for r in replicates),
-        candidate=Spread(**asdict(intervals.spread(list(chain.from_iterable(candidate))))),
-        reference=Spread(**asdict(intervals.spread(list(chain.from_iterable(reference))))),
         verdict=verdict,
         reasons=reasons,
         conditions=conditions,
@@ -258,10 +260,38 @@ def judge(
         problems.append(("throttled", f"the reference model was slow in {slow} replicates"))
     if found.half_width > settings.half_width and not is_early:
         problems.append(("noisy", f"the interval is +-{found.half_width:.1%} wide"))
-    verdicts: tuple[Verdict, ...] = ("unstable", "throttled", "noisy")
+    count = len(replicates) + conditions.repeated
+    if count < settings.replicates and not is_early:
+        limit_s = settings.time_limit_s
+        reason = f"only {count} of {settings.replicates} replicates fit into {limit_s:.3g} s"
+        problems.append(("noisy", reason))
     found_verdicts = {verdict for verdict, _ in problems}
-    verdict: Verdict = next((v for v in verdicts if v in found_verdicts), "ok")
+    verdict: Verdict = next((v for v in _GRAVEST_FIRST if v in found_verdicts), "ok")
     return verdict, tuple(reason for _, reason in problems)
+
+
+def check(said: Measurement, settings: Settings) -> None:
+    """Compare a device's measurement with what it was asked for, and its verdict with its samples.
+    A graver one than they show is believed: the device knows how its reference usually is.
+
+    Raises:
+        MessageError: it was measured otherwise, or its verdict is too good.
+    """
+    if said.protocol != PROTOCOL:
+        raise MessageError(
+            f"a measurement must be of protocol {PROTOCOL}, but got {said.protocol}: agent and "
+            "server must be of one version"
+        )
+    if said.kind != settings.kind:
+        raise MessageError(f"a {settings.kind} measurement was asked for, but got {said.kind}")
+    ratios = [replicate.ratio for replicate in said.replicates]
+    found = intervals.Interval(said.ratio, said.ratio_low, said.ratio_high)
+    side = _side(ratios, len(ratios), settings)
+    verdict, reasons = judge(
+        said.replicates, found, settings, said.conditions, is_early=side is not None
+    )
+    if _GRAVEST_FIRST.index(said.verdict) > _GRAVEST_FIRST.index(verdict):
+        raise MessageError(f"the verdict must be {verdict} ({reasons[0]}), but got {said.verdict}")
 
 
 def _typical_iqr(replicates: Iterable[intervals.Rounds]) -> float:

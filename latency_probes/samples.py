@@ -1,11 +1,13 @@
 """A measurement as it is sent and stored: raw samples first, what was computed from them, and
-under which conditions. The validators recompute the interval: a receiver trusts no number it can
-check."""
+under which conditions. The validators recompute what follows from the samples: a receiver trusts
+no number it can check."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from statistics import median
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -162,12 +164,35 @@ class Measurement(_Part):
         rounds = chain.from_iterable((*r.candidate_ns, *r.reference_ns) for r in self.replicates)
         if (count := sum(map(len, rounds))) > MAX_SAMPLES:
             raise ValueError(f"samples must be at most {MAX_SAMPLES}, but got {count}")
-        found = intervals.ratio_interval([r.ratio for r in self.replicates])
-        said = (self.ratio, self.ratio_low, self.ratio_high)
-        for a, b in zip(said, (found.ratio, found.low, found.high), strict=True):
-            if not math.isclose(a, b, rel_tol=1e-6):
-                raise ValueError(
-                    f"ratio and its interval must follow from the samples "
-                    f"({found.ratio:.6g}, {found.low:.6g}, {found.high:.6g}), but got {said}"
-                )
+        for name, found in summary(self.replicates).items():
+            said = getattr(self, name)
+            if not _agree(said, found):
+                raise ValueError(f"{name} must follow from the samples ({found}), but got {said}")
         return self
+
+
+def summary(replicates: Sequence[Replicate]) -> dict[str, Any]:
+    """The fields of a `Measurement` that follow from its samples."""
+    found = intervals.ratio_interval([r.ratio for r in replicates])
+    candidate = [list(chain.from_iterable(r.candidate_ns)) for r in replicates]
+    reference = [list(chain.from_iterable(r.reference_ns)) for r in replicates]
+    return {
+        "ratio": found.ratio,
+        "ratio_low": found.low,
+        "ratio_high": found.high,
+        "latency_ms": median(map(median, candidate)) / 1e6,
+        "reference_ms": median(map(median, reference)) / 1e6,
+        "cold_ms": median(r.candidate_cold_ns for r in replicates) / 1e6,
+        "candidate": Spread(**asdict(intervals.spread(list(chain.from_iterable(candidate))))),
+        "reference": Spread(**asdict(intervals.spread(list(chain.from_iterable(reference))))),
+    }
+
+
+def _agree(said: Any, found: Any) -> bool:
+    """Whether two numbers, or two spreads, are the same but for rounding."""
+    if isinstance(said, Spread):
+        pairs = zip(said.model_dump().values(), found.model_dump().values(), strict=True)
+        return all(_agree(a, b) for a, b in pairs)
+    if said is None or found is None:
+        return said is found
+    return math.isclose(said, found, rel_tol=1e-6)

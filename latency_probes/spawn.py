@@ -4,6 +4,7 @@ nobody waits any more."""
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from latency_probes.messages import Capabilities, Machine, MeasureError, RuntimeInfo
+from latency_probes.messages import Capabilities, Machine, MeasureError, Name, RuntimeInfo
 from latency_probes.samples import MAX_LAYERS, LayerTime, Replicate
 
 # With the default thresholds, page faults made a 30-channel layer look 38 % faster than a
@@ -30,6 +31,9 @@ _MEMORY_MARKS = (
     "Memory allocation still failed",
 )  # fmt: skip
 _NAME_LENGTH = 100
+_MAX_ERRORS_BYTES = 64 * 2**20
+_RUNTIMES: TypeAdapter[dict[Name, RuntimeInfo]] = TypeAdapter(dict[Name, RuntimeInfo])
+_log = logging.getLogger(__name__)
 
 
 class Withdrawn(Exception):
@@ -49,7 +53,7 @@ class _Reply(BaseModel):
     error: MeasureError | None = None
     replicate: Replicate | None = None
     runtime_version: str = ""
-    runtimes: dict[str, RuntimeInfo] | None = None
+    runtimes: dict[str, Any] | None = None
     machine: Machine | None = None
     profile: list[tuple[str, str, int]] | None = None
 
@@ -91,7 +95,19 @@ def describe_device(
     if reply.error is not None or reply.machine is None or reply.runtimes is None:
         return reply.error or MeasureError(kind="crashed", message="the child described nothing")
     machine = reply.machine.model_dump()
-    return Capabilities(**machine, cores=max(len(cores), 1), runtimes=reply.runtimes)
+    return Capabilities(**machine, cores=max(len(cores), 1), runtimes=_valid(reply.runtimes))
+
+
+def _valid(told: Mapping[str, Any]) -> dict[str, RuntimeInfo]:
+    """The runtimes that say of themselves what they should: a bad one hides no other."""
+    found: dict[str, RuntimeInfo] = {}
+    for name, info in told.items():
+        try:
+            found |= _RUNTIMES.validate_python({name: info})
+        except ValidationError as error:
+            problem = error.errors(include_input=False)[0]["msg"]
+            _log.warning("runtime %.100r is not offered: %s", name, problem)
+    return found
 
 
 def time_replicate(job: dict[str, Any], stop: Stop) -> Timed | MeasureError:
@@ -149,20 +165,31 @@ def _run(
             start_new_session=True,
         )
         try:
-            output = _communicate(process, limit_s, stop)
+            output = _communicate(process, errors, limit_s, stop)
         except subprocess.TimeoutExpired:
             return MeasureError(kind="timeout", message=f"one replicate took over {limit_s:.3g} s")
+        except _TooMuch:
+            message = f"the child wrote more than {_MAX_ERRORS_BYTES} bytes of errors"
+            return MeasureError(kind="crashed", message=message)
         finally:
             _end_group(process)
         return _read(process.returncode, output, _tail(errors))
 
 
-def _communicate(process: "subprocess.Popen[bytes]", limit_s: float, stop: Stop) -> bytes:
+class _TooMuch(Exception):
+    """A child fills the disk."""
+
+
+def _communicate(
+    process: "subprocess.Popen[bytes]", errors: IO[bytes], limit_s: float, stop: Stop
+) -> bytes:
     deadline = time.monotonic() + limit_s
     while True:
         left = deadline - time.monotonic()
         if stop.is_set():
             raise Withdrawn
+        if os.fstat(errors.fileno()).st_size > _MAX_ERRORS_BYTES:
+            raise _TooMuch
         try:
             return process.communicate(timeout=min(max(left, 0), _POLL_S))[0]
         except subprocess.TimeoutExpired:
@@ -185,7 +212,8 @@ def _read(code: int, output: bytes, errors: str) -> _Reply | MeasureError:
     if code == -signal.SIGKILL or (code != 0 and any(mark in errors for mark in _MEMORY_MARKS)):
         return MeasureError(kind="out_of_memory", message=f"the child was ended: {errors}")
     if code < 0:
-        name = signal.Signals(-code).name
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-code, f"signal {-code}")
         return MeasureError(kind="crashed", message=f"the child ended by {name}: {errors}")
     try:
         return _Reply.model_validate_json(output)

@@ -79,6 +79,12 @@ def present(session: Session) -> Sequence[Device]:
     return session.scalars(select(Device).where(*where).order_by(Device.id)).all()
 
 
+def alive(session: Session) -> Sequence[Device]:
+    """The devices that are heard of, those that drain among them; by id."""
+    lives = Device.state.in_((DeviceState.ONLINE, DeviceState.BUSY, DeviceState.DRAINING))
+    return session.scalars(select(Device).where(lives).order_by(Device.id)).all()
+
+
 def verify(session: Session, device_id: str, secret: str) -> Device | None:
     """The device, if the secret is its own and it is not revoked."""
     device = find(session, device_id)

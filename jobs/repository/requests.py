@@ -106,6 +106,17 @@ def dispatched(session: Session, device_id: str) -> Sequence[Request]:
     return session.scalars(statement).all()
 
 
+def entries(session: Session) -> dict[str, set[str]]:
+    """Device -> the stream entries of what it has been given and not yet answered."""
+    where = (Request.state == RequestState.DISPATCHED, Request.stream_id.is_not(None))
+    found: dict[str, set[str]] = {}
+    for device_id, entry in session.execute(
+        select(Request.device_id, Request.stream_id).where(*where)
+    ):
+        found.setdefault(str(device_id), set()).add(str(entry))
+    return found
+
+
 def loads(session: Session) -> dict[str, int]:
     """How many unanswered requests each device has; devices without any are left out."""
     statement = (

@@ -10,6 +10,8 @@ again; after it, the result is published again, and the server counts it once.
 import logging
 import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,7 @@ from latency_probes.transport import Delivery, Transport, TransportError
 _log = logging.getLogger(__name__)
 
 _RECEIVE_S = 1.0
+_FETCH_S = 300.0  # a server that is being restarted is back by then
 
 
 class Measures(Protocol):
@@ -53,7 +56,13 @@ class Measures(Protocol):
 
 
 class Agent:
-    """One device's work, until `drain` or `stop`, which set `ending`."""
+    """One device's work, until `drain` or `stop`, which set `ending`. No request ends it: what it
+    cannot do is answered with a typed error.
+
+    Args:
+        source: of the jitter of waiting times.
+        clock: seconds that only ever grow.
+    """
 
     def __init__(
         self,
@@ -64,7 +73,9 @@ class Agent:
         pulse: Pulse,
         *,
         source: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._transport, self._measurer, self._models = transport, measurer, models
         self._spool, self._pulse = spool, pulse
         self._source = source or random.Random()
@@ -141,19 +152,30 @@ class Agent:
     def _outcome(self, request: MeasureRequest, work: Work) -> Measurement | MeasureError:
         try:
             candidate, reference = self._obtain(request, work)
+            return self._measurer.measure(
+                candidate, reference, request.target, request.settings, work.taken
+            )
         except (MessageError, Refused) as error:
             return MeasureError(kind="invalid", message=str(error)[:2000])
-        return self._measurer.measure(
-            candidate, reference, request.target, request.settings, work.taken
-        )
+        except Unavailable as error:
+            message = f"a model could not be fetched within {_FETCH_S:.0f} s: {error}"
+            return MeasureError(kind="timeout", message=message[:2000])
+        except (Withdrawn, TransportError):
+            raise
+        except Exception as error:  # a full disk, a runtime's mistake: it would come again
+            _log.exception("request %s cannot be answered", request.request_id)
+            message = f"the agent failed: {type(error).__name__}: {error}"
+            return MeasureError(kind="crashed", message=message[:2000])
 
     def _obtain(self, request: MeasureRequest, work: Work) -> list[Path]:
-        """Both models, fetched as often as it takes while the request is ours."""
-        backoff = Backoff(self._source)
+        """Both models, fetched again and again for a while, as long as the request is ours."""
+        backoff, deadline = Backoff(self._source), self._clock() + _FETCH_S
         while True:
             try:
                 return self._models.obtain(request.candidate, request.reference)
             except Unavailable as error:
+                if self._clock() >= deadline:
+                    raise
                 _log.warning("a model cannot be fetched yet: %s", error)
             if self.ending.is_set() or work.taken.wait(backoff.next_s()):
                 raise Withdrawn
@@ -178,7 +200,12 @@ class Agent:
             result = text(outcome)
         except MessageError as error:
             result = text(MeasureError(kind="invalid", message=str(error)))
-        self._spool.put(request, entry_id, result)
+        try:
+            self._spool.put(request, entry_id, result)
+        except OSError as error:
+            _log.error("a result is sent without being kept on disk: %s", error)
+            self._transport.publish(result)
+            self._transport.acknowledge(entry_id)
 
     def _deliver(self) -> None:
         """Publish what is spooled, then acknowledge it, then forget it."""

@@ -47,7 +47,7 @@ def enrol(server: str, enrolment: Enrolment, ca_file: Path | None = None) -> Cre
     try:
         with _client(ca_file) as client:
             response = client.post(url, json=enrolment.model_dump(mode="json"))
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise Unavailable(f"{url}: {error}") from error
     if response.status_code >= 500 or response.status_code in {408, 425, 429}:
         raise Unavailable(f"{url} answered {response.status_code}")
@@ -80,7 +80,7 @@ class Models:
             with self._client().stream("GET", url) as response:
                 _check_status(url, response)
                 write_whole(path, _checked(response.iter_bytes(), workload))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unavailable(f"{url}: {error}") from error
 
     def close(self) -> None:

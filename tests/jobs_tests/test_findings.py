@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from jobs.findings import finding_of
-from latency_probes.intervals import ratio_interval
 from latency_probes.messages import MeasureError
-from latency_probes.samples import Measurement, Replicate, Spread
+from latency_probes.samples import Measurement, Replicate, summary
 
 REPLICATE = Replicate(
     candidate_ns=((70, 71),),
@@ -13,24 +12,14 @@ REPLICATE = Replicate(
     candidate_cold_ns=90,
     reference_cold_ns=120,
 )
-SPREAD = Spread(
-    count=4, median_ns=70.0, iqr_ns=1.0, mad_ns=0.5, min_ns=70, p90_ns=None, outliers=0
-)
 
 
 def measurement() -> Measurement:
-    found = ratio_interval([REPLICATE.ratio] * 3)
+    replicates = (REPLICATE,) * 3
     return Measurement(
+        **summary(replicates),
         kind="screening",
-        replicates=(REPLICATE,) * 3,
-        ratio=found.ratio,
-        ratio_low=found.low,
-        ratio_high=found.high,
-        latency_ms=7e-5,
-        reference_ms=1e-4,
-        cold_ms=9e-5,
-        candidate=SPREAD,
-        reference=SPREAD,
+        replicates=replicates,
         verdict="ok",
         runtime_version="1.20",
     )

@@ -114,9 +114,9 @@ def test_levels_are_as_many_as_lie_that_far_apart(
 
 def test_a_stored_measurement_becomes_a_trial() -> None:
     made = Trial.of(measured(1000, 1000, spread=0.02), "now")
-    assert made.logs == pytest.approx((math.log(0.99), math.log(1.01)))
+    assert made.logs == pytest.approx((math.log(0.99), math.log(1.01), 0.0))
     assert made.rounds == tuple((log,) for log in made.logs)
-    assert (made.process_s, made.covers) == ((0.0, 0.0), True)
+    assert (made.process_s, made.covers) == ((0.0, 0.0, 0.0), True)
     assert resolution.round_sd([made]) is None
 
 

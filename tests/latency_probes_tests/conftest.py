@@ -36,7 +36,6 @@ class Account:
     def take_away(self, entry_id: str) -> None:
         stream = keys.requests_stream(self.device_id)
         with self.valkey.admin() as admin:
-            admin.xack(stream, keys.GROUP, entry_id)
             admin.xdel(stream, entry_id)
 
     def reports(self) -> list[str]:

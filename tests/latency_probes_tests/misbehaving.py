@@ -74,6 +74,37 @@ class Prints(_Runtime):
         return None
 
 
+class Floods(_Runtime):
+    """Would fill the disk with its errors."""
+
+    def call(self) -> object:
+        while True:
+            os.write(2, bytes(2**20))
+
+
+class EndsStrangely(_Runtime):
+    """By a signal without a name of its own."""
+
+    def call(self) -> object:
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)
+        time.sleep(60)
+        return None
+
+
+class Odd(_Runtime):
+    """Says of itself what no description can hold."""
+
+    def providers(self) -> tuple[str, ...]:
+        return ("GPU 0",)
+
+
+class Numbered(_Runtime):
+    """Its version is no text."""
+
+    def version(self) -> str:
+        return 7  # type: ignore[return-value]
+
+
 class Exits(_Runtime):
     def call(self) -> object:
         sys.stderr.write("bye")

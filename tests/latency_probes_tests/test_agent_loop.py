@@ -73,13 +73,20 @@ class Bench:
         self.transport = FakeTransport()
         self.measurer = FakeMeasurer()
         self.fetch: Callable[[Workload, Path], None] = _no_fetch
+        self.now = 0.0
 
     def agent(self) -> Agent:
         self.pulse = Pulse(self.transport, (0,), 60.0)
         models = ModelCache(self.directory / "models", self.fetch)
         spool = Spool(self.directory / "spool")
         return Agent(
-            self.transport, self.measurer, models, spool, self.pulse, source=random.Random(0)
+            self.transport,
+            self.measurer,
+            models,
+            spool,
+            self.pulse,
+            source=random.Random(0),
+            clock=lambda: self.now,
         )
 
     def run_until(self, condition: Callable[[], bool]) -> None:
@@ -227,6 +234,46 @@ def test_a_model_is_fetched_again_while_the_server_is_away(bench: Bench) -> None
     bench.run_until(lambda: len(bench.results()) == 1)
     assert bench.measurer.models == [b"fetched"]
     assert len(tries) == 3
+
+
+def test_a_model_that_cannot_be_fetched_for_long_is_told(bench: Bench) -> None:
+    def unreachable(workload: Workload, path: Path) -> None:
+        bench.now += 200.0
+        raise Unavailable("connection refused")
+
+    bench.fetch = unreachable
+    _send(bench, request(inline=False))
+    bench.run_until(lambda: len(bench.results()) == 1)
+    message = "a model could not be fetched within 300 s: connection refused"
+    assert bench.results()[0].outcome == MeasureError(kind="timeout", message=message)
+
+
+def test_whatever_goes_wrong_with_one_request_the_agent_answers_the_next(bench: Bench) -> None:
+    def fail(stop: Stop | None) -> None:
+        bench.measurer.then = lambda stop: None
+        raise OSError(28, "No space left on device")
+
+    bench.measurer.then = fail
+    _send(bench)
+    _send(bench, request(request_id="req_2"))
+    bench.run_until(lambda: len(bench.results()) == 2)
+    message = "the agent failed: OSError: [Errno 28] No space left on device"
+    assert bench.results()[0].outcome == MeasureError(kind="crashed", message=message)
+    assert bench.results()[1].outcome == measurement()
+    assert bench.transport.reclaim() == []
+
+
+def test_a_result_that_the_disk_has_no_room_for_is_sent_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spool, "put", full)
+    _send(bench)
+    bench.run_until(lambda: len(bench.results()) == 1)
+    assert bench.results()[0].outcome == measurement()
+    assert bench.transport.reclaim() == []
 
 
 def test_an_inline_model_that_is_not_what_it_says_is_invalid(bench: Bench) -> None:

@@ -117,6 +117,8 @@ def test_a_provider_that_is_not_there_is_told(tmp_path: Path) -> None:
     [
         ("Segfaults", "crashed", "SIGSEGV"),
         ("Raises", "crashed", "surprise"),
+        ("Floods", "crashed", "the child wrote more than 67108864 bytes of errors"),
+        ("EndsStrangely", "crashed", "ended by signal 35"),
         ("Exits", "crashed", "bye"),
         ("IsKilled", "out_of_memory", "the child was ended"),
         ("EatsMemory", "out_of_memory", ""),
@@ -224,9 +226,13 @@ def test_a_device_announces_the_runtimes_that_work() -> None:
         "onnxruntime": registry.offered()["onnxruntime"],
         "missing": f"{_HERE}:NeedsAMissingLibrary",
         "absent": "no.such.module:Runtime",
+        "odd": f"{_HERE}:Odd",
+        "a name": f"{_HERE}:Raises",
+        "numbered": f"{_HERE}:Numbered",
     }
     found = describe_runtimes(paths)
-    assert list(found) == ["onnxruntime"]
+    assert list(found) == ["onnxruntime", "numbered"]
+    assert found["numbered"].version == "7"
     assert "CPUExecutionProvider" in found["onnxruntime"].providers
     assert "AzureExecutionProvider" not in found["onnxruntime"].providers
 

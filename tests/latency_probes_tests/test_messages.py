@@ -94,7 +94,7 @@ def test_too_many_samples_are_refused() -> None:
     result = _result()
     for replicate in result["outcome"]["replicates"]:
         replicate["candidate_ns"] = replicate["reference_ns"] = [[1] * 700] * 20
-    with pytest.raises(MessageError, match="at most 50000, but got 56000"):
+    with pytest.raises(MessageError, match="at most 50000, but got 84000"):
         parse_report(json.dumps(result))
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from latency_probes import intervals
-from latency_probes.messages import MeasureError, Settings
-from latency_probes.replicates import Sentinel, take
+from latency_probes.messages import MeasureError, MessageError, Settings
+from latency_probes.replicates import Sentinel, check, take
 from latency_probes.samples import Conditions, Measurement, Replicate
 from latency_probes.spawn import Timed
 from tests.latency_probes_tests.measurements import replicate
@@ -134,6 +134,7 @@ def test_time_spent_ends_with_what_there_is() -> None:
     found = _measured(device.take(Settings.strict().model_copy(update={"time_limit_s": 4.0})))
     assert len(found.replicates) == 4
     assert device.limits == [4, 3, 2, 1]
+    assert (found.verdict, found.reasons) == ("noisy", ("only 4 of 6 replicates fit into 4 s",))
 
 
 def test_a_replicate_that_overruns_ends_with_what_there_is() -> None:
@@ -299,3 +300,18 @@ def test_disturbed_replicates_are_set_aside_where_enough_calm_ones_are_left() ->
     assert found.verdict == "ok"
     assert found.ratio == pytest.approx(calm.ratio)
     assert found.conditions.disturbed_ratio == pytest.approx(slow.ratio)
+
+
+def test_a_measurement_passes_the_check_of_its_own_settings() -> None:
+    settings = Settings.strict(threshold=0.65)
+    early = _measured(_agreeing(59_900, 60_000, 60_100).take(settings))
+    disturbed = early.model_copy(update={"verdict": "throttled"})
+    for each in (early, disturbed):
+        check(each, settings)
+
+
+def test_an_early_end_that_was_not_asked_for_or_not_clear_is_refused() -> None:
+    early = _measured(_agreeing(59_900, 60_000, 60_100).take(Settings.strict(threshold=0.65)))
+    for settings in (Settings.strict(), Settings.strict(threshold=0.6)):
+        with pytest.raises(MessageError, match="must be noisy .only 3 of 6 replicates"):
+            check(early, settings)

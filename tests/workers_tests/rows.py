@@ -11,8 +11,7 @@ from jobs.repository import datasets, devices, models
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import DeviceState
 from jobs.tables import Dataset, Device, Model
-from latency_probes import intervals
-from latency_probes.samples import Conditions, Measurement, Replicate, Spread
+from latency_probes.samples import Conditions, Measurement, Replicate, summary
 
 CAPABILITIES = {
     "cores": 2,
@@ -65,21 +64,16 @@ def online_device(
 def measured(
     candidate_ns: int, reference_ns: int, *, kind: str = "screening", spread: float = 0.0
 ) -> Measurement:
-    """A valid measurement of two replicates, whose ratios differ by `spread` of their mean."""
-    candidates = [round(candidate_ns * (1 + sign * spread / 2)) for sign in (-1, 1)]
+    """A measurement of 3 or, strict, of 6 replicates, whose ratios differ by `spread` of their
+    mean."""
+    is_strict = kind == "strict"
+    signs = (-1, 1) * 3 if is_strict else (-1, 1, 0)
+    candidates = [round(candidate_ns * (1 + sign * spread / 2)) for sign in signs]
     replicates = tuple(_replicate(each, reference_ns) for each in candidates)
-    found = intervals.ratio_interval([each.ratio for each in replicates])
     return Measurement(
-        kind="strict" if kind == "strict" else "screening",
+        **summary(replicates),
+        kind="strict" if is_strict else "screening",
         replicates=replicates,
-        ratio=found.ratio,
-        ratio_low=found.low,
-        ratio_high=found.high,
-        latency_ms=candidate_ns / 1e6,
-        reference_ms=reference_ns / 1e6,
-        cold_ms=candidate_ns / 1e6,
-        candidate=_summary(candidate_ns),
-        reference=_summary(reference_ns),
         verdict="ok",
         conditions=Conditions(cores=(0,), environment="Linux 6.1"),
         runtime_version="1",
@@ -93,10 +87,3 @@ def _replicate(candidate_ns: int, reference_ns: int) -> Replicate:
         candidate_cold_ns=candidate_ns,
         reference_cold_ns=reference_ns,
     )
-
-
-def _summary(latency_ns: int) -> Spread:
-    return Spread(
-        count=2, median_ns=latency_ns, iqr_ns=0, mad_ns=0, min_ns=latency_ns, p90_ns=None,
-        outliers=0,
-    )  # fmt: skip

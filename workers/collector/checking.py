@@ -34,16 +34,16 @@ def check_devices(context: Context) -> None:
         live = [(check, checks.requests_of(session, check.id)) for check in checks.live(session)]
         known = {device.id: device for device in devices.all_devices(session)} if live else {}
     for check, asked in live:
-        step = _next(check, asked, known[check.device_id], context.clock())
-        if step is not None:
-            _take(context, check, step)
+        _take(context, check, asked, known[check.device_id])
 
 
-def _take(context: Context, check: Check, step: Step) -> None:
-    """Takes a step; a check that cannot take it ends, so that it cannot hold up the others."""
+def _take(context: Context, check: Check, asked: Sequence[Request], device: Device) -> None:
+    """Takes the next step; a check that cannot ends, so that it cannot hold up the others."""
     try:
-        with context.unit() as unit:
-            step(unit)
+        step = _next(check, asked, device, context.clock())
+        if step is not None:
+            with context.unit() as unit:
+                step(unit)
     except OperationalError:
         raise
     except Exception as error:

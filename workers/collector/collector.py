@@ -63,12 +63,10 @@ class Collector:
         if not self._leads():
             return False
         with self._context.read() as session:
-            secrets = {
-                device.id: device.secret_sha256
-                for device in devices.all_devices(session)
-                if device.state != DeviceState.REVOKED
-            }
-        self._streams.ensure_users(secrets)
+            known = devices.all_devices(session)
+        revoked = {device.id for device in known if device.state == DeviceState.REVOKED}
+        secrets = {each.id: each.secret_sha256 for each in known if each.id not in revoked}
+        self._streams.ensure_users(secrets, revoked)
         self._read(list(secrets))
         check_devices(self._context)
         dispatch(self._context, self._streams)

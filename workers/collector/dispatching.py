@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import ValidationError
+
+from jobs.errors import JobsError
 from jobs.pools import Pool
 from jobs.repository import devices, jobs, requests, skeletons
+from jobs.repository.measurements import Finding
 from jobs.repository.pools import JOIN
 from jobs.selectors import Selector
 from jobs.states import JobState
@@ -19,6 +24,7 @@ from workers.context import Context
 
 IN_FLIGHT = 2
 ALONE = Pool()
+log = logging.getLogger(__name__)
 
 
 def dispatch(context: Context, streams: Streams) -> int:
@@ -41,7 +47,10 @@ def dispatch(context: Context, streams: Streams) -> int:
             ]
         unsent = [*unsent, *(request for request in assigned if request is not None)]
     for request in unsent:
-        send(context, streams, request)
+        try:
+            send(context, streams, request)
+        except (JobsError, LookupError, ValidationError) as error:
+            _fail(context, request, f"the server cannot send it: {error}")
     invite(context, [each for each in pending if each.id not in placed], present)
     _explain(context, pending, present, pools)
     return len(unsent)
@@ -102,6 +111,23 @@ def send(context: Context, streams: Streams, request: Request) -> None:
     stream_id = streams.send(request.device_id, message)
     with context.unit() as unit:
         requests.sent(unit.session, request.id, request.attempt, stream_id)
+
+
+def _fail(context: Context, request: Request, message: str) -> None:
+    """Ends a request that cannot be sent, so that it does not hold up the others."""
+    log.error("%s: %s", request.id, message)
+    with context.unit() as unit:
+        requests.complete(
+            unit.session,
+            request.id,
+            attempt=request.attempt,
+            lease_token=request.lease_token or "",
+            device_id=request.device_id or "",
+            finding=Finding(error_kind="invalid", error_message=message[:2000]),
+            now=context.clock(),
+        )
+        if request.job_id:
+            unit.send("advance", request.job_id)
 
 
 def _workload(context: Context, digest: str, *, inline: bool) -> Workload:

@@ -13,12 +13,17 @@ from jobs.states import DeviceState
 from latency_probes.messages import (
     Heartbeat,
     Hello,
+    Lease,
     MeasureError,
     MeasureResult,
     MessageError,
     Report,
+    Settings,
+    lease_of,
     parse_report,
 )
+from latency_probes.replicates import check
+from latency_probes.samples import Measurement
 from workers.collector.pooling import observe
 from workers.collector.streams import Entry
 from workers.context import Unit
@@ -26,7 +31,7 @@ from workers.context import Unit
 # Rounds go on when their last answer is in; the answers between only move the progress on.
 ADVANCE_EVERY = 4
 # Errors that may not come again: what was killed for its neighbours' sake is measured once more.
-TRANSIENT = {"crashed", "device_lost", "out_of_memory", "throttled", "timeout"}
+TRANSIENT = {"crashed", "device_lost", "out_of_memory", "timeout"}
 MAX_ATTEMPTS = 3
 MAX_SCREENINGS = 2
 # A disturbance hardly moves a ratio that is so near to 1.
@@ -36,12 +41,14 @@ log = logging.getLogger(__name__)
 
 def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
     """Stores one report; one that is malformed, or that the database cannot hold, is noted at its
-    device and dropped, so that no device can hold up the others."""
+    device, so that no device can hold up the others. If it answers a request, that ends with an
+    error: asked again, the device would say the same."""
     try:
         report = parse_report(entry.text)
         with unit.session.begin_nested():
             _believe(unit, entry.device_id, report, now)
-            devices.clear_problem(unit.session, entry.device_id)
+            if not isinstance(report, Heartbeat):
+                devices.clear_problem(unit.session, entry.device_id)
     except OperationalError:
         raise
     except Exception as error:
@@ -49,6 +56,15 @@ def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
         detail = str(error) if isinstance(error, MessageError) else type(error).__name__
         problem = {"title": "The device sent a malformed message", "detail": detail[:500]}
         devices.set_problem(unit.session, entry.device_id, problem)
+        if lease := lease_of(entry.text):
+            _refuse(unit, entry.device_id, lease, detail, now)
+
+
+def _refuse(unit: Unit, device_id: str, lease: Lease, detail: str, now: datetime) -> None:
+    """Ends the request, if the device still holds its lease."""
+    message = f"the server refused the result: {detail}"[:2000]
+    outcome = MeasureError(kind="invalid", message=message)
+    _store(unit, device_id, MeasureResult(**lease.model_dump(), outcome=outcome), now)
 
 
 def _believe(unit: Unit, device_id: str, report: Report, now: datetime) -> None:
@@ -66,6 +82,8 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
     if request is None or request.device_id is None:
         log.warning("device %s answered the unknown request %s", device_id, result.request_id)
         return
+    if isinstance(result.outcome, Measurement):
+        check(result.outcome, Settings.model_validate(request.settings))
     counted = requests.complete(
         unit.session,
         result.request_id,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from statistics import median
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from jobs import pools as rules
@@ -65,8 +66,12 @@ def invite(context: Context, waiting: Sequence[Request], present: Sequence[Devic
         others = [device for device in present if device.id != first]
         if len(its) < LEAST_WAITING or not others:
             continue
-        with context.read() as session:
-            wanted = _equals(session, job_id, its[0], first, others)
+        try:
+            with context.read() as session:
+                wanted = _equals(session, job_id, its[0], first, others)
+        except ValidationError:  # the spec of another version's job must not hold up the others
+            log.exception("%s: nobody can be asked to join", job_id)
+            continue
         if wanted:
             with context.unit() as unit:
                 for device in wanted:
@@ -146,7 +151,8 @@ def _admit(
 
 
 def _watch(unit: Unit, job_id: str, device: Device, dense: Measurement, now: datetime) -> None:
-    """Sets a device aside whose reference has moved, unless it is the last one."""
+    """Sets a device aside whose reference has moved, or whose runtime is another since, unless it
+    is the last one."""
     recent = measurements.recent(unit.session, job_id, device.id, rules.DRIFT_WINDOW)
     pool = pools.of_job(unit.session, job_id)
     baseline_ms = pool.baselines.get(device.id, dense.reference_ms)
@@ -154,9 +160,14 @@ def _watch(unit: Unit, job_id: str, device: Device, dense: Measurement, now: dat
         return
     reference_ms = [each.reference_ms or baseline_ms for each in recent]
     onset = rules.drift(reference_ms, baseline_ms)
-    if onset is None:
+    update = rules.update(recent[-1].runtime_version, dense) if recent else None
+    if update is not None:
+        onset, reason = len(recent) - 1, update
+    elif onset is not None:
+        now_ms = median(reference_ms)
+        reason = f"its reference latency went from {baseline_ms:.4g} to {now_ms:.4g} ms"
+    else:
         return
-    reason = f"its reference latency went from {baseline_ms:.4g} to {median(reference_ms):.4g} ms"
     if _others(unit.session, pool, device.id, dense.device_id):
         data = {"reason": reason, "asked_again": len(recent[onset:])}
         _set_aside(unit, job_id, device, recent[onset:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from latency_probes.messages import MeasureRequest, encode
 
 READ_COUNT = 200
 AHEAD_S = 60.0
+TIDY_COUNT = 100
+NEW_S = 15
 log = logging.getLogger(__name__)
 
 
@@ -39,17 +41,19 @@ class Streams:
         self._users: dict[str, str] = {}
         self._run_id = ""
 
-    def ensure_users(self, secrets: dict[str, str]) -> None:
+    def ensure_users(self, secrets: dict[str, str], revoked: Iterable[str] = ()) -> None:
         """Makes the ACL users of these devices, and removes those that are not among them.
 
-        ACL users do not survive a restart of the server, so a new run of it gets all of them.
+        ACL users do not survive a restart of the server, so a new run of it gets all of them. One
+        that outlived this process may have those of `revoked` devices.
 
         Args:
             secrets: Device id -> SHA-256 of its secret.
+            revoked: Ids of devices that must have no user.
         """
         run_id = self._redis.info("server")["run_id"]
         if run_id != self._run_id:
-            self._users, self._run_id = {}, run_id
+            self._users, self._run_id = dict.fromkeys(revoked, ""), run_id
         for device_id, digest in secrets.items():
             if self._users.get(device_id) != digest:
                 self._redis.execute_command(*acl.set_user(device_id, digest))
@@ -95,9 +99,11 @@ class Streams:
         added = self._redis.xadd(keys.requests_stream(device_id), {keys.FIELD: encode(request)})
         return _text(added)
 
-    def is_held(self, device_id: str, stream_id: str | None, lease_s: float) -> bool:
+    def is_held(
+        self, device_id: str, stream_id: str | None, lease_s: float, *, queued: bool = True
+    ) -> bool:
         """Whether the device still has the request: it renewed its claim within the lease, or the
-        entry has not been delivered yet."""
+        entry has not been delivered yet and may stay `queued`."""
         stream = keys.requests_stream(device_id)
         if stream_id is None or not self._redis.xrange(stream, stream_id, stream_id):
             return False
@@ -106,14 +112,27 @@ class Streams:
             for group in self._redis.xinfo_groups(stream)
         }
         if keys.GROUP not in delivered or _order(stream_id) > _order(delivered[keys.GROUP]):
-            return True
+            return queued
         held = self._redis.xpending_range(stream, keys.GROUP, stream_id, stream_id, 1)
         return bool(held) and held[0]["time_since_delivered"] < lease_s * 1000
 
     def forget(self, device_id: str, stream_id: str | None) -> None:
-        """Removes a request that has been answered or taken back."""
+        """Removes a request that has been taken back."""
         if stream_id is not None:
             self._redis.xdel(keys.requests_stream(device_id), stream_id)
+
+    def tidy(self, device_id: str, wanted: Collection[str]) -> None:
+        """Removes the requests that nobody waits for any more: answered, or of a job that ended. A
+        device that still measures one loses its claim, and stops.
+
+        Args:
+            wanted: Entries that stay, beside those so new that the database may not know them.
+        """
+        stream = keys.requests_stream(device_id)
+        newest = (self._redis.time()[0] - NEW_S) * 1000
+        found = self._redis.xrange(stream, "-", str(newest), TIDY_COUNT)
+        if gone := [entry for entry, _ in found if _text(entry) not in wanted]:
+            self._redis.xdel(stream, *gone)
 
 
 def _pairs(found: Any) -> Iterable[tuple[Any, Any]]:

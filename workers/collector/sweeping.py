@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from jobs.repository import datasets, devices, jobs, models, requests, tasks
 from jobs.repository.measurements import Finding
-from jobs.tables import Request
+from jobs.tables import Device, Request
+from workers.collector.checking import is_present
 from workers.collector.streams import Streams
 from workers.context import Context, Unit
 
@@ -20,6 +22,7 @@ def sweep(context: Context, streams: Streams) -> None:
     """One round over expired leases, silent devices, lost messages and stopped jobs."""
     silence(context)
     reassign(context, streams)
+    tidy(context, streams)
     resend(context)
 
 
@@ -31,13 +34,14 @@ def silence(context: Context) -> None:
 
 
 def reassign(context: Context, streams: Streams) -> None:
-    """Takes expired requests back, unless the device still holds them."""
+    """Takes expired requests back, unless the device still holds them. One that drains finishes
+    what it has begun, and gets back to others what only waits in its queue."""
     lease_s = context.settings.request_lease_s
     with context.read() as session:
         expired = requests.expired(session, context.clock())
-        present = {device.id for device in devices.present(session)}
+        alive = {device.id: device for device in devices.alive(session)}
     for request in expired:
-        held = is_held(streams, request, present, lease_s)
+        held = is_held(streams, request, alive, lease_s)
         if not held and request.device_id is not None:
             streams.forget(request.device_id, request.stream_id)
         with context.unit() as unit:
@@ -49,12 +53,24 @@ def reassign(context: Context, streams: Streams) -> None:
                 give_up(unit, request, context.clock())
 
 
-def is_held(streams: Streams, request: Request, present: set[str], lease_s: float) -> bool:
+def is_held(
+    streams: Streams, request: Request, alive: Mapping[str, Device], lease_s: float
+) -> bool:
     """Whether the device lives and still has the request."""
-    device_id = request.device_id
-    if device_id is None or device_id not in present:
+    device = alive.get(request.device_id or "")
+    if device is None:
         return False
-    return streams.is_held(device_id, request.stream_id, lease_s)
+    queued = is_present(device)
+    return streams.is_held(device.id, request.stream_id, lease_s, queued=queued)
+
+
+def tidy(context: Context, streams: Streams) -> None:
+    """Empties the devices' queues of what has been answered or is not wanted any more."""
+    with context.read() as session:
+        wanted = requests.entries(session)
+        known = devices.all_devices(session)
+    for device in known:
+        streams.tidy(device.id, wanted.get(device.id, set()))
 
 
 def give_up(unit: Unit, request: Request, now: datetime) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.repository import jobs, requests, skeletons
+from jobs.artifacts import skeleton_name
+from jobs.repository import jobs, measurements, requests, skeletons
 from jobs.states import RequestState
 from jobs.tables import Request
 from tests.workers_tests.collector_tests.yard import Yard
@@ -76,3 +77,18 @@ def test_skeleton_that_is_not_stored_cannot_be_sent(yard: Yard) -> None:
         send(yard.context, yard.streams, unknown)
     with yard.context.read() as session:
         assert skeletons.find(session, "0" * 64) is None
+
+
+def test_request_whose_skeleton_is_gone_ends_and_does_not_hold_up_the_others(yard: Yard) -> None:
+    device_id, lost = yard.device(), yard.request("screening:a")
+    digest = yard.look_at(lost).skeleton_digest
+    yard.context.store.remove(skeleton_name(digest))
+    kept = yard.request("screening:b")
+    dispatch(yard.context, yard.streams)
+    assert [each.request_id for each in yard.received(device_id)] == [kept]
+    assert yard.look_at(lost).state == RequestState.FAILED
+    with yard.context.read() as session:
+        (row,) = measurements.for_job(session, yard.job_id)
+    assert row.error_kind == "invalid"
+    assert "the server cannot send it" in (row.error_message or "")
+    assert ("advance", yard.job_id) in yard.bench.take_messages()

@@ -184,6 +184,22 @@ def test_first_device_is_set_aside_too_but_keeps_what_is_pinned(yard: Yard) -> N
     assert yard.look_at(strict).device_id == first
 
 
+def test_device_whose_runtime_was_updated_meanwhile_is_set_aside(yard: Yard) -> None:
+    devices_ = begun(yard, 2)
+    second = devices_.ids[1]
+    ask(yard, devices_, 14)
+    while len(devices_.answered[second]) < 3:
+        devices_.round()
+    usual = measured(600_000, DENSE_NS)
+    devices_.always[second] = usual.model_copy(update={"runtime_version": "2"})
+    devices_.rounds()
+    (told,) = log(yard, pools.ASIDE)
+    assert told["device"] == second
+    assert told["reason"] == "it runs version 2 of its runtime, the job began with 1"
+    assert told["asked_again"] == 1
+    assert {row.runtime_version for row in counted(yard)} == {"1"}
+
+
 def test_last_device_goes_on_though_it_drifts_and_that_is_told_once(yard: Yard) -> None:
     devices_ = begun(yard, 1)
     devices_.reference_ns[devices_.ids[0]] = round(1.2 * DENSE_NS)

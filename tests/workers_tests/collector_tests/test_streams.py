@@ -41,6 +41,15 @@ def test_account_of_a_revoked_device_is_removed(valkey: ValkeyProcess, yard: Yar
     yard.streams.ensure_users({})
 
 
+def test_account_of_a_device_revoked_while_no_collector_ran_is_removed(
+    valkey: ValkeyProcess, yard: Yard
+) -> None:
+    Streams(yard.redis).ensure_users({"dev_a": DIGEST, "dev_b": DIGEST})
+    Streams(yard.redis).ensure_users({"dev_b": DIGEST}, revoked={"dev_a"})
+    assert users(valkey) & {"device-dev_a", "device-dev_b"} == {"device-dev_b"}
+    yard.streams.ensure_users({}, revoked={"dev_b"})
+
+
 def test_new_secret_replaces_the_old_one(valkey: ValkeyProcess, yard: Yard) -> None:
     yard.streams.ensure_users({"dev_a": "0" * 64})
     yard.streams.ensure_users({"dev_a": DIGEST})

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from jobs import status
-from jobs.repository import datasets, devices, jobs, measurements, models, tasks
+from jobs.repository import datasets, devices, jobs, measurements, models, requests, tasks
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import DeviceState, JobState, RequestState
 from tests.workers_tests.collector_tests.yard import Yard
 from tests.workers_tests.nets import HERE
 from tests.workers_tests.test_decision import look
+from workers.collector import streams
 from workers.collector.dispatching import dispatch
 from workers.collector.sweeping import CHECK_S, MAX_LOSSES, STALE_S, sweep
 from workers.decision import Decision, apply
@@ -60,6 +61,37 @@ def test_request_that_its_device_holds_is_left_with_it(yard: Yard) -> None:
     keep_alive(yard, device_id)
     sweep(yard.context, yard.streams)
     assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_device_that_drains_finishes_what_it_has_begun(yard: Yard) -> None:
+    device_id, begun = sent(yard)
+    waiting = yard.request("screening:b")
+    dispatch(yard.context, yard.streams)
+    yard.claim(device_id)
+    with yard.bench.write() as session:
+        devices.drain(session, device_id)
+    yard.later(yard.lease_s + 1)
+    keep_alive(yard, device_id)
+    sweep(yard.context, yard.streams)
+    assert yard.look_at(begun).state == RequestState.DISPATCHED
+    assert yard.look_at(waiting).state == RequestState.PENDING
+    assert [each.request_id for each in yard.received(device_id)] == [begun]
+
+
+def test_request_that_nobody_waits_for_is_taken_out_of_the_queue(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_id, unwanted = sent(yard)
+    with yard.bench.write() as session:
+        requests.abandon(session, yard.job_id)
+    wanted = yard.request("screening:b")
+    dispatch(yard.context, yard.streams)
+    sweep(yard.context, yard.streams)
+    queue = [unwanted, wanted]  # just sent: another collector may not have noted it yet
+    assert [each.request_id for each in yard.received(device_id)] == queue
+    monkeypatch.setattr(streams, "NEW_S", -2)
+    sweep(yard.context, yard.streams)
+    assert [each.request_id for each in yard.received(device_id)] == [wanted]
 
 
 def test_request_that_vanished_from_the_stream_is_taken_back(yard: Yard) -> None:
