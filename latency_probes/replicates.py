@@ -139,8 +139,8 @@ def take(
             sleep(_COOL_DOWN_S)
             continue
         kept.append(timed)
-        if not is_disturbed:
-            calm.append(timed)
+        # Judged anew each time: before the first few nothing tells how fast the reference can be.
+        calm = [each for each in kept if not sentinel.is_disturbed(each.replicate, reference)]
         side = _decided(kept, calm, settings)
     if len(kept) < 2:
         message = f"{len(kept)} replicates fit into {settings.time_limit_s:.3g} s; 2 are needed"

@@ -315,3 +315,11 @@ def test_an_early_end_that_was_not_asked_for_or_not_clear_is_refused() -> None:
     for settings in (Settings.strict(), Settings.strict(threshold=0.6)):
         with pytest.raises(MessageError, match="must be noisy .only 3 of 6 replicates"):
             check(early, settings)
+
+
+def test_the_first_measurement_of_a_device_notices_a_slow_replicate_by_those_after_it() -> None:
+    device = FakeDevice(replicate(830, 1170), *(replicate(n) for n in (600, 601, 599, 600)))
+    found = _measured(device.take(Settings()))
+    assert [each.median_reference_ns for each in found.replicates] == [1000] * 3
+    assert (found.verdict, found.conditions.repeated) == ("ok", 1)
+    assert found.conditions.disturbed_ratio == pytest.approx(830 / 1170)
