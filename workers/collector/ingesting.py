@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.exc import OperationalError
 
 from jobs.findings import finding_of
-from jobs.repository import devices, requests
+from jobs.repository import devices, measurements, requests
 from jobs.states import DeviceState
 from latency_probes.messages import (
     Heartbeat,
@@ -82,6 +82,8 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
     if request is None or request.device_id is None:
         log.warning("device %s answered the unknown request %s", device_id, result.request_id)
         return
+    if measurements.of_lease(unit.session, request.id, device_id, result.lease_token) is not None:
+        return  # delivered again
     if isinstance(result.outcome, Measurement):
         check(result.outcome, Settings.model_validate(request.settings))
     counted = requests.complete(

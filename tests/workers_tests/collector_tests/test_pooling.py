@@ -30,6 +30,7 @@ class Devices:
         self.reference_ns = dict.fromkeys(self.ids, DENSE_NS)
         self.answered: dict[str, list[str]] = {each: [] for each in self.ids}
         self.always: dict[str, Measurement | MeasureError] = {}
+        self.deliveries = 1
 
     def round(self) -> int:
         """Hands out, then lets every device answer its oldest request; returns how many did."""
@@ -53,10 +54,10 @@ class Devices:
         kind = "strict" if is_strict else "screening"
         usual = measured(candidate_ns, reference_ns, kind=kind)
         found = self.always.get(device_id, usual)
+        entry = Entry(device_id, "1-0", text_of(request, found))
         with self.yard.context.unit() as unit:
-            ingest(
-                unit, Entry(device_id, "1-0", text_of(request, found)), self.yard.context.clock()
-            )
+            for _ in range(self.deliveries):
+                ingest(unit, entry, self.yard.context.clock())
         self.yard.later(1)
         self.answered[device_id].append(request.purpose)
         return True
@@ -182,6 +183,15 @@ def test_first_device_is_set_aside_too_but_keeps_what_is_pinned(yard: Yard) -> N
     devices_.rounds()
     assert [told["device"] for told in log(yard, pools.ASIDE)] == [first]
     assert yard.look_at(strict).device_id == first
+
+
+def test_answer_that_is_delivered_twice_is_told_once(yard: Yard) -> None:
+    devices_ = begun(yard, 2)
+    devices_.deliveries = 2
+    ask(yard, devices_, 8)
+    devices_.rounds()
+    assert [told["device"] for told in log(yard, pools.JOINED)] == devices_.ids[1:]
+    assert len(counted(yard)) == 8
 
 
 def test_device_whose_runtime_was_updated_meanwhile_is_set_aside(yard: Yard) -> None:
