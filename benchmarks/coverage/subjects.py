@@ -83,10 +83,10 @@ def _detecting(name: str) -> dict[str, Any]:
     """
     sizes = {"min_size": 320, "max_size": 320}
     if "rcnn" in name:
-        few = {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 8}
+        few = {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 2}
         return {**sizes, **few, "box_score_thresh": 0.0}
     if "retinanet" in name or "fcos" in name:
-        return {**sizes, "detections_per_img": 8, "score_thresh": 0.0}
+        return {**sizes, "detections_per_img": 2, "score_thresh": 0.0}
     return {}
 
 
