@@ -26,7 +26,8 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module
     """A deep copy in which the named parameters and buffers have other values; ties live on.
 
     A tensor with a history that the module keeps as an attribute (its last attention map, a weight
-    that a hook computes anew) is copied without the history.
+    that a hook computes anew) is copied without the history. What a module computed of its weights
+    for evaluation, and forgets when it is set to train (an attention bias, say), is not copied.
     """
     tensors = named_tensors(model)
     memo: dict[int, Any] = {
@@ -35,7 +36,12 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module
         else value
         for name, value in replacements.items()
     }
-    return copy.deepcopy(model, _detached(model) | memo)
+    copied = copy.deepcopy(model, _detached(model) | memo)
+    flags = [(module, module.training) for module in copied.modules()]
+    copied.train()
+    for module, training in flags:
+        module.training = training
+    return copied
 
 
 def shell_of(model: nn.Module) -> nn.Module:

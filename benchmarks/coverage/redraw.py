@@ -19,7 +19,7 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     At initialisation zero gains and tiny layer scales hide whole branches: a wrong pruning would
     compute the right output.
     """
-    doubled = copy.deepcopy(model).double().eval().requires_grad_(False)
+    doubled = _doubled(model)
     source = torch.Generator().manual_seed(seed)
     for parameter in doubled.parameters():
         parameter.copy_(_weights(parameter, source))
@@ -37,12 +37,17 @@ def shaken(model: nn.Module, seed: int) -> nn.Module:
     For models that decide by their outputs (detectors that sort boxes): wholly random weights
     drive their scores to ties, which the last bit breaks.
     """
-    doubled = copy.deepcopy(model).double().eval().requires_grad_(False)
+    doubled = _doubled(model)
     source = torch.Generator().manual_seed(seed)
     for tensor in {id(t): t for t in tensors_of(doubled).values()}.values():
         if tensor.is_floating_point():
             tensor.mul_(_uniform(tensor, source))
     return doubled
+
+
+def _doubled(model: nn.Module) -> nn.Module:
+    """Set to train first: some modules keep what they computed of their weights until they are."""
+    return copy.deepcopy(model).double().train().eval().requires_grad_(False)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def quiet_copy(model: nn.Module) -> nn.Module:
         copied = copy_with(model, {}).eval()
     except (RuntimeError, TypeError, AttributeError) as error:
         raise GraphError(
-            f"the model must be copyable by copy.deepcopy, but got: {error}"
+            f"the model must take copy.deepcopy, train() and eval(), but got: {error}"
         ) from error
     return copied.requires_grad_(False)
 

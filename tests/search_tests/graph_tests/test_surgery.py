@@ -312,6 +312,41 @@ def prune_nothing() -> dict[str, Tensor]:
     return dict(Plain().state_dict())
 
 
+class Remembering(nn.Module):
+    """Keeps what it computed of a weight until it is set to train, as LeViT does its biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.gains = nn.Parameter(torch.randn(8, generator=torch.Generator().manual_seed(1)))
+        self.remembered: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> Remembering:
+        if mode:
+            self.remembered = []
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.remembered = []
+        gains = self.remembered[0] if self.remembered else self.gains.exp()
+        if not self.training:
+            self.remembered = [gains]
+        out: Tensor = self.second(self.first(x) * gains[:, None, None])
+        return out
+
+
+def test_what_was_computed_of_dense_weights_is_computed_anew(tmp_path: Path) -> None:
+    model = Remembering().eval()
+    model(*image())
+    graph = trace(model, image())
+    pruned = saved(tmp_path, graph, keep(graph, **{graph.prunable[0].name: (0, 3)}))
+    assert type(pruned) is Remembering
+    assert (pruned.training, pruned.remembered, len(model.remembered)) == (False, [], 1)
+    loaded = load(tmp_path, model)
+    assert torch.equal(loaded.eval()(*image()), pruned(*image()))
+
+
 class Joined(nn.Module):
     """Two branches side by side meet a residual: each makes a part of its units."""
 

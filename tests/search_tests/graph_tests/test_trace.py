@@ -176,7 +176,8 @@ def test_a_model_that_cannot_be_copied() -> None:
         def __deepcopy__(self, memo: dict[int, object]) -> Unique:
             raise TypeError("there is only one")
 
-    with pytest.raises(GraphError, match="must be copyable by copy.deepcopy, but got: there is"):
+    message = r"must take copy.deepcopy, train\(\) and eval\(\), but got: there is only one"
+    with pytest.raises(GraphError, match=message):
         trace(Unique(), image())
 
 
