@@ -5,7 +5,8 @@ At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,17 +14,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
-from search.tensors import copy_with
+from search.tensors import copy_with, named_tensors
 
 
-def quiet_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without gradients.
+def quiet_copy(
+    model: nn.Module, replacements: Mapping[str, Tensor] = MappingProxyType({})
+) -> nn.Module:
+    """A copy in evaluation mode, without gradients; see `copy_with`.
 
     Raises:
         GraphError: the model cannot be copied.
     """
     try:
-        copied = copy_with(model, {}).eval()
+        copied = copy_with(model, replacements).eval()
     except (RuntimeError, TypeError, AttributeError) as error:
         raise GraphError(
             f"the model must take copy.deepcopy, train() and eval(), but got: {error}"
@@ -33,7 +36,12 @@ def quiet_copy(model: nn.Module) -> nn.Module:
 
 def double_copy(model: nn.Module) -> nn.Module:
     """A `quiet_copy` in float64, with the tensors that modules keep as plain attributes."""
-    copied = quiet_copy(model).double()
+    wider = {
+        name: tensor.detach().double()
+        for name, tensor in named_tensors(model).items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64
+    }
+    copied = quiet_copy(model, wider).double()
     for module in copied.modules():
         for name, value in vars(module).items():
             if not name.startswith("_") and isinstance(value, Tensor | list | tuple | dict):

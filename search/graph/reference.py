@@ -7,6 +7,7 @@ value is masked already, and must stay a view: models write through it.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.linalg import vector_norm
 
 from search.graph.call import dims_of
 from search.graph.costs import Kept
@@ -168,8 +170,9 @@ def _nudged(value: Tensor, dim: int, nudge: Tensor) -> Tensor:
     A product of two small tensors, unlike a factor on the value, leaves autograd little to keep.
     """
     others = [d for d in range(value.ndim) if d != dim]
-    sizes = value.detach().abs()
-    largest = sizes.amax(others, keepdim=True) if others else sizes
+    sizes = value.detach()
+    # amax takes nine times as long over several dimensions
+    largest = vector_norm(sizes, math.inf, others, keepdim=True) if others else sizes.abs()
     shape = [1 if d == dim else size for d, size in enumerate(value.shape)]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(shape, generator=generator, dtype=value.dtype)

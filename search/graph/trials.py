@@ -227,7 +227,8 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
         self._used = 0
 
     def _pack(self, saved: Tensor) -> tuple[Tensor, torch.dtype]:
-        if isinstance(saved, nn.Parameter) or saved.dtype != torch.float64:
+        source = saved if saved._base is None else saved._base
+        if isinstance(source, nn.Parameter) or saved.dtype != torch.float64:
             return saved, saved.dtype
         size = saved.numel()
         if size > len(self._slab) - self._used or saved.device != self._slab.device:

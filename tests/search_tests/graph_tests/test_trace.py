@@ -76,14 +76,15 @@ def test_costs_of_grouped_and_transposed_convolutions() -> None:
     assert grouped.macs(grouped.dense_plan()) == 64 * (3 * 8 + 9 * 2 * 16 + 16 * 5)
 
 
-def test_the_model_is_not_touched() -> None:
-    model = Plain().train()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_model_is_not_touched(dtype: torch.dtype) -> None:
+    model = Plain().to(dtype).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    graph = trace(model, image())
+    graph = trace(model, (image()[0].to(dtype),))
     assert graph.model is model
     assert model.training
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
-    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    assert all(p.requires_grad and p.dtype == dtype for p in model.parameters())
 
 
 def test_two_traces_agree() -> None:
