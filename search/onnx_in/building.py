@@ -21,9 +21,10 @@ from torch.func import functional_call
 
 from search.errors import OnnxError
 from search.onnx_in.layers import LAYERS, Site, layer
-from search.onnx_in.module import Held, OnnxModule, Source, Step, called
+from search.onnx_in.module import Held, OnnxModule, Source, Step, as_tuple, called
 from search.onnx_in.ops.table import OPS, known
 from search.onnx_in.reading import DOMAINS, SMALL, Graph, Input, Node, parsed, read
+from search.onnx_in.recurrent import GATES
 from search.onnx_in.values import Call, Entry, Value, following, from_constant
 
 PROBE = 23
@@ -35,6 +36,7 @@ WEIGHED = frozenset(
     ("Add", "Concat", "Conv", "Div", "Einsum", "Expand", "Gather", "Gemm", "MatMul", "Mul",
      "PRelu", "Sub")
 )  # fmt: skip
+MOVING = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 AS_NUMBERS = {"Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2, 3}}
 
 
@@ -60,13 +62,23 @@ def from_onnx(
     """
     graph = _with_sizes(read(data), input_shapes)
     fixed = graph.inputs[0].shape[0]
-    builder = _Builder(graph, fixed or PROBE)
+    if fixed is None:
+        return _built(graph, PROBE)
+    try:  # unlike any other size, the batch is told from them where sizes are joined
+        module = _built(_freed(graph), PROBE)
+        _check_batch(module, fixed)
+    except OnnxError:
+        module = _built(graph, fixed)
+        if any_batch:
+            _check_batch(module, fixed)
+    return module
+
+
+def _built(graph: Graph, batch: int) -> OnnxModule:
+    builder = _Builder(graph, batch)
     for node in graph.nodes:
         builder.add(node)
-    module = builder.finished()
-    if fixed is not None and any_batch:
-        _check_batch(module, fixed)
-    return module
+    return builder.finished()
 
 
 def unknown_operators(data: bytes) -> tuple[str, ...]:
@@ -108,10 +120,11 @@ def _with_sizes(graph: Graph, shapes: Sequence[Sequence[int]] | None) -> Graph:
 
 class _Builder:
     def __init__(self, graph: Graph, batch: int) -> None:
-        self._graph = graph
+        self._graph, self._batch = graph, batch
         self._constants = dict(graph.constants)
         self._weights = {name for name, c in graph.constants.items() if c.is_floating_point()}
         self._same: dict[str, str] = {}
+        self._zeros: set[str] = set()
         self._values: dict[str, Value] = {
             each.name: torch.zeros(_sizes(each, batch), dtype=each.dtype, device=META)
             for each in graph.inputs
@@ -122,18 +135,14 @@ class _Builder:
         self._held: dict[int, Held] = {}
         self._folded = 0
         self._biases = not any(node.op == "BatchNormalization" for node in graph.nodes)
-        own = graph.inputs[0].shape[0]
-        inputs = tuple(
-            replace(each, shape=(None, *each.shape[1:])) if each.shape[0] in (None, own) else each
-            for each in graph.inputs
-        )
-        self._module = OnnxModule(graph.opset, inputs)
+        self._module = OnnxModule(graph.opset, _freed(graph).inputs)
 
     def add(self, node: Node) -> None:
         """Builds and tries one node."""
         if node.outputs[0] in self._same or node.outputs[0] in self._values:
             return  # a bias that became part of the product before it
         node = replace(node, inputs=tuple(self._same.get(name, name) for name in node.inputs))
+        node = self._from_zeros(node)
         for name in filter(None, node.inputs):
             if name not in self._constants and name not in self._values:
                 raise OnnxError(f"{name!r}, which {node.title} reads, is not computed")
@@ -141,6 +150,8 @@ class _Builder:
             self._fold(node)
             return
         step, outputs = self._layer_step(node) or self._function_step(node)
+        if self._makes_zeros(node):
+            self._zeros.update(node.outputs)
         self._keep(step, outputs)
 
     def finished(self) -> OnnxModule:
@@ -153,6 +164,25 @@ class _Builder:
                 raise OnnxError(f"{name!r}, which is an output, is not computed")
         self._module.set_steps(_with_last(self._steps, names), tuple(names))
         return self._module.eval()
+
+    def _from_zeros(self, node: Node) -> Node:
+        """A recurrent layer starts from zeros anyway."""
+        states = node.inputs[5:7] if node.op in GATES else ()
+        for name in filter(None, states):
+            if not self._is_zero(name):
+                raise OnnxError(f"{node.title} must start from zeros, but starts from {name!r}")
+        left = tuple("" for _ in states)
+        return replace(node, inputs=(*node.inputs[:5], *left, *node.inputs[7:])) if left else node
+
+    def _makes_zeros(self, node: Node) -> bool:
+        """Whether all that a node computes is zeros, of a size that may be free."""
+        if node.op == "ConstantOfShape":
+            return not bool(torch.as_tensor(node.attributes.get("value", 0.0)).any())
+        return node.op in MOVING and self._is_zero(node.inputs[0])
+
+    def _is_zero(self, name: str) -> bool:
+        constant = self._constants.get(name)
+        return name in self._zeros if constant is None else not bool(constant.any())
 
     def _keep(self, step: Step, outputs: tuple[Value, ...]) -> None:
         first = next((s for s in step.sources if isinstance(s, str)), None)
@@ -211,18 +241,18 @@ class _Builder:
             if any(c.ndim > 1 for c in found.values()):
                 self._layers[key] = name
         step = Step(node, None, name, (moving[0],))
-        return step, (self._try_layer(step, value),)
+        return step, self._try_layer(step, value)
 
-    def _try_layer(self, step: Step, value: Tensor) -> Tensor:
+    def _try_layer(self, step: Step, value: Tensor) -> tuple[Value, ...]:
         module = self._module.get_submodule(step.layer or "")
         held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         state = {name: tensor.to(META) for name, tensor in held.items()}
         try:
             with torch.no_grad():
-                result: Tensor = functional_call(module.eval(), state, (value,))
+                made = functional_call(module.eval(), state, (value,))
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise OnnxError(f"{step.node.title} cannot run: {_first_line(error)}") from error
-        return result
+        return as_tuple(made)
 
     def _with_bias(self, node: Node, found: dict[int, Tensor]) -> tuple[Node, dict[int, Tensor]]:
         """A product and the vector that is added to it are one linear layer."""
@@ -252,7 +282,7 @@ class _Builder:
         step = Step(node, function, None, sources)
         inputs = tuple(self._fetched(source) for source in sources)
         outputs = self._tried(step, inputs)
-        return replace(step, pattern=_pattern(node, inputs, outputs)), outputs
+        return replace(step, pattern=_pattern(node, inputs, outputs, self._batch)), outputs
 
     def _source(self, node: Node, place: int, name: str, by_numbers: bool) -> Source:
         constant = self._constants.get(name)
@@ -286,6 +316,16 @@ class _Builder:
         return self._values[source] if isinstance(source, str) else source
 
 
+def _freed(graph: Graph) -> Graph:
+    """The graph with a free batch."""
+    own = graph.inputs[0].shape[0]
+    inputs = (
+        replace(each, shape=(None, *each.shape[1:])) if each.shape[0] in (None, own) else each
+        for each in graph.inputs
+    )
+    return replace(graph, inputs=tuple(inputs))
+
+
 def _sizes(given: Input, batch: int) -> list[int]:
     return [batch if size is None else size for size in given.shape]
 
@@ -312,14 +352,14 @@ def _on_meta(value: Value | None) -> Value | None:
 
 
 def _pattern(
-    node: Node, inputs: tuple[Value | None, ...], outputs: tuple[Value, ...]
+    node: Node, inputs: tuple[Value | None, ...], outputs: tuple[Value, ...], batch: int
 ) -> tuple[Entry, ...] | None:
     """How the output's sizes follow from the first input's, where a node is told sizes."""
     x, out = inputs[0], outputs[0]
     if not isinstance(x, Tensor) or not isinstance(out, Tensor) or 0 in x.shape:
         return None
     if node.op == "Reshape":
-        return following(x.shape, out.shape)
+        return following(x.shape, out.shape, batch)
     if node.op in ("Expand", "Resize"):
         old = [1] * (out.ndim - x.ndim) + list(x.shape)
         return tuple(
@@ -374,20 +414,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_batch(module: OnnxModule, size: int) -> None:
-    """Raises OnnxError unless two batches together give what each gives alone."""
+    """Raises OnnxError unless two batches together give what each gives alone.
+
+    The batch may be any dimension of the outputs: what a recurrent layer makes begins with steps.
+    """
     first, second = (module.example_inputs(size, seed) for seed in (0, 1))
     try:
         with torch.no_grad():
-            alone = [_tuple(module(*inputs)) for inputs in (first, second)]
+            alone = [as_tuple(module(*inputs)) for inputs in (first, second)]
             joined = tuple(
                 torch.cat(pair) if each.shape[0] is None else pair[0]
                 for each, *pair in zip(module.inputs, first, second, strict=True)
             )
-            together = _tuple(module(*joined))
-        close = all(
-            out.shape[0] == 2 * size and _close(out, torch.cat(parts))
-            for out, *parts in zip(together, *alone, strict=True)
-        )
+            together = as_tuple(module(*joined))
+        close = all(_joins(*three) for three in zip(together, *alone, strict=True))
         problem = "its outputs mix the examples"
     except (OnnxError, RuntimeError, IndexError) as error:
         close, problem = False, _first_line(error)
@@ -398,10 +438,14 @@ def _check_batch(module: OnnxModule, size: int) -> None:
         )
 
 
-def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
+def _joins(found: Tensor, first: Tensor, second: Tensor) -> bool:
+    """Whether it is the two, one after the other in one dimension."""
+    longer = [dim for dim in range(found.ndim) if found.shape[dim] != first.shape[dim]]
+    return len(longer) == 1 and _close(found, torch.cat((first, second), longer[0]))
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
     scale = float(wanted.double().abs().max()) or 1.0
     return float((found - wanted).double().abs().max()) <= TOLERANCE * scale

@@ -18,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from search.errors import OnnxError
 from search.onnx_in.ops.space import padded, paddings, spatial
 from search.onnx_in.reading import Node
+from search.onnx_in.recurrent import Recurrent
 
 Constants = Mapping[int, Tensor]
 
@@ -251,16 +252,28 @@ def _embedding(site: Site) -> nn.Module | None:
     return _fill(nn.Embedding(table.shape[0], table.shape[1], device="meta"), weight=table)
 
 
+def _recurrent(site: Site) -> nn.Module | None:
+    """One that starts from zeros, and reads every sequence to its end."""
+    node, constants = site.node, site.constants
+    for place, what in ((4, "sequence_lens"), (7, "peepholes")):
+        if place < len(node.inputs) and node.inputs[place]:
+            raise ValueError(f"{what} must not be given")
+    return Recurrent(node.op, site.settings, constants[1], constants[2], constants.get(3))
+
+
 LAYERS: Mapping[str, Callable[[Site], nn.Module | None]] = {
     "BatchNormalization": _batch_norm,
     "Conv": _convolution,
     "ConvTranspose": _transposed,
+    "GRU": _recurrent,
     "Gather": _embedding,
     "Gemm": _gemm,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
+    "LSTM": _recurrent,
     "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
     "PRelu": _prelu,
     "RMSNormalization": _rms_norm,
+    "RNN": _recurrent,
 }

@@ -101,7 +101,7 @@ class OnnxModule(nn.Module):
         inputs = tuple(self._fetched(source, values) for source in step.sources)
         try:
             if step.layer is not None:
-                return (self.get_submodule(step.layer)(inputs[0]),)
+                return as_tuple(self.get_submodule(step.layer)(inputs[0]))
             return called(step, self._opset, inputs, dtype, device)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise OnnxError(f"{step.node.title} cannot run: {error}") from error
@@ -140,7 +140,11 @@ def called(
     )
     if step.function is None:
         raise OnnxError(f"{node.title} has neither a function nor a module")
-    made = step.function(call)
+    return as_tuple(step.function(call))
+
+
+def as_tuple(made: Any) -> tuple[Any, ...]:
+    """One value, or several, as a tuple."""
     return made if isinstance(made, tuple) else (made,)
 
 

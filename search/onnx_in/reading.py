@@ -231,6 +231,8 @@ def _attribute(proto: AttributeProto, title: str) -> Any:
         return proto.i if proto.type == kinds.INT else proto.f
     if proto.type in (kinds.INTS, kinds.FLOATS):
         return tuple(proto.ints if proto.type == kinds.INTS else proto.floats)
+    if proto.type == kinds.STRINGS:
+        return tuple(text.decode(errors="replace") for text in proto.strings)
     raise OnnxError(f"attribute {proto.name!r} of {title} is of a kind that is not read")
 
 

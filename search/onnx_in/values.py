@@ -159,12 +159,12 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank if rank else 0
 
 
-def following(source: Sequence[int], target: Sequence[int]) -> tuple[Entry, ...]:
+def following(source: Sequence[int], target: Sequence[int], batch: int = 1) -> tuple[Entry, ...]:
     """How a reshape makes the sizes `target` of the sizes `source`.
 
     Runs of dimensions with equal products belong together. A target dimension that is a run of
-    its own is the product of its sources, whatever their sizes; of one source of dimension 0 (the
-    batch) cut into several, the first one follows; other dimensions are as the model says.
+    its own is the product of its sources, whatever their sizes; of one source of dimension 0 cut
+    into several, the first multiple of `batch` follows; other dimensions are as the model says.
 
     Returns:
         Per target dimension ("product", dims), ("quotient", (dim, divisor)) or ("given", ()).
@@ -174,8 +174,11 @@ def following(source: Sequence[int], target: Sequence[int]) -> tuple[Entry, ...]
         if len(targets) == 1 and sources:
             entries.append(("product", tuple(sources)))
         elif targets and sources == [0]:
-            rest = math.prod(target[dim] for dim in targets[1:])
-            entries += [("quotient", (0, rest)), *[("given", ())] * (len(targets) - 1)]
+            free = next((dim for dim in targets if target[dim] % batch == 0), targets[0])
+            rest = math.prod(target[dim] for dim in targets if dim != free)
+            entries += [
+                ("quotient", (0, rest)) if dim == free else ("given", ()) for dim in targets
+            ]
         else:
             entries += [("given", ())] * len(targets)
     return tuple(entries)

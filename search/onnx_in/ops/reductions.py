@@ -105,12 +105,21 @@ def einsum(call: Call) -> Value:
     return torch.einsum(call.attributes["equation"], *tensors)
 
 
+def lp_normalization(call: Call) -> Value:
+    """x by its norm along an axis."""
+    x = call.tensor(0)
+    axis = axis_of(call.attributes.get("axis", -1), x.ndim)
+    norm = torch.linalg.vector_norm(x, call.attributes.get("p", 2), axis, keepdim=True)
+    return torch.div(x, norm)
+
+
 REDUCTIONS: dict[str, Op] = {
     "ArgMax": arg(torch.argmax),
     "ArgMin": arg(torch.argmin),
     "CumSum": cumulative_sum,
     "Einsum": einsum,
     "Gemm": gemm,
+    "LpNormalization": lp_normalization,
     "MatMul": matmul,
     "ReduceL1": reduction(lambda x, d, k: x.abs().sum(d, k), lambda n: sum(map(abs, n))),
     "ReduceL2": reduction(

@@ -217,6 +217,25 @@ def scatter_nd(call: Call) -> Value:
     return x.index_put(tuple(index.unbind(-1)), updates)
 
 
+def scatter_elements(call: Call) -> Value:
+    """A copy in which, along an axis, the named entries have other values."""
+    x, index, updates = call.tensor(0), call.tensor(1), call.tensor(2)
+    if call.attributes.get("reduction", "none") != "none":
+        raise OnnxError("reduction must be none")
+    axis = axis_of(call.attributes.get("axis", 0), x.ndim)
+    return x.scatter(axis, torch.where(index < 0, index + x.shape[axis], index), updates)
+
+
+def one_hot(call: Call) -> Value:
+    """One of two values, by whether the place along a new axis is the index."""
+    index, depth, (off, on) = call.tensor(0), call.number(1), call.tensor(2).unbind()
+    axis = axis_of(call.attributes.get("axis", -1), index.ndim + 1)
+    places = torch.arange(depth, device=index.device)
+    places = places.reshape([-1 if dim == axis else 1 for dim in range(index.ndim + 1)])
+    wrapped = torch.where(index < 0, index + depth, index)
+    return torch.where(wrapped.unsqueeze(axis) == places, on, off)
+
+
 def expand(call: Call) -> Value:
     """Broadcast with a shape; sizes that are the input's already follow it."""
     x, wanted = call.value(0), call.ints(1)
@@ -327,9 +346,11 @@ SHAPES: dict[str, Op] = {
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
+    "OneHot": one_hot,
     "Pad": pad,
     "Range": arange,
     "Reshape": reshape,
+    "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
     "Shape": shape,
     "Size": size,

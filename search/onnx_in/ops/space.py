@@ -143,11 +143,25 @@ def local_response_norm(call: Call) -> Value:
     )
 
 
+def grid_sample(call: Call) -> Value:
+    """Space read at the points of a grid, which are in [−1, 1]."""
+    names = {"linear": "bilinear", "cubic": "bicubic"}
+    mode = call.attributes.get("mode", "linear")
+    return functional.grid_sample(
+        call.tensor(0),
+        call.tensor(1),
+        names.get(mode, mode),
+        call.attributes.get("padding_mode", "zeros"),
+        bool(call.attributes.get("align_corners", 0)),
+    )
+
+
 SPACE: dict[str, Op] = {
     "AveragePool": average_pool,
     "Conv": convolution,
     "GlobalAveragePool": global_average_pool,
     "GlobalMaxPool": global_max_pool,
+    "GridSample": grid_sample,
     "LRN": local_response_norm,
     "MaxPool": max_pool,
 }

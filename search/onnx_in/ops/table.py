@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from search.errors import OnnxError
+from search.onnx_in.ops.attention import ATTENTION
 from search.onnx_in.ops.elementwise import ELEMENTWISE
 from search.onnx_in.ops.reductions import REDUCTIONS
 from search.onnx_in.ops.resizing import RESIZING
@@ -16,7 +17,7 @@ from search.onnx_in.ops.space import SPACE
 from search.onnx_in.reading import Node
 from search.onnx_in.values import Op
 
-OPS: Mapping[str, Op] = {**ELEMENTWISE, **REDUCTIONS, **RESIZING, **SHAPES, **SPACE}
+OPS: Mapping[str, Op] = {**ATTENTION, **ELEMENTWISE, **REDUCTIONS, **RESIZING, **SHAPES, **SPACE}
 
 QUANTIZED = ("Quantize", "Dequantize", "QLinear", "DynamicQuantize", "Integer")
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import numpy as np
+import onnx
+import pytest
 import torch
 from onnx import helper
 from torch import Tensor, nn
 
 from search import Plan, prune, trace
+from search.errors import OnnxError
 from search.graph import PruningGraph
 from search.onnx_in import OnnxModule, from_onnx
 from search.skeleton import export_onnx
@@ -58,23 +62,24 @@ def half(graph: PruningGraph) -> Plan:
     return Plan(kept)
 
 
-def dynamic(network: nn.Module, x: Tensor) -> bytes:
+def dynamic(network: nn.Module, x: Tensor, opset: int = 18, *, free: bool = True) -> bytes:
     """torch's own exporter with a free batch."""
-    shapes = ({0: torch.export.Dim("batch")},)
+    shapes = ({0: torch.export.Dim("batch")},) if free else None
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
-            network, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes
+            network, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes, opset_version=opset
         )
     assert program is not None
     data: bytes = program.model_proto.SerializeToString()
     return data
 
 
-def test_an_exported_transformer_is_traced_and_pruned() -> None:
+@pytest.mark.parametrize("opset", [18, 23])
+def test_an_exported_transformer_is_traced_and_pruned(opset: int) -> None:
     torch.manual_seed(0)
     original, (x,) = Attention().eval(), models.image()
     two = torch.cat([x, x.flip(2)])
-    module = from_onnx(dynamic(original, two))
+    module = from_onnx(dynamic(original, two, opset))
     assert_equal(by_torch(module, [two.numpy()]), by_torch(original, [two.numpy()]))
     three = torch.cat([two, x]).numpy()
     assert_equal(by_torch(module, [three]), by_torch(original, [three]))
@@ -83,6 +88,64 @@ def test_an_exported_transformer_is_traced_and_pruned() -> None:
     assert graph.dynamic_batch
     assert graph.macs(half(graph)) < 0.8 * graph.macs(graph.dense_plan())
     assert prune(module, graph, half(graph))(two).shape == (2, 5)
+
+
+class Recogniser(nn.Module):
+    """Columns of an image are the steps of a sequence, as in CRNN; (B, 3, 8, 16) -> (8, B, 7)."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.steps = kind(16, 10, num_layers=2, bidirectional=True)
+        self.head = nn.Linear(20, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.pool(self.first(x).relu())).relu().mean(2)
+        logits: Tensor = self.head(self.steps(x.permute(2, 0, 1))[0])
+        return logits
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_what_recurrent_layers_read_is_pruned(kind: type[nn.LSTM | nn.GRU], free: bool) -> None:
+    torch.manual_seed(0)
+    original, two = Recogniser(kind).eval(), torch.rand(2, 3, 8, 16)
+    proto = onnx.load_from_string(dynamic(original, two if free else two[:1], free=free))
+    assert sum(node.op_type == kind.__name__ for node in proto.graph.node) == 2
+    module = from_onnx(proto)
+    assert module.inputs[0].shape[0] is None
+    assert_equal(by_torch(module, [two.numpy()]), by_torch(original, [two.numpy()]))
+
+    graph = trace(module, (two,))
+    assert sorted(group.width for group in graph.prunable) == [12, 16]
+    assert prune(module, graph, half(graph))(two).shape == (8, 2, 7)
+
+
+def test_recurrent_layers_start_from_zeros() -> None:
+    constants = {"w": noise(1, 12, 4), "r": noise(1, 12, 3), "h": noise(1, 1, 3)}
+    node = helper.make_node("LSTM", ["x", "w", "r", "", "", "h", "h"], ["y"], hidden_size=3)
+    with pytest.raises(OnnxError, match="LSTM node 'y' must start from zeros, but starts from"):
+        from_onnx(model([node], {"x": noise(5, 1, 4)}, constants))
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "message"),
+    [
+        ("GRU", {}, "linear_before_reset must be 1"),
+        ("LSTM", {"clip": 2.0}, "clip must not be set"),
+        ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]}, "activations must be one of"),
+        ("RNN", {"hidden_size": 4, "layout": 1}, "layout must not be set"),
+    ],
+)
+def test_recurrent_layers_that_torch_has_not(
+    op: str, attributes: dict[str, Any], message: str
+) -> None:
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    constants = {"w": noise(1, gates * 3, 4), "r": noise(1, gates * 3, 3)}
+    node = helper.make_node(op, ["x", "w", "r"], ["y"], **{"hidden_size": 3, **attributes})
+    with pytest.raises(OnnxError, match=message):
+        from_onnx(model([node], {"x": noise(5, 2, 4)}, constants))
 
 
 def test_layers_are_modules_that_are_named_after_their_weights() -> None:

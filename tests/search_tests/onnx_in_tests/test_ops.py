@@ -25,6 +25,8 @@ X = noise(2, 6, 4, 5)
 FLAT = noise(2, 6)
 ABOVE = np.abs(X) + 0.5
 MASK = X > 0
+STEPS = noise(5, 2, 4)
+QUERY = noise(2, 4, 5, 3)
 Case = tuple[ModelProto, list[Array]]
 
 
@@ -60,6 +62,13 @@ def tensor(value: Array) -> TensorProto:
     return numpy_helper.from_array(value)
 
 
+def given(op: str, *inputs: Array, opset: int = 23, **attributes: Any) -> Case:
+    """A node of which everything is an input of the model."""
+    named = {f"x{place}": array for place, array in enumerate(inputs)}
+    made = helper.make_node(op, list(named), ["y"], **attributes)
+    return model([made], named, opset=opset), list(inputs)
+
+
 CHANNELS = tuple(np.abs(noise(6, seed=seed)) + 0.5 for seed in range(4))
 KERNEL = noise(8, 6, 3, 3)
 
@@ -69,7 +78,9 @@ CASES: dict[str, Case] = {
                                  "Sign", "Sin", "Softplus", "Softsign", "Tanh", "Selu", "Elu",
                                  "Celu", "HardSigmoid", "LeakyRelu", "ThresholdedRelu",
                                  "Flatten", "Transpose", "Shape", "Size", "GlobalAveragePool",
-                                 "GlobalMaxPool", "LogSoftmax", "Softmax")},
+                                 "GlobalMaxPool", "LogSoftmax", "Softmax", "Atan", "Cosh", "Sinh",
+                                 "Tan")},
+    **{op: one(op, np.tanh(X)) for op in ("Acos", "Asin")},
     **{f"{op} reduced": one(op, ABOVE, axes=[1, 3], keepdims=0)
        for op in ("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
                   "ReduceMin", "ReduceProd", "ReduceSumSquare")},
@@ -79,6 +90,15 @@ CASES: dict[str, Case] = {
     **{f"{op} logical": two(op, MASK, noise(2, 6, 4, 5, seed=2) > 0)
        for op in ("And", "Or", "Xor")},
     "Add bias": one("Add", X, noise(6, 1, 1)),
+    "Attention": given("Attention", QUERY, *noise(2, 2, 4, 6, 3)),
+    "Attention masked": given("Attention", QUERY, *noise(2, 2, 4, 6, 3), noise(2, 1, 5, 6),
+                              is_causal=1, scale=0.3),
+    "Attention allowed": given("Attention", QUERY, *noise(2, 2, 2, 6, 3),
+                               noise(2, 1, 5, 6) > -1),
+    "Attention capped": given("Attention", QUERY, *noise(2, 2, 2, 6, 3), softcap=0.7,
+                              is_causal=1),
+    "Attention flat": given("Attention", noise(2, 5, 12), *noise(2, 2, 6, 6), q_num_heads=4,
+                            kv_num_heads=2),
     "ArgMax": one("ArgMax", X, axis=1),
     "ArgMin": one("ArgMin", X, axis=2, keepdims=0),
     "AveragePool": one("AveragePool", X, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
@@ -123,6 +143,10 @@ CASES: dict[str, Case] = {
     "Dropout": one("Dropout", X),
     "Einsum": one("Einsum", X, noise(6, 3), equation="nchw,cd->ndhw"),
     "Expand": one("Expand", noise(2, 1, 5), ints(1, 3, 5)),
+    "GRU": one("GRU", STEPS, noise(1, 9, 4), noise(1, 9, 3), noise(1, 18), outputs=2,
+               hidden_size=3, linear_before_reset=1),
+    "GRU both": one("GRU", STEPS, noise(2, 9, 4), noise(2, 9, 3), outputs=2, hidden_size=3,
+                    linear_before_reset=1, direction="bidirectional"),
     "Gather": one("Gather", X, ints(2, 0), axis=1),
     "Gather one": one("Gather", X, np.array(-1), axis=1),
     "Gather neighbours": one("Gather", X, ints(1, 2, 3), axis=1),
@@ -138,12 +162,29 @@ CASES: dict[str, Case] = {
     "Gemm plain": one("Gemm", FLAT, noise(6, 3), noise(1, 3), alpha=0.5, beta=2.0),
     "Gemm turned": two("Gemm", FLAT, noise(2, 3), transA=1),
     "GroupNormalization": one("GroupNormalization", X, noise(6), noise(6), num_groups=3, opset=21),
+    "GridSample": two("GridSample", X, np.tanh(noise(2, 3, 5, 2)), mode="bilinear"),
+    "GridSample cubic": two("GridSample", X, 2 * np.tanh(noise(2, 3, 5, 2)), 20,
+                            mode="cubic", padding_mode="border", align_corners=1),
     "HardSigmoid sixth": one("HardSigmoid", X * 3, alpha=1 / 6),
     "InstanceNormalization": one("InstanceNormalization", X, CHANNELS[0], CHANNELS[1]),
+    "LSTM": one("LSTM", STEPS, noise(1, 12, 4), noise(1, 12, 3), noise(1, 24), outputs=3,
+                hidden_size=3),
+    "LSTM both": one("LSTM", STEPS, noise(2, 12, 4), noise(2, 12, 3), noise(2, 24), None,
+                     np.zeros((2, 2, 3), np.float32), outputs=3, hidden_size=3,
+                     direction="bidirectional"),
+    "LSTM back": chain(
+        node("Shape", "x", "s"), node("Gather", "s one", "n"),
+        node("Concat", "one n three", "c", axis=0), node("ConstantOfShape", "c", "zeros"),
+        node("LSTM", "x w r _ _ zeros zeros", hidden_size=3, direction="reverse"),
+        x=STEPS, one=ints(1), three=ints(3), w=noise(1, 12, 4), r=noise(1, 12, 3),
+    ),
+    "IsNaN": chain(node("Sqrt", "x", "s"), node("IsNaN", "s", "n"), node("Cast", "n", to=1)),
     "LRN": one("LRN", X, size=3),
     "LayerNormalization": one("LayerNormalization", X, noise(4, 5), noise(4, 5), axis=2),
     "LayerNormalization last": one("LayerNormalization", X, noise(5)),
     "Log": one("Log", ABOVE),
+    "LpNormalization": one("LpNormalization", X, axis=1),
+    "LpNormalization sum": one("LpNormalization", X, p=1),
     "MatMul": one("MatMul", X, noise(5, 3)),
     "MatMul biased": chain(node("MatMul", "x w", "p"), node("Add", "b p"),
                            w=noise(5, 3), b=noise(3)),
@@ -156,6 +197,7 @@ CASES: dict[str, Case] = {
     "Mish": one("Mish", X, opset=18),
     "Mod": two("Mod", X, ABOVE, fmod=1),
     "Not": one("Not", MASK),
+    "OneHot": one("OneHot", np.array([[0, 3], [-1, 9]]), np.array(4), floats(-1, 2), axis=1),
     "PRelu": one("PRelu", X, noise(6, 1, 1)),
     "PRelu wide": one("PRelu", X, noise(4, 5)),
     "Pad": one("Pad", X, ints(0, 0, 1, 2, 0, 1, 0, 1), scalar(3)),
@@ -164,6 +206,8 @@ CASES: dict[str, Case] = {
     "Pad edge": one("Pad", X, ints(0, 0, 1, 2, 0, 0, 0, 1), mode="edge"),
     "Pad reflect": one("Pad", X, ints(0, 0, 1, 2, 0, 0, 0, 1), mode="reflect"),
     "Pow": one("Pow", X, scalar(2)),
+    "RNN": one("RNN", STEPS, noise(1, 3, 4), noise(1, 3, 3), noise(1, 6), outputs=2,
+               hidden_size=3, activations=["Relu"]),
     "RMSNormalization": one("RMSNormalization", X, noise(5), opset=23),
     "Range": chain(node("Shape", "x", "s"), node("Gather", "s one", "w"),
                    node("Range", "zero w one", "r"), node("Cast", "r", "f", to=1),
@@ -175,6 +219,13 @@ CASES: dict[str, Case] = {
     "Reshape": one("Reshape", X, ints(0, -1, 5)),
     "Reshape cut": one("Reshape", X, ints(-1, 2, 3, 20)),
     "Resize sizes": one("Resize", X, None, None, ints(2, 6, 7, 10), mode="linear", opset=13),
+    "RotaryEmbedding": given("RotaryEmbedding", noise(2, 4, 5, 8), noise(9, 3),
+                             noise(9, 3, seed=1), np.array([[0, 1, 2, 3, 8], [4, 4, 1, 0, 2]]),
+                             rotary_embedding_dim=6),
+    "RotaryEmbedding flat": given("RotaryEmbedding", noise(2, 5, 32), noise(2, 5, 4),
+                                  noise(2, 5, 4, seed=1), num_heads=4, interleaved=1),
+    "ScatterElements": chain(node("ScatterElements", "x i u", axis=1), x=FLAT,
+                             i=np.array([[0, -1], [5, 2]]), u=noise(2, 2)),
     "ScatterND": chain(node("ScatterND", "x i u"), x=FLAT, i=np.array([[0, 1], [1, 5]]),
                        u=floats(7, 8)),
     "Slice": one("Slice", X, ints(1, -3), ints(4, 2**63 - 1), ints(1, 3), ints(2, 1)),
