@@ -62,15 +62,14 @@ def from_onnx(
     """
     graph = _with_sizes(read(data), input_shapes)
     fixed = graph.inputs[0].shape[0]
-    if fixed is None:
-        return _built(graph, PROBE)
+    if fixed is None or not any_batch:
+        return _built(graph, fixed or PROBE)
     try:  # unlike any other size, the batch is told from them where sizes are joined
         module = _built(_freed(graph), PROBE)
         _check_batch(module, fixed)
     except OnnxError:
         module = _built(graph, fixed)
-        if any_batch:
-            _check_batch(module, fixed)
+        _check_batch(module, fixed)
     return module
 
 
