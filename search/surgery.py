@@ -144,6 +144,7 @@ def kept_indices(graph: PruningGraph, plan: Plan) -> dict[str, dict[int, list[in
             if gone
         }
         for tensor, dims in lost.items()
+        if any(dims.values())
     }
 
 

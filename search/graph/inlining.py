@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 _GRAD = "wrap_with_set_grad_enabled"
 _AUTOCAST = "wrap_with_autocast"
@@ -20,21 +21,32 @@ _AUTOCAST = "wrap_with_autocast"
 def in_line(graph_module: fx.GraphModule) -> None:
     """Replace every wrapped part by its operators; what leaves one without gradients is detached.
 
-    A part that runs with autocast stays wrapped: its operators have other dtypes than they say.
+    A part that runs with autocast stays wrapped, unless all is float64, which it does not cast:
+    its operators have other dtypes than they say.
 
     Args:
         graph_module: changed in place.
     """
-    while wrapped := [node for node in graph_module.graph.nodes if _is_plain(node)]:
+    while wrapped := [node for node in graph_module.graph.nodes if _is_plain(node, graph_module)]:
         for node in wrapped:
             _unwrap(node, graph_module)
         graph_module.graph.lint()
         graph_module.recompile()
 
 
-def _is_plain(node: fx.Node) -> bool:
+def _is_plain(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     name = str(node.target)
-    return name == _GRAD or (name == _AUTOCAST and node.args[2] is False)
+    if name != _AUTOCAST:
+        return name == _GRAD
+    place: Any = node.args[4]
+    part: Any = graph_module.get_submodule(str(place.target))
+    return node.args[2] is False or all(map(_is_double, part.graph.nodes))
+
+
+def _is_double(node: fx.Node) -> bool:
+    values = pytree.tree_leaves(node.meta.get("val"))
+    floats = [each for each in values if isinstance(each, Tensor) and each.is_floating_point()]
+    return all(each.dtype == torch.float64 for each in floats)
 
 
 def _unwrap(node: fx.Node, graph_module: fx.GraphModule) -> None:

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Atoms, dense
+from search.graph.pickling import Steps
 from search.graph.propagation import Propagation, module_path, operator_name
 from search.graph.rewriting import shrunk
 from search.tensors import drop_unread, named_tensors
@@ -120,7 +121,8 @@ class PrunedGraph(nn.Module):
     """Runs an exported graph on the modules of the pruned model, which keep their names and kinds.
 
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
-    flag of its own module), takes any batch size that the dense model takes, and exports. What
+    flag of its own module), takes any batch size that the dense model takes, exports, and can be
+    copied and pickled. What
     Python code decided while the dense model was traced stays decided: a stochastic depth, for
     example, is gone, and hooks of its modules are not called. Statistics of weights that were
     standardised stay what they were when the model was pruned, and are part of its state.
@@ -135,7 +137,7 @@ class PrunedGraph(nn.Module):
     ) -> None:
         super().__init__()
         _take_over(self, body)
-        self._graph = graph
+        self._steps = Steps(graph)
         self._outputs = _Nesting(exported.outputs)
         self._sources = dict(exported.sources)
         self._owners = _owners(exported, body)
@@ -154,9 +156,9 @@ class PrunedGraph(nn.Module):
             operator.attrgetter(self._sources[node.name])(self)
             if node.name in self._sources
             else next(given)
-            for node in self._graph.find_nodes(op="placeholder")
+            for node in self._steps.graph.find_nodes(op="placeholder")
         ]
-        outputs = _Run(self, self._graph, self._owners, self._dtype).run(*values)
+        outputs = _Run(self, self._steps.graph, self._owners, self._dtype).run(*values)
         return pytree.tree_unflatten(list(outputs), self._outputs.spec)
 
 
@@ -259,11 +261,11 @@ def _owners(exported: Exported, body: nn.Module) -> Owners:
 
 
 def _take_over(root: nn.Module, body: nn.Module) -> None:
-    """Give `root` the children, parameters and buffers of `body`."""
+    """Give `root` the children, parameters and buffers of `body`, under all of their names."""
     kept = body.state_dict().keys()
-    for name, child in body.named_children():
+    for name, child in body._modules.items():
         root.add_module(name, child)
-    for name, parameter in body.named_parameters(recurse=False):
+    for name, parameter in body._parameters.items():
         root.register_parameter(name, parameter)
-    for name, buffer in body.named_buffers(recurse=False):
+    for name, buffer in body._buffers.items():
         root.register_buffer(name, buffer, persistent=name in kept)

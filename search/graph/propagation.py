@@ -180,7 +180,17 @@ def _rule(node: fx.Node, call: Call, rules: Mapping[str, Rule]) -> Rule | None:
         return rules[call.op]
     if not call.inputs or not call.outputs:
         return lambda call: (call.outputs, Effect())
-    return POINTWISE if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
+    return POINTWISE if _is_pointwise(node) else None
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    """By its own tags, or those of the operator that it does in place."""
+    schema = getattr(node.target, "_schema", None)
+    plain = None
+    if schema is not None and schema.is_mutable and schema.name.startswith("aten::"):
+        plain = getattr(torch.ops.aten, operator_name(node), None)
+    twins = [getattr(plain, name) for name in plain.overloads()] if plain else []
+    return any(torch.Tag.pointwise in getattr(each, "tags", ()) for each in (node.target, *twins))
 
 
 def _bind(node: fx.Node, exported: Exported, found: Propagation) -> Call:

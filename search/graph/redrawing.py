@@ -37,9 +37,9 @@ def quiet_copy(
 def double_copy(model: nn.Module) -> nn.Module:
     """A `quiet_copy` in float64, with the tensors that modules keep as plain attributes."""
     wider = {
-        name: tensor.detach().double()
+        name: wide
         for name, tensor in named_tensors(model).items()
-        if tensor.is_floating_point() and tensor.dtype != torch.float64
+        if (wide := _double(tensor.detach())).dtype != tensor.dtype
     }
     copied = quiet_copy(model, wider).double()
     for module in copied.modules():
@@ -50,8 +50,10 @@ def double_copy(model: nn.Module) -> nn.Module:
 
 
 def _double(value: Any) -> Any:
-    is_decimal = isinstance(value, Tensor) and value.is_floating_point()
-    return value.double() if is_decimal else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.double() if value.is_floating_point() else value
+    return value.to(torch.complex128) if value.is_complex() else value
 
 
 def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:
@@ -64,7 +66,7 @@ def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:
     """
     generators: dict[torch.device, torch.Generator] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             if tensor.device not in generators:
                 generators[tensor.device] = torch.Generator(tensor.device).manual_seed(seed)
             _draw(name, tensor, generators[tensor.device], scale)
@@ -83,7 +85,9 @@ def stirred(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
 
 def _draw(name: str, tensor: Tensor, generator: torch.Generator, scale: float) -> None:
     size, widest = tensor.numel(), max(tensor.shape, default=1)
-    if name.endswith("running_var"):
+    if tensor.is_complex():
+        torch.view_as_real(tensor).normal_(0, size**-0.25, generator=generator)
+    elif name.endswith("running_var"):
         tensor.uniform_(0.5, 1.5, generator=generator)
     elif name.endswith("running_mean"):
         tensor.normal_(0, 0.3, generator=generator)

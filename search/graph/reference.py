@@ -113,12 +113,13 @@ class Reference(fx.Interpreter):
         return self._masked(value, labels, operator_name(node).startswith(_PRODUCERS))
 
     def _masked(self, value: Tensor, labels: Labels, produced: bool) -> Tensor:
-        for dim in labels.labelled if value.is_floating_point() else ():
+        is_real = value.is_floating_point()
+        for dim in labels.labelled if is_real or value.is_complex() else ():
             atoms = labels.axes[dim]
             stays = self._stays(labels, dim, value)
             if not bool(stays.all()):
                 value = torch.where(_along(stays, dim, value), value, 0.0)
-            if produced and self._nudges is not None and atoms is not None:
+            if produced and is_real and self._nudges is not None and atoms is not None:
                 places = torch.from_numpy(atoms).to(value.device)
                 nudge = torch.where(places == FIXED, 0.0, self._nudges[places])
                 value = _nudged(value, dim, nudge)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError
@@ -72,13 +73,14 @@ def trace(
     """
     expired = Deadline(time_limit_s, clock)
     check_model(model)
-    try:
-        return _traced(model, example_inputs, rules, expired)
-    except ExportError as obstacle:
-        graph = _traced_in_parts(model, example_inputs, rules, expired)
-        if graph is None or not any(_is_open(group) for group in graph.groups):
-            raise
-        return replace(graph, obstacle=str(obstacle))
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            return _traced(model, example_inputs, rules, expired)
+        except ExportError as obstacle:
+            graph = _traced_in_parts(model, example_inputs, rules, expired)
+            if graph is None or not any(_is_open(group) for group in graph.groups):
+                raise
+            return replace(graph, obstacle=str(obstacle))
 
 
 def _is_open(group: Group) -> bool:

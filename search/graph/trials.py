@@ -3,6 +3,7 @@
 | symbol | meaning |
 |---|---|
 | influence | the largest relative change of the output by moving one unit, to first order |
+| CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from search.plan import Plan, best_of
 from search.surgery import prune
 from search.tensors import copy_with, named_tensors
 
+CONTROL = 100
 LATE = "unverified: the time limit was reached first"
 TOLERANCE = 1e-8
 TINY = 1e-300
@@ -141,6 +143,34 @@ class NumberTrial:
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
         return self._compare(names, plan, inputs, pruned)
+
+    def moved_by(self, names: Sequence[str]) -> set[str]:
+        """Those of the groups `names` without half the units of which the dense graph computes
+        something else: what `influence` cannot see where a gradient is zero or does not exist."""
+        try:
+            with Interruptible(self._expired):
+                kept = self._graph.kept_atoms(self._graph.dense_plan())
+                inputs = self._graph.example_inputs
+                return self._moved_by(list(names), self._expected(inputs, kept))
+        except OutOfTime:
+            return set()
+
+    def _moved_by(self, names: list[str], dense: list[Tensor]) -> set[str]:
+        groups = {group.name: group for group in self._graph.groups}
+        kept = dict(self._graph.dense_plan().kept)
+        for name in names:
+            group = groups[name]
+            count = (group.width + 1) // 2 if group.least else 0
+            kept[name] = best_of(range(group.width), count, group.parts)
+        cut = self._graph.kept_atoms(Plan(kept))
+        if not names or relative_error(self._expected(self._graph.example_inputs, cut), dense) < (
+            CONTROL * TOLERANCE
+        ):
+            return set()
+        half = len(names) // 2
+        if not half:
+            return set(names)
+        return self._moved_by(names[:half], dense) | self._moved_by(names[half:], dense)
 
     def dense_error(self) -> float:
         """How far the model itself is from its exported graph, with nothing cut; 0 if the time is
@@ -270,21 +300,40 @@ def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Pla
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest value of the same output."""
+    """The largest difference, relative to the largest finite value of the same output."""
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
         return float("inf")
-    errors = [0.0]
-    for left, right in zip(found, expected, strict=True):
-        if right.numel():
-            scale = right.detach().abs().max().double().clamp_min(TINY)
-            error = float((left.double() - right.detach().double()).abs().max() / scale)
-            errors.append(error if error == error else float("inf"))
-    return max(errors)
+    pairs = zip(map(_reals, found), map(_reals, expected), strict=True)
+    return max((_error(left, right) for left, right in pairs if right.numel()), default=0.0)
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """What is not finite must be the same."""
+    odd = ~expected.isfinite()
+    if bool(odd.any()):
+        same = (found == expected) | (found.isnan() & expected.isnan())
+        if not bool(same[odd].all()):
+            return float("inf")
+        found, expected = found.masked_fill(odd, 0.0), expected.masked_fill(odd, 0.0)
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(TINY))
+    return error if error == error else float("inf")
+
+
+def _reals(output: Tensor) -> Tensor:
+    """In float64, real and imaginary parts side by side."""
+    output = output.detach()
+    return (torch.view_as_real(output.resolve_conj()) if output.is_complex() else output).double()
 
 
 def _gradient(outputs: Sequence[Tensor], nudges: Tensor, kept: Kept) -> Tensor:
-    """What moving each atom changes: the gradient of a random projection of the outputs."""
-    changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
+    """What moving each atom changes: the gradient of a random projection of the outputs.
+
+    Zeros where an operator has no derivative.
+    """
+    try:
+        changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
+    except (NotImplementedError, RuntimeError):
+        changes = torch.zeros(nudges.shape, dtype=nudges.dtype)
     changes[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
     return changes
 
@@ -295,6 +344,8 @@ def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     for output in outputs:
         if output.requires_grad:
+            output = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
+            output = torch.where(output.isfinite(), output, 0.0)
             direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
             unit = output / output.detach().norm().clamp_min(TINY)
             total = total + (unit * direction.to(output.device)).sum()

@@ -2,7 +2,6 @@
 
 | symbol | meaning |
 |---|---|
-| CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
 | UNLIKE | a dense model that is off by more than this is not what was exported |
 | ROUNDS | how often parameters and plan are drawn: for one example, then for a batch |
 | EXTRA_ROUNDS | more draws, of ever smaller weights, for the groups not yet proven |
@@ -21,9 +20,8 @@ from search.graph.exporting import Exported
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import LATE, TOLERANCE, NumberTrial, ShapeTrial
+from search.graph.trials import CONTROL, LATE, TOLERANCE, NumberTrial, ShapeTrial
 
-CONTROL = 100
 ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
 BRIEF = 10
@@ -224,6 +222,12 @@ def verify(
             return halving.reasons
         moving |= {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
         proven |= moving.intersection(names)
+    idle = [name for name in names if name not in proven]
+    if idle and not expired():
+        trial = NumberTrial(graph, exported, found, 0, watched=False, expired=expired)
+        moved = trial.moved_by(idle)
+        moving |= moved
+        proven |= moved
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE
     problems = {

@@ -30,6 +30,8 @@ def general_convolution(call: Call) -> Outcome:
 
 
 def _convolve(call: Call, weight: Labels, made: Axis, read: Axis, groups: int) -> Outcome:
+    if not isinstance(groups, int):
+        return call.give_frozen("the groups of a convolution are as many as the examples")
     x, channel = call["input"], _channel(call, weight)
     effect = _space(x, channel) + _bias(call, made)
     if groups == 1:

@@ -36,7 +36,7 @@ _CONVOLUTIONS: dict[str, Rule] = {
 
 _PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("addmm", "addmv", "baddbmm"), products.add_product),
-    **dict.fromkeys(("bmm", "dot", "matmul", "mm", "mv"), products.matmul),
+    **dict.fromkeys(("bmm", "dot", "matmul", "mm", "mv", "vdot"), products.matmul),
     "einsum": products.einsum,
     "inner": products.inner,
     "linear": products.linear,

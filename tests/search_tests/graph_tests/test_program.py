@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,19 @@ def test_it_exports_to_onnx_and_through_torch_export(pruned: nn.Module) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     exported = torch.export.export(pruned, (x,)).module()
     np.testing.assert_allclose(exported(x)["logits"].detach().numpy(), wanted, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_it_is_copied_and_pickled(pruned: nn.Module) -> None:
+    x = torch.rand(3, 3, 8, 8)
+    pruned.eval()
+    for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+        assert isinstance(again, PrunedGraph)
+        assert torch.equal(again(x)["logits"], pruned(x)["logits"])
+        parameters = dict(pruned.named_parameters())
+        assert all(tensor is not parameters[name] for name, tensor in again.named_parameters())
+        again.train()(x)["logits"].sum().backward()
+        assert all(tensor.grad is None for tensor in parameters.values())
 
 
 def test_skeletons_are_derived_where_the_width_tells_every_size(graph: PruningGraph) -> None:

@@ -1,0 +1,72 @@
+"""An exported graph as pickle can keep it: operators by name, nodes by reference.
+
+It knows torch.fx and nothing of pruning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.fx.node import map_aggregate
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The node of that name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """An overload of an operator, "aten::add" and "Tensor"."""
+
+    name: str
+    overload: str
+
+
+class Steps:
+    """A graph that is never changed: copies share it, and it can be pickled.
+
+    Attributes:
+        graph: it.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    def __deepcopy__(self, memo: object) -> Steps:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _read, ([_written(node) for node in self.graph.nodes],)
+
+
+def _written(node: fx.Node) -> tuple[Any, ...]:
+    target: Any = node.target
+    if isinstance(target, OpOverload):
+        target = _Operator(target._schema.name, target._overloadname)
+    arguments = map_aggregate((node.args, node.kwargs), _without_nodes)
+    return node.name, node.op, target, arguments
+
+
+def _without_nodes(value: Any) -> Any:
+    return _Reference(value.name) if isinstance(value, fx.Node) else value
+
+
+def _read(written: list[tuple[Any, ...]]) -> Steps:
+    graph, nodes = fx.Graph(), {}
+    for name, op, target, arguments in written:
+        if isinstance(target, _Operator):
+            namespace, _, operator = target.name.partition("::")
+            packet = getattr(getattr(torch.ops, namespace), operator)
+            target = getattr(packet, target.overload)
+        args, kwargs = map_aggregate(
+            arguments, lambda value: nodes[value.name] if isinstance(value, _Reference) else value
+        )
+        nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+    return Steps(graph)

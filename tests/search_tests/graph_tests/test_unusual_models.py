@@ -1,0 +1,221 @@
+"""Models that are rare in one way each: what can be pruned in them, and that it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from search.graph import PruningGraph, trace
+from search.plan import Plan
+from search.surgery import prune
+from tests.search_tests.models import image
+
+
+class Plain(nn.Module):
+    """Two convolutions whose channels can go, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.d, self.h = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+    def features(self, x: Tensor) -> Tensor:
+        return functional.relu(self.d(functional.relu(self.c(x)))).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.features(x))
+
+
+class WithFlags(Plain):
+    def forward(self, x: Tensor) -> Any:
+        scores = super().forward(x)
+        return scores, scores > 0
+
+
+class WithSpectrum(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return torch.fft.rfft(super().forward(x))
+
+
+class WithoutDerivative(Plain):
+    def forward(self, x: Tensor) -> Any:
+        scores = super().forward(x)
+        return scores.relu() * torch.heaviside(scores, torch.zeros(1, dtype=scores.dtype))
+
+
+class OutOfBounds(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return (
+            super().forward(x).masked_fill(torch.tensor([True, False, False, False]), -torch.inf)
+        )
+
+
+class FrozenBackbone(Plain):
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            found = self.features(x)
+        return self.h(found)
+
+
+class Spiking(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return self.h((self.features(x) > 0.1).to(x.dtype))
+
+
+class Cast(Plain):
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x)
+
+
+class InPlace(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return self.h(self.d(self.c(x).abs_()).masked_fill_(torch.tensor(False), 1.0).mean((2, 3)))
+
+
+OPEN = {"c": "module", "d": "module"}
+CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    "a flag as an output": (WithFlags, OPEN),
+    "complex outputs": (WithSpectrum, OPEN),
+    "an operator without derivative": (WithoutDerivative, OPEN),
+    "an infinite output": (OutOfBounds, OPEN),
+    "a backbone without gradients": (FrozenBackbone, OPEN),
+    "spikes": (Spiking, OPEN),
+    "autocast": (Cast, OPEN),
+    "operators in place": (InPlace, OPEN),
+    "an activation in place": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Mish(inplace=True), nn.Conv2d(8, 6, 3)),
+        {"0": "module"},
+    ),
+    "spectral norm": (
+        lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 6, 3)),
+        {"0.parametrizations.weight": "module"},
+    ),
+}
+
+
+def halved(graph: PruningGraph) -> Plan:
+    kept = dict(graph.dense_plan().kept)
+    for group in graph.prunable:
+        kept[group.name] = kept[group.name][: group.width // 2]
+    return Plan(kept)
+
+
+def forms(graph: PruningGraph) -> dict[str, str]:
+    """The groups that can be pruned, and how."""
+    return {group.name: group.form for group in graph.prunable}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_units_are_found_and_can_go(case: str) -> None:
+    make, wanted = CASES[case]
+    graph = trace(make().eval(), image())
+    assert forms(graph) == wanted
+    outputs = prune(graph.model, graph, halved(graph))(*image())
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert all(each.shape[0] == 1 for each in outputs)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_may_be_off_around_a_trace(mode: Callable[[], Any]) -> None:
+    with mode():
+        graph = trace(Plain(), image())
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert forms(graph) == OPEN
+
+
+class TwoNames(nn.Module):
+    """A layer, a parameter and a buffer that have another name each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.d = nn.Conv2d(3, 8, 3), nn.Linear(288, 4)
+        self.gain = nn.Parameter(torch.ones(4))
+        shift = torch.ones(4)
+        self.register_buffer("shift", shift)
+        self.last, self.scale = self.d, self.gain
+        self.register_buffer("offset", shift)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.c(x).relu().reshape(-1, 288)) * self.scale + self.offset
+
+
+def test_a_pruned_graph_keeps_second_names() -> None:
+    model = TwoNames().eval()
+    graph = trace(model, image())
+    assert forms(graph) == {"c": "graph"}
+    pruned = prune(model, graph, halved(graph))
+    assert pruned.state_dict().keys() == model.state_dict().keys()
+    assert pruned.get_submodule("last") is pruned.get_submodule("d")
+    assert pruned.get_parameter("scale") is pruned.get_parameter("gain")
+
+
+class Spectral(nn.Module):
+    """Mixes the first frequencies of a sequence by complex weights, as Fourier operators do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.project = nn.Linear(2, 6), nn.Linear(6, 1)
+        self.mix = nn.Parameter(torch.randn(6, 6, 3, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Any:
+        found = torch.fft.rfft(self.lift(x).transpose(1, 2))
+        mixed = torch.zeros_like(found)
+        mixed[:, :, :3] = torch.einsum("bix,iox->box", found[:, :, :3], self.mix)
+        return self.project(torch.fft.irfft(mixed, n=x.shape[1]).transpose(1, 2))
+
+
+def test_complex_weights_lose_units() -> None:
+    graph = trace(Spectral(), (torch.randn(2, 10, 2),))
+    assert forms(graph)["mix"] == "module"
+    pruned = prune(graph.model, graph, halved(graph))
+    assert pruned.get_parameter("mix").dtype == torch.cfloat
+    assert pruned.get_parameter("mix").numel() < 6 * 6 * 3
+    assert pruned(torch.randn(2, 10, 2)).shape == (2, 10, 1)
+
+
+class Dynamic(nn.Module):
+    """Each example has a filter of its own, by a convolution of as many groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.gate = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
+        self.filters = nn.Parameter(torch.randn(6, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.c(x)
+        batch, width, high, wide = y.shape
+        filters = self.filters[None] * self.gate(y.mean((2, 3)))[:, None, :, None, None]
+        flat = y.reshape(1, batch * width, high, wide)
+        return functional.conv2d(flat, filters.reshape(batch * 6, width, 3, 3), groups=batch)
+
+
+def test_filters_of_each_example_are_frozen_with_their_reason() -> None:
+    graph = trace(Dynamic(), image())
+    (group,) = (group for group in graph.groups if group.name == "c")
+    assert group.reason.startswith("the groups of a convolution are as many as the examples")
+
+
+class Beside(nn.Module):
+    """Units of one tensor each, joined, meet those of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+        self.h = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.h(torch.cat([self.a(x), self.b(x)], 1) + self.c(x))
+
+
+def test_a_pruned_model_shares_no_memory_with_the_dense_one() -> None:
+    graph = trace(Beside(), image())
+    kept = {**graph.dense_plan().kept, graph.prunable[0].name: (0, 1, 2, 3, 5, 6, 7)}
+    pruned = prune(graph.model, graph, Plan(kept))
+    dense = {tensor.data_ptr() for tensor in graph.model.state_dict().values()}
+    assert dense.isdisjoint(tensor.data_ptr() for tensor in pruned.state_dict().values())
