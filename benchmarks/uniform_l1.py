@@ -51,7 +51,7 @@ def uniform_plan(graph: PruningGraph, scores: dict[str, Tensor], share: float) -
     kept = dict(graph.dense_plan().kept)
     for group in graph.prunable:
         kept[group.name] = best_units(
-            scores[group.name], max(1, round(share * group.width)), group.parts
+            scores[group.name], max(group.least, round(share * group.width)), group.parts
         )
     return Plan(kept)
 

@@ -95,7 +95,7 @@ def sensitivity_plan(
 ) -> Plan:
     """The dense plan, but for a share `ratio` of one group's units, lowest scores first.
 
-    The number removed is rounded to the nearest; at least one unit stays. A block is removed.
+    The number removed is rounded to the nearest; `Group.least` stay. A block is removed.
     """
     check_ratios((ratio,))
     dense = graph.dense_plan()
@@ -104,7 +104,7 @@ def sensitivity_plan(
         raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
     if found.kind == "block":
         return Plan({**dense.kept, group: ()})
-    kept = max(1, found.width - int(ratio * found.width + 0.5))
+    kept = max(found.least, found.width - int(ratio * found.width + 0.5))
     return Plan({**dense.kept, group: best_units(scores[group], kept, found.parts)})
 
 

@@ -106,7 +106,10 @@ def check_plan(graph: PruningGraph, plan: Plan) -> None:
 
 def _check_group(group: Group, units: tuple[int, ...]) -> None:
     if len(units) < group.least:
-        raise PlanError(f"group {group.name!r} must keep at least one unit, but got none")
+        raise PlanError(
+            f"group {group.name!r} must keep {group.least} of its units at least, but got "
+            f"{len(units)}"
+        )
     if units and units[-1] >= group.width:
         raise PlanError(f"units of {group.name!r} must be < {group.width}, but got {units[-1]}")
     for part in group.parts:

@@ -29,7 +29,7 @@ def random_plan(graph: PruningGraph, seed: int = 0) -> Plan:
     kept = dict(graph.dense_plan().kept)
     for group in graph.groups:
         if group.status in ALL and group.width > 1:
-            width = source.randint(max(1, group.width // 4), group.width)
+            width = source.randint(max(group.least, group.width // 4), group.width)
             order = source.sample(range(group.width), group.width)
             kept[group.name] = best_of(order, width, group.parts)
     return Plan(kept)

@@ -60,7 +60,17 @@ class ShapeTrial:
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut; None if nothing does."""
-        plan = random_plan(self._graph.groups, names, 0)
+        return self._problem(random_plan(self._graph.groups, names, 0))
+
+    def problem_of_fewest(self, names: Sequence[str]) -> str | None:
+        """What goes wrong when the groups `names` keep as little as they may."""
+        kept = dict(self._graph.dense_plan().kept)
+        for group in self._graph.groups:
+            if group.name in names:
+                kept[group.name] = best_of(range(group.width), group.least, group.parts)
+        return self._problem(Plan(kept))
+
+    def _problem(self, plan: Plan) -> str | None:
         try:
             with torch.device("meta"):
                 outputs_of(prune(self._model, self._graph, plan), self._inputs)

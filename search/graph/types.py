@@ -44,6 +44,7 @@ class Group:
         reason: why the group is frozen or approximate, for a user to read; else empty.
         form: what a model that lost units of this group is: of the user's class, or a
             `PrunedGraph`, where the model's own forward holds constants that do not follow.
+        fewest: units that must stay; two where the model does not run with one (a `squeeze()`).
     """
 
     name: str
@@ -53,11 +54,12 @@ class Group:
     status: Status
     reason: str = ""
     form: Form = "module"
+    fewest: int = 1
 
     @property
     def least(self) -> int:
         """The smallest width that it can have: a block can go."""
-        return 0 if self.kind == "block" else 1
+        return 0 if self.kind == "block" else self.fewest
 
     @cached_property
     def parts(self) -> tuple[tuple[int, ...], ...]:

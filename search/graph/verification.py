@@ -50,13 +50,32 @@ def settle(
     blocks = {group.name: group for group in graph.removable}
     units = frozen_by(graph, dict.fromkeys(blocks, LATE))
     moving: set[str] = set()
-    settled = _settle_units(units, exported, found, expired, moving)
+    settled = _with_fewest(_settle_units(units, exported, found, expired, moving), expired)
     if not blocks:
         return settled
     groups = tuple(blocks.get(group.name, group) for group in settled.groups)
     whole = replace(settled, groups=groups, program=Program(exported, found))
     reasons = verify_blocks(whole, exported, found, expired, moving)
     return frozen_by(replace(settled, groups=groups), reasons)
+
+
+def _with_fewest(graph: PruningGraph, expired: Callable[[], bool]) -> PruningGraph:
+    """Groups that the model does not run without keep two units.
+
+    Whether it runs is a matter of shapes; what the time leaves open keeps one.
+    """
+    shapes = ShapeTrial(graph)
+    halving = Halving(expired, family)
+    if shapes.possible:
+        halving.keep(_free(graph), shapes.problem_of_fewest)
+    refused = _refused(halving.reasons)
+    return replace(
+        graph,
+        groups=tuple(
+            replace(group, fewest=2) if group.name in refused and group.width > 2 else group
+            for group in graph.groups
+        ),
+    )
 
 
 def verify_blocks(

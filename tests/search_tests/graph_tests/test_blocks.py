@@ -217,7 +217,7 @@ def test_files_of_a_model_with_other_blocks(graph: PruningGraph, tmp_path: Path)
 
 
 def test_only_blocks_may_keep_nothing(graph: PruningGraph) -> None:
-    with pytest.raises(PlanError, match="'stem' must keep at least one unit, but got none"):
+    with pytest.raises(PlanError, match="'stem' must keep 1 of its units at least, but got 0"):
         prune(graph.model, graph, without(graph, "stem"))
 
 

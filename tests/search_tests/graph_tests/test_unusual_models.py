@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from search.errors import PlanError
 from search.graph import PruningGraph, trace
 from search.plan import Plan
 from search.surgery import prune
@@ -219,3 +220,22 @@ def test_a_pruned_model_shares_no_memory_with_the_dense_one() -> None:
     pruned = prune(graph.model, graph, Plan(kept))
     dense = {tensor.data_ptr() for tensor in graph.model.state_dict().values()}
     assert dense.isdisjoint(tensor.data_ptr() for tensor in pruned.state_dict().values())
+
+
+class Squeezed(Plain):
+    """A width of one would be taken for a dimension of space."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = functional.relu(self.d(functional.relu(self.c(x))))
+        return self.h(functional.adaptive_avg_pool2d(y, 1).squeeze())
+
+
+def test_a_model_that_does_not_run_with_one_unit_keeps_two() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    graph = trace(Squeezed(), (x,))
+    assert forms(graph) == OPEN
+    assert {group.name: group.least for group in graph.prunable} == {"c": 1, "d": 2}
+    kept = dict(graph.dense_plan().kept)
+    with pytest.raises(PlanError, match="'d' must keep 2 of its units at least, but got 1"):
+        prune(graph.model, graph, Plan({**kept, "d": (3,)}))
+    assert prune(graph.model, graph, Plan({**kept, "c": (1,), "d": (3, 4)}))(x).shape == (2, 4)
