@@ -165,13 +165,26 @@ def rounding_error(model: nn.Module, inputs: Sequence[Tensor]) -> float:
 
 
 def onnx_problem(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> str | None:
-    """What is wrong with the ONNX form of `model`; None if nothing is."""
+    """What is wrong with the ONNX form of `model`; None if nothing is.
+
+    The exporter's optimiser takes half of its time, and is only asked where it is needed.
+    """
+    if _problem_of_export(model, inputs, folder, optimize=False) is None:
+        return None
+    return _problem_of_export(model, inputs, folder, optimize=True)
+
+
+def _problem_of_export(
+    model: nn.Module, inputs: Sequence[Tensor], folder: Path, *, optimize: bool
+) -> str | None:
     import onnxruntime
 
     path = folder / "model.onnx"
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            program = torch.onnx.export(model, tuple(inputs), dynamo=True, verbose=False)
+            program = torch.onnx.export(
+                model, tuple(inputs), dynamo=True, verbose=False, optimize=optimize
+            )
         if program is None:
             return "no program"
         program.save(path)
