@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .demo/data
 
-.PHONY: help venv demo test lint types format up train clean
+.PHONY: help venv zoo demo test lint types format up train clean
 .DEFAULT_GOAL := help
 
 help: ## Show this text
@@ -17,6 +17,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
+
+zoo: $(VENV)/installed ## Install the networks that benchmarks.coverage runs
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[zoo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0 # asks for an old torch
 
 demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.6) of its measured latency, end to end
 	$(BIN)/secateur demo --ratio $(RATIO)
