@@ -111,6 +111,7 @@ KEEPING: dict[str, Unary] = {
     "dstack": lambda x: torch.dstack([x, x]),
     "divide": lambda x: torch.divide(x, x.exp()),
     "dot": lambda x: x * torch.dot(x.sum((0, 1)).flatten(), torch.ones(16, dtype=x.dtype)),
+    "vdot": lambda x: x * torch.vdot(x.sum((0, 1)).flatten(), torch.ones(16, dtype=x.dtype)),
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
     "empty": lambda x: x + 0 * torch.empty(x.shape, dtype=x.dtype),
     "empty_like": lambda x: x + 0 * torch.empty_like(x),
