@@ -4,7 +4,8 @@ replicates sample memory layouts.
 
     {"task": "time", "runtime": "module:callable", "candidate": path, "reference": path,
      "cache": path, "provider", "batch_size", "threads", "cores": [..], "timing_s", "overtime",
-     "calm_ns", "seed", "time_limit_s", "memory_limit_mb", "parent": pid}
+     "calm": {"reference_ns", "sentinel_ns", "patient"}, "seed", "time_limit_s", "memory_limit_mb",
+     "parent": pid}
         -> {"replicate": {...}, "runtime_version": "..."}
     {"task": "profile", and the rest as for "time"}  -> {"profile": [[name, operator, ns], ...]}
     {"task": "describe", "runtimes": {name: "module:callable"}, "cores": [..], "time_limit_s",
@@ -16,7 +17,6 @@ Imports no pydantic and no redis: every millisecond here is paid once per replic
 """
 
 import gc
-import hashlib
 import json
 import os
 import random
@@ -43,8 +43,8 @@ from latency_probes.runtimes.base import (
 )
 
 _PR_SET_PDEATHSIG = 1
-_SENTINEL_BYTES = bytes(64 * 1024)
-_SENTINEL_RUNS = 15
+_SENTINEL_STEPS = 250
+_SENTINEL_RUNS = 3
 
 
 def main() -> NoReturn:
@@ -95,7 +95,6 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     setup_ns = time.perf_counter_ns() - started
     gc.collect()
     gc.disable()
-    before = sentinel_ns()
     preempted = _preemptions()
     started = time.perf_counter_ns()
     pair = timing.time_pair(
@@ -105,13 +104,14 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         overtime=job["overtime"],
         clock=_clock(runtime, placement),
         faults=_page_faults,
+        sentinel=sentinel_ns,
         order=order,
-        calm_ns=job["calm_ns"],
+        calm=timing.Calm(**job["calm"]),
     )
     timing_ns = time.perf_counter_ns() - started
     preempted = _preemptions() - preempted
     replicate = _samples(pair) | {
-        "sentinel_ns": (before, sentinel_ns()),
+        "sentinel_ns": pair.sentinel_ns,
         "preemptions": preempted,
         "setup_ms": setup_ns / 1e6,
         "timing_ms": timing_ns / 1e6,
@@ -180,14 +180,17 @@ def _samples(pair: timing.PairTiming) -> dict[str, Any]:
 
 
 def sentinel_ns() -> int:
-    """The median time of a small fixed workload that touches little memory: tells a throttled
-    core."""
+    """The least time of a small loop that keeps all of a core's units busy and touches no memory:
+    it takes longer where the frequency falls, and half as long again where another thread runs on
+    the same core."""
     samples = []
     for _ in range(_SENTINEL_RUNS):
+        found = 0
         start = time.perf_counter_ns()
-        hashlib.sha256(_SENTINEL_BYTES).digest()
+        for step in range(_SENTINEL_STEPS):
+            found += step * step & 7
         samples.append(time.perf_counter_ns() - start)
-    return max(round(median(samples)), 1)
+    return max(min(samples), 1)
 
 
 def _confine(job: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from latency_probes.runtimes import registry
 from latency_probes.runtimes.base import Recorded, RecordedRuntime
 from latency_probes.samples import Conditions, LayerTime, Measurement, Replicate
 from latency_probes.spawn import Never, Stop, Timed, Withdrawn, take_profile, time_replicate
+from latency_probes.timing import Calm
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +67,8 @@ class Measurer:
             return _replay(recorded, candidate, reference, settings, stop)
         cores = self.cores[-target.threads :]
 
-        def run(number: int, limit_s: float, calm_ns: int) -> Timed | MeasureError:
-            job = self._job(target, settings, cores, number, limit_s) | {"calm_ns": calm_ns}
+        def run(number: int, limit_s: float, calm: Calm) -> Timed | MeasureError:
+            job = self._job(target, settings, cores, number, limit_s) | {"calm": asdict(calm)}
             return time_replicate(
                 job | {"candidate": str(candidate), "reference": str(reference)}, stop
             )

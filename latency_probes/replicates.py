@@ -7,7 +7,7 @@ clock. Knows no processes and no files.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from statistics import median
 
@@ -22,12 +22,11 @@ from latency_probes.samples import (
     summary,
 )
 from latency_probes.spawn import Timed
+from latency_probes.timing import SLOW_SENTINEL, Calm
 
-# The n-th replicate (0, 1, ...) within so many seconds; a call of the reference takes at most so
-# many ns when nothing disturbs it (0: unknown).
-Replicator = Callable[[int, float, int], Timed | MeasureError]
+# The n-th replicate (0, 1, ...) within so many seconds, and how the device is when it is calm.
+Replicator = Callable[[int, float, Calm], Timed | MeasureError]
 
-_THROTTLED = 1.10
 _SLOW_REFERENCE = 1.07
 _COOL_DOWN_S = 0.5
 _SPELL = 6  # disturbed replicates in a row
@@ -41,25 +40,25 @@ _GRAVEST_FIRST: tuple[Verdict, ...] = ("unstable", "throttled", "noisy", "ok")
 class Sentinel:
     """The usual times of two workloads that never change while a device serves a job.
 
-    The sentinel is a small loop: it tells of throttling (baseline: the median over the last
-    replicates, 0 while unknown). The reference model is in every replicate: it tells of
-    neighbours that take caches or memory bandwidth, which a small loop does not feel, and which
-    cost every model about the same time, so that the ratio moves (baseline: near the fastest of
-    the last replicates, because such spells can be longer than the calm between them).
+    The sentinel is a small loop: it tells of a lower frequency, and of another thread on the same
+    core. The reference model is in every replicate: it tells of neighbours that take caches or
+    memory bandwidth, which a small loop does not feel. The baseline of both is near the fastest of
+    the last replicates, because disturbed spells can be longer than the calm between them.
 
     Attributes:
         spell: how many of the last replicates in a row were disturbed.
     """
 
     def __init__(self) -> None:
-        self._seen: deque[int] = deque(maxlen=31)
+        self._seen: deque[int] = deque(maxlen=_REMEMBERED)
         self._references: dict[str, deque[float]] = {}
         self._expected: dict[str, float] = {}
         self.spell = 0
 
     @property
     def baseline_ns(self) -> int:
-        return round(median(self._seen)) if len(self._seen) >= 3 else 0
+        """What the sentinel usually takes; 0 while that is unknown."""
+        return round(_usual(self._seen)) if self._seen else 0
 
     def note(self, replicate: Replicate, reference: str = "") -> None:
         """Remembers a replicate; `reference` names its reference model and how it was run."""
@@ -69,28 +68,34 @@ class Sentinel:
         self._references.setdefault(reference, deque(maxlen=_REMEMBERED))
         self._references[reference].append(replicate.median_reference_ns)
 
-    def excess(self, replicate: Replicate) -> float:
-        """How many times its baseline the sentinel took, at worst."""
-        baseline = self.baseline_ns
-        return max(replicate.sentinel_ns) / baseline if baseline else 1.0
-
     def is_disturbed(self, replicate: Replicate, reference: str = "") -> bool:
         """Whether either workload took clearly longer than it usually does."""
-        calm_ns = self.calm_ns(reference)
+        calm_ns = self._calm_ns(reference)
         is_slow = 0 < calm_ns < replicate.median_reference_ns
-        return is_slow or self.excess(replicate) > _THROTTLED
+        return is_slow or _is_hot(replicate, self.baseline_ns)
 
-    def calm_ns(self, reference: str = "") -> int:
-        """What a call of the reference model takes at most when nothing disturbs it; 0 while that
-        is unknown."""
-        seen = sorted(self._references.get(reference, ()))
-        usual = seen[len(seen) // 8] if len(seen) >= 3 else math.inf
+    def calm(self, reference: str = "", *, patient: bool = True) -> Calm:
+        """How the device is when nothing disturbs it."""
+        return Calm(self._calm_ns(reference), self.baseline_ns, patient)
+
+    def _calm_ns(self, reference: str) -> int:
+        """What a call of the reference model takes at most; 0 while that is unknown."""
+        seen = self._references.get(reference, ())
+        usual = _usual(seen) if len(seen) >= 3 else math.inf
         usual = min(usual, self._expected.get(reference, math.inf))
         return 0 if usual == math.inf else round(_SLOW_REFERENCE * usual)
 
     def expect(self, usual_ns: float, reference: str = "") -> None:
         """Takes the usual time of a reference from who knows it before it is seen here."""
         self._expected[reference] = usual_ns
+
+
+def _usual(seen: Collection[float]) -> float:
+    return sorted(seen)[len(seen) // 8]
+
+
+def _is_hot(replicate: Replicate, baseline_ns: int) -> bool:
+    return 0 < SLOW_SENTINEL * baseline_ns < max(replicate.sentinel_ns)
 
 
 def take(
@@ -105,7 +110,7 @@ def take(
 ) -> Measurement | MeasureError:
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
-    To be strict, a replicate during which the sentinel was over 10 % or the reference model over
+    To be strict, a replicate during which the sentinel was over 15 % or the reference model over
     7 % slow is repeated after a pause, as often as there are replicates. What is slow is set aside
     where at least 3 others are left, else the verdict says so. To screen, none is repeated, and
     none waits for the calm once a spell has gone on for a while: who asks again later gets more
@@ -127,7 +132,7 @@ def take(
         if left <= 0:
             break
         is_patient = is_strict or sentinel.spell < _SPELL
-        timed = run(len(every), left, sentinel.calm_ns(reference) if is_patient else 0)
+        timed = run(len(every), left, sentinel.calm(reference, patient=is_patient))
         if isinstance(timed, MeasureError):
             if timed.kind == "timeout" and len(kept) >= 2:
                 break
@@ -253,7 +258,7 @@ def judge(
     if 2 * cold > len(replicates):
         problems.append(("unstable", f"{cold} of {len(replicates)} replicates did not settle"))
     baseline = conditions.sentinel_baseline_ns
-    hot = sum(max(r.sentinel_ns) > _THROTTLED * baseline for r in replicates) if baseline else 0
+    hot = sum(_is_hot(r, baseline) for r in replicates)
     if hot:
         problems.append(("throttled", f"the sentinel was slow in {hot} replicates"))
     if slow > max(hot, len(replicates) // 3):

@@ -24,7 +24,7 @@ from latency_probes import intervals
 
 # How samples are taken; a change that moves ratios gets a new number, and cached measurements
 # expire.
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_SAMPLES = 50_000
 MAX_LAYERS = 2000
 
@@ -46,7 +46,8 @@ class Replicate(_Part):
     calls.
 
     Attributes:
-        retaken: rounds that were taken again or set aside because the reference was slow in them.
+        sentinel_ns: what the small loop took at least, and around the rounds; 0 is unknown.
+        retaken: rounds that were taken again or set aside because they were disturbed.
         retaken_ratio: the median of their ratios.
         setup_ms: importing the runtime and making both models ready.
         timing_ms: warm-up and rounds of both models.

@@ -1,7 +1,7 @@
 """The timing of one pair inside the measuring child: cold call, warm-up, then alternating blocks.
 
-Clock, fault counter, sleep and random generator are passed in. Knows no runtime: two callables are
-all it sees.
+Clock, fault counter, sentinel, sleep and random generator are passed in. Knows no runtime: two
+callables are all it sees.
 
 | name | rule |
 |---|---|
@@ -10,8 +10,11 @@ all it sees.
 | block | one call that is not timed (the other model emptied the caches), then its timed calls |
 | calls per block | so many that they take 5 ms, between 2 and 20 |
 | rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
-| retaken | after a pause, a round with a slow reference block, for up to 4 times the time |
-| set aside | rounds that are slow after that, where at least 3 others are left |
+| sentinel | a small loop, timed before, between and after the blocks of a round |
+| disturbed | a round in which the sentinel was over 15 % slow, or the reference was slow |
+| retaken | a disturbed round; after the first three nothing is timed until the sentinel is calm |
+| patience | what is retaken and waited for takes up to 4 times the time |
+| set aside | rounds that are disturbed after that, where at least 3 others are left |
 """
 
 import random
@@ -34,7 +37,27 @@ _MOST_ROUNDS = 32
 _LEAST_CALLS = 2
 _MOST_CALLS = 20
 _PATIENCE = 4
-_PAUSE_NS = 10_000_000
+_PAUSE_NS = 2_000_000
+_TOLD = 3  # disturbed rounds, for what the ratio is in them
+SLOW_SENTINEL = 1.15
+
+
+@dataclass(frozen=True)
+class Calm:
+    """How a device is when nothing disturbs it.
+
+    Attributes:
+        reference_ns: what a call of the reference takes at most; 0 is unknown.
+        sentinel_ns: what the sentinel usually takes; 0 is unknown.
+        patient: whether to wait for it.
+    """
+
+    reference_ns: int = 0
+    sentinel_ns: int = 0
+    patient: bool = True
+
+
+UNKNOWN = Calm()
 
 
 @dataclass(frozen=True)
@@ -50,8 +73,13 @@ class Warmth:
 
 @dataclass(frozen=True)
 class PairTiming:
-    """The samples of one process; faults are page faults per timed call, `retaken` has the ratio
-    of each round that was disturbed and taken again or set aside."""
+    """The samples of one process.
+
+    Attributes:
+        candidate_faults, reference_faults: page faults per timed call.
+        retaken: the ratio of each round that was disturbed and taken again or set aside.
+        sentinel_ns: what the sentinel took at least, and around the rounds that count.
+    """
 
     candidate: Warmth
     reference: Warmth
@@ -60,6 +88,30 @@ class PairTiming:
     candidate_faults: float
     reference_faults: float
     retaken: list[float]
+    sentinel_ns: tuple[int, int]
+
+
+class _Watch:
+    """Looks at the sentinel, and keeps what it took at worst in each round."""
+
+    def __init__(self, look: Clock, usual_ns: int) -> None:
+        self._look = look
+        self.least_ns = look()
+        self._usual_ns = usual_ns or self.least_ns
+        self.worst_ns: list[int] = []
+
+    @property
+    def calm_ns(self) -> float:
+        """What it takes at most when nothing disturbs the core."""
+        return SLOW_SENTINEL * min(self._usual_ns, self.least_ns)
+
+    def look(self) -> int:
+        found = self._look()
+        self.least_ns = min(self.least_ns, found)
+        return found
+
+    def typical_ns(self) -> int:
+        return round(median(self.worst_ns))
 
 
 class _Side:
@@ -84,9 +136,9 @@ class _Side:
         self.faults.append(faults() - before)
         self.rounds.append(samples)
 
-    def drop(self, place: int) -> list[int]:
+    def drop(self, place: int) -> list[list[int]]:
         del self.faults[place]
-        return self.rounds.pop(place)
+        return [self.rounds.pop(place)]
 
     def faults_per_call(self) -> float:
         return sum(self.faults) / (self.calls * len(self.rounds))
@@ -100,36 +152,55 @@ def time_pair(
     overtime: float,
     clock: Clock,
     faults: Clock,
+    sentinel: Clock,
     order: random.Random,
-    calm_ns: int = 0,
+    calm: Calm = UNKNOWN,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PairTiming:
     """Time two models against each other for about `timing_s` seconds, at least 3 rounds; for up
     to `overtime` times that while there are few.
 
     Args:
-        calm_ns: What a call of the reference takes at most when nothing disturbs it; 0: unknown.
+        sentinel: times the small loop once (ns).
+        calm: what tells a disturbed round from others.
     """
     timing_ns = round(timing_s * 1e9)
+    watch = _Watch(sentinel, calm.sentinel_ns)
     one = _Side(candidate, warm_up(candidate, timing_ns, clock))
     other = _Side(reference, warm_up(reference, timing_ns, clock))
+
+    def is_disturbed(place: int) -> bool:
+        is_slow = 0 < calm.reference_ns < median(other.rounds[place])
+        return is_slow or watch.worst_ns[place] > watch.calm_ns
+
+    def drop(place: int) -> float:
+        del watch.worst_ns[place]
+        return paired_ratio(one.drop(place), other.drop(place))
+
     spent = 0
     retaken: list[float] = []
-    patience = _PATIENCE * timing_ns if calm_ns else 0
+    patience = _PATIENCE * timing_ns if calm.patient else 0
     while _goes_on(len(one.rounds), spent, timing_ns, overtime):
         start = clock()
+        looks = [watch.look()]
+        if looks[0] > watch.calm_ns and patience > 0 and len(retaken) >= _TOLD:
+            sleep(_PAUSE_NS / 1e9)
+            patience -= clock() - start
+            continue
         for side in (one, other) if order.random() < 0.5 else (other, one):
             side.block(clock, faults)
+            looks.append(watch.look())
+        watch.worst_ns.append(max(looks))
         taken = clock() - start
-        if patience > 0 and median(other.rounds[-1]) > calm_ns:
-            retaken.append(paired_ratio([one.drop(-1)], [other.drop(-1)]))
-            patience -= taken + _PAUSE_NS
+        if patience > 0 and is_disturbed(-1):
+            retaken.append(drop(-1))
             sleep(_PAUSE_NS / 1e9)
+            patience -= clock() - start
         else:
             spent += taken
-    slow = [i for i, block in enumerate(other.rounds) if calm_ns and median(block) > calm_ns]
-    if len(other.rounds) - len(slow) >= _LEAST_ROUNDS:
-        retaken += [paired_ratio([one.drop(i)], [other.drop(i)]) for i in reversed(slow)]
+    disturbed = list(filter(is_disturbed, range(len(one.rounds))))
+    if len(one.rounds) - len(disturbed) >= _LEAST_ROUNDS:
+        retaken += [drop(place) for place in reversed(disturbed)]
     return PairTiming(
         one.warmth,
         other.warmth,
@@ -138,6 +209,7 @@ def time_pair(
         one.faults_per_call(),
         other.faults_per_call(),
         retaken,
+        (watch.least_ns, watch.typical_ns()),
     )
 
 

@@ -99,7 +99,7 @@ def _replicate(
     job = {
         "task": "time", "runtime": registry.offered((RUNTIME,))[RUNTIME],
         "provider": "CPUExecutionProvider", "batch_size": 1, "threads": 1, "cores": [bench.core],
-        "cache": str(bench.noise), "timing_s": 0.25, "overtime": 4.0, "calm_ns": 0,
+        "cache": str(bench.noise), "timing_s": 0.25, "overtime": 4.0, "calm": {},
         "seed": str(number), "time_limit_s": 60, "memory_limit_mb": 4096, "parent": os.getpid(),
         "candidate": str(bench.file(pair.candidate)),
         "reference": str(bench.file(pair.reference)),

@@ -9,6 +9,7 @@ from latency_probes.messages import MeasureError, MessageError, Settings
 from latency_probes.replicates import Sentinel, check, take
 from latency_probes.samples import Conditions, Measurement, Replicate
 from latency_probes.spawn import Timed
+from latency_probes.timing import Calm
 from tests.latency_probes_tests.measurements import replicate
 
 
@@ -21,11 +22,16 @@ class FakeDevice:
         self.now_s = 0.0
         self.limits: list[float] = []
         self.pauses: list[float] = []
-        self.calm_ns: list[int] = []
+        self.calm: list[Calm] = []
 
-    def run(self, number: int, limit_s: float, calm_ns: int) -> Timed | MeasureError:
+    @property
+    def calm_ns(self) -> list[int]:
+        """What each replicate was told of the reference."""
+        return [each.reference_ns for each in self.calm]
+
+    def run(self, number: int, limit_s: float, calm: Calm) -> Timed | MeasureError:
         self.now_s += 1
-        self.calm_ns.append(calm_ns)
+        self.calm.append(calm)
         self.limits.append(limit_s)
         found = self.script[min(number, len(self.script) - 1)]
         if isinstance(found, MeasureError):
@@ -175,15 +181,17 @@ def test_a_core_that_stays_slow_gives_the_verdict_throttled() -> None:
 
 
 def test_a_lasting_change_of_speed_becomes_the_new_baseline() -> None:
-    sentinel = _settled_sentinel(*[100] * 5, *[200] * 20)
-    assert sentinel.baseline_ns == 200
+    assert _settled_sentinel(*[100] * 5, *[200] * 20).baseline_ns == 100
+    assert _settled_sentinel(*[100] * 5, *[200] * 40).baseline_ns == 200
 
 
-def test_a_baseline_takes_three_sightings() -> None:
+def test_a_sentinel_is_known_from_the_first_sighting() -> None:
     sentinel = Sentinel()
+    assert (sentinel.baseline_ns, sentinel.is_disturbed(_with_sentinel(900))) == (0, False)
     sentinel.note(_with_sentinel(100))
-    assert sentinel.baseline_ns == 0
-    assert sentinel.excess(_with_sentinel(900)) == 1
+    assert sentinel.calm() == Calm(0, 100)
+    assert sentinel.is_disturbed(_with_sentinel(116))
+    assert not sentinel.is_disturbed(_with_sentinel(114))
 
 
 @pytest.mark.parametrize(("high", "verdict"), [(1050, "ok"), (1150, "noisy"), (1600, "unstable")])
@@ -229,13 +237,13 @@ def test_screening_does_not_wait_for_the_end_of_a_long_spell() -> None:
     device = FakeDevice(_with_reference(1200))
     found = _measured(device.take(Settings(), sentinel))
     assert (len(found.replicates), found.verdict, device.pauses) == (3, "throttled", [])
-    assert device.calm_ns == [0, 0, 0]
+    assert {each.patient for each in device.calm} == {False}
     strict = FakeDevice(_with_reference(1200))
     strict.take(Settings.strict(), sentinel)
     assert (set(strict.calm_ns), len(strict.pauses)) == ({1070}, 6)
     calm = FakeDevice(_with_reference(1000))
     assert _measured(calm.take(Settings(), sentinel)).verdict == "ok"
-    assert calm.calm_ns == [0, 1070, 1070]
+    assert [each.patient for each in calm.calm] == [False, True, True]
 
 
 def test_a_reference_never_seen_is_known_from_who_asks() -> None:

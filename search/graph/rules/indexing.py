@@ -112,3 +112,31 @@ def embedding(call: Call) -> Outcome:
     table, indices = call["weight"], call["indices"]
     effect = freeze(table.axis(0), LOOKED_UP) + role(table.axis(1), table, "producer")
     return call.give((*indices.axes, table.axis(1)), effect)
+
+
+def write(call: Call) -> Outcome:
+    """Scatter and the likes of `index_add`: along `dim` an index decides where to write.
+
+    Along the others the target, the values and an index of as many dimensions are one.
+    """
+    x, dim = call["self"], call.dim()
+    operands = [each for each in call.inputs if len(each.shape) == len(x.shape)]
+    axes: list[Axis] = []
+    effects = []
+    for place, size in enumerate(x.shape):
+        met = [each.axes[place] for each in operands]
+        if place != dim and all(each.shape[place] == size for each in operands):
+            axis, effect = meet(met)
+        else:
+            axis, effect = None, total(freeze(each, LOOKED_UP) for each in met)
+        axes.append(axis)
+        effects.append(effect)
+    return call.give(axes, total(effects))
+
+
+def embedding_bag(call: Call) -> Outcome:
+    """The sum, mean or maximum of rows of the table; three outputs more tell of the rows."""
+    table = call["weight"]
+    effect = freeze(table.axis(0), LOOKED_UP) + role(table.axis(1), table, "producer")
+    rest = [(None,) * len(out.shape) for out in call.outputs[1:]]
+    return call.give_each([(None, table.axis(1)), *rest], effect)

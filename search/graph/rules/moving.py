@@ -80,9 +80,23 @@ def flip(call: Call) -> Outcome:
     """Dimensions reversed."""
     axes = list(call.first.axes)
     for dim in dims_of(call["dims"], len(axes)):
-        axis = axes[dim]
-        axes[dim] = None if axis is None else axis[::-1].copy()
+        axes[dim] = _reversed(axes[dim])
     return call.give(axes)
+
+
+def rot90(call: Call) -> Outcome:
+    """A plane turned: one or both of its dimensions reversed, and swapped by an odd turn."""
+    axes = list(call.first.axes)
+    a, b = dims_of(call["dims"], len(axes))
+    for dim in ((), (b,), (a, b), (a,))[call["k"] % 4]:
+        axes[dim] = _reversed(axes[dim])
+    if call["k"] % 2:
+        axes[a], axes[b] = axes[b], axes[a]
+    return call.give(axes)
+
+
+def _reversed(axis: Axis) -> Axis:
+    return None if axis is None else axis[::-1].copy()
 
 
 def roll(call: Call) -> Outcome:

@@ -152,8 +152,38 @@ def _shared(labels: Labels, query: Labels) -> Labels:
 
 def einsum(call: Call) -> Outcome:
     """Dimensions of one letter are one; what the output lacks is summed over."""
-    operands: list[Labels] = list(call["tensors"])
-    inputs, output = _letters(call["equation"], operands)
+    return _summed(call, call["equation"], list(call["tensors"]))
+
+
+def distances(call: Call) -> Outcome:
+    """Of the rows of a (…, p, k) to those of b (…, r, k) -> (…, p, r): `cdist`."""
+    return _summed(call, "...pk,...rk->...pr", call.inputs[:2])
+
+
+def bilinear(call: Call) -> Outcome:
+    """a (…, i), b (…, j), weight (o, i, j), bias (o,) -> (…, o)."""
+    (out,), effect = _summed(call, "...i,...j,oij->...o", call.inputs[:3])
+    bias = call["bias"]
+    return (out,), effect if bias is None else effect + tie(out.axis(-1), bias.axis(0))
+
+
+def cosine_similarity(call: Call) -> Outcome:
+    """Products of two broadcast operands, and of each with itself, summed over `dim`."""
+    rank = max(len(labels.shape) for labels in call.inputs)
+    over = call.dim(1, rank) - rank
+    axes, effects = [], []
+    for dim in range(-rank, 0):
+        axis, met = meet(axis for labels in call.inputs for axis in aligned(labels, dim))
+        effects.append(met)
+        if dim == over:
+            effects += [role(axis, labels, "consumer") for labels in call.inputs]
+        else:
+            axes.append(axis)
+    return call.give(axes, total(effects))
+
+
+def _summed(call: Call, equation: str, operands: Sequence[Labels]) -> Outcome:
+    inputs, output = _letters(equation, operands)
     letters = dict.fromkeys("".join(inputs))
     summed = any(letter not in output for letter in letters)
     axes: dict[str, Axis] = {}

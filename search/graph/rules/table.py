@@ -37,6 +37,9 @@ _CONVOLUTIONS: dict[str, Rule] = {
 _PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("addmm", "addmv", "baddbmm"), products.add_product),
     **dict.fromkeys(("bmm", "dot", "matmul", "mm", "mv", "vdot"), products.matmul),
+    "bilinear": products.bilinear,
+    "cdist": products.distances,
+    "cosine_similarity": products.cosine_similarity,
     "einsum": products.einsum,
     "inner": products.inner,
     "linear": products.linear,
@@ -89,12 +92,18 @@ _JOINING: dict[str, Rule] = {
 _INDEXING: dict[str, Rule] = {
     **dict.fromkeys(("_unsafe_index", "index"), indexing.index),
     **dict.fromkeys(("gather", "take_along_dim"), indexing.gather),
+    **dict.fromkeys(
+        ("index_add", "index_copy", "index_fill", "index_reduce", "scatter", "scatter_add",
+         "scatter_reduce"),
+        indexing.write,
+    ),
     "embedding": indexing.embedding,
+    "embedding_bag": indexing.embedding_bag,
     "index_select": indexing.index_select,
     "narrow": indexing.slicing,
     "select": indexing.select,
     "slice": indexing.slicing,
-}
+}  # fmt: skip
 
 _ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(
@@ -164,8 +173,8 @@ _REDUCTIONS: dict[str, Rule] = {
         reductions.over_fixed,
     ),
     **dict.fromkeys(
-        ("all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "logsumexp", "max",
-         "median", "min", "prod"),
+        ("all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "kthvalue", "logsumexp",
+         "max", "median", "min", "mode", "nanmedian", "prod"),
         reductions.reduction,
     ),
 }  # fmt: skip
@@ -199,6 +208,7 @@ _MOVING: dict[str, Rule] = {
     "pixel_unshuffle": moving.pixel_unshuffle,
     "repeat_interleave": moving.repeat_interleave,
     "roll": moving.roll,
+    "rot90": moving.rot90,
 }
 
 _WINDOWS: dict[str, Rule] = {
@@ -228,6 +238,7 @@ _SPACE: dict[str, Rule] = {
     "max_pool2d_with_indices": pooling.over_last(2),
     "max_pool3d_with_indices": pooling.over_last(3),
     "max_unpool2d": pooling.over_last(2),
+    "max_unpool3d": pooling.over_last(3),
     "upsample_bicubic2d": pooling.over_last(2),
     "upsample_bilinear2d": pooling.over_last(2),
     "upsample_linear1d": pooling.over_last(1),

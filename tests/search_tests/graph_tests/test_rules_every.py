@@ -52,6 +52,7 @@ def rows(f: Unary) -> Unary:
 
 
 ZEROS = torch.zeros(2, 3, 3, 2, dtype=torch.float64)
+FIRST = torch.tensor([0, 1])
 
 KEEPING: dict[str, Unary] = {
     "__and__": lambda x: x * ((x > 0) & (x < 1)),
@@ -140,6 +141,10 @@ KEEPING: dict[str, Unary] = {
     "column_stack": lambda x: torch.column_stack([x.transpose(1, 2)] * 2).transpose(1, 2),
     "imag": lambda x: torch.imag(torch.complex(x, x)),
     "index": lambda x: x[:, :, torch.tensor([0, 2])],
+    "index_add": lambda x: x.index_add(2, FIRST, x[:, :, 1:3]),
+    "index_copy": lambda x: x.index_copy(2, FIRST, x[:, :, 1:3]),
+    "index_fill": lambda x: x.index_fill(2, FIRST, 0.5),
+    "index_reduce": lambda x: x.index_reduce(2, FIRST, x[:, :, 1:3], "amax"),
     "index_select": lambda x: x.index_select(2, torch.tensor([0, 2])),
     "isclose": lambda x: x * torch.isclose(x, x.exp()),
     "less": lambda x: x * torch.less(x, 0),
@@ -158,6 +163,9 @@ KEEPING: dict[str, Unary] = {
         lambda x: F.max_pool3d(x, (1, 2, 2), return_indices=True)[0]
     ),
     "max_unpool2d": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), (2, 2)),
+    "max_unpool3d": volume(
+        lambda x: F.max_unpool3d(*F.max_pool3d(x, (1, 2, 2), return_indices=True), (1, 2, 2))
+    ),
     "moveaxis": lambda x: torch.moveaxis(torch.moveaxis(x, 1, 3).relu(), 3, 1),
     "movedim": lambda x: x.movedim(1, 3).relu().movedim(3, 1),
     "multiply": lambda x: torch.multiply(x, x),
@@ -185,11 +193,15 @@ KEEPING: dict[str, Unary] = {
     "reshape": lambda x: x.reshape(2, 4, 16).reshape(2, 4, 4, 4),
     "reshape_as": lambda x: x.flatten(2).reshape_as(x),
     "roll": lambda x: x.roll(1, 2),
+    "rot90": lambda x: x.rot90(1, (1, 2)).relu().rot90(-1, (1, 2)),
     "resolve_conj": lambda x: x.resolve_conj(),
     "resolve_neg": lambda x: x.resolve_neg(),
     "row_stack": lambda x: torch.row_stack([x, x]),
     "rrelu": lambda x: F.rrelu(x, training=False),
     "rsub": lambda x: 1.5 - x,
+    "scatter": lambda x: x.scatter(2, x.argsort(2), x * 2),
+    "scatter_add": lambda x: x.scatter_add(2, x.argsort(2), x * 2),
+    "scatter_reduce": lambda x: x.scatter_reduce(2, x.argsort(2), x * 2, "amax"),
     "select": lambda x: x[:, :, 1].unsqueeze(2),
     "slice": lambda x: x[:, :, 1:],
     "split": lambda x: x.split(2, 2)[1],
@@ -255,6 +267,10 @@ OVER: dict[str, tuple[Reducer, str]] = {
     "argmax": (lambda x, d: x * x.argmax(d, keepdim=True), "frozen"),
     "argmin": (lambda x, d: x * x.argmin(d, keepdim=True), "frozen"),
     "argsort": (lambda x, d: x * x.argsort(d), "frozen"),
+    "cosine_similarity": (
+        lambda x, d: x * F.cosine_similarity(x, x.sigmoid(), d).unsqueeze(d),
+        "prunable",
+    ),
     "cummax": (lambda x, d: x.cummax(d)[0], "frozen"),
     "cummin": (lambda x, d: x.cummin(d)[0], "frozen"),
     "cumprod": (lambda x, d: x.cumprod(d), "frozen"),
@@ -280,6 +296,7 @@ OVER: dict[str, tuple[Reducer, str]] = {
     ),
     "fft_rfft": (lambda x, d: torch.fft.rfft(x, n=6, dim=d).real, "frozen"),
     "fft_rfft2": (lambda x, d: torch.fft.rfft2(x, s=(4, 6), dim=(2, d)).real, "frozen"),
+    "kthvalue": (lambda x, d: x * x.kthvalue(2, d, keepdim=True)[0], "frozen"),
     "linalg_vector_norm": (
         lambda x, d: x * torch.linalg.vector_norm(x, dim=d, keepdim=True),
         "prunable",
@@ -292,6 +309,8 @@ OVER: dict[str, tuple[Reducer, str]] = {
     "mean": (lambda x, d: x * x.mean(d, keepdim=True), "approximate"),
     "median": (lambda x, d: x * x.median(d, keepdim=True)[0], "frozen"),
     "min": (lambda x, d: x * x.min(d, keepdim=True)[0], "frozen"),
+    "mode": (lambda x, d: x * x.mode(d, keepdim=True)[0], "frozen"),
+    "nanmedian": (lambda x, d: x * x.nanmedian(d, keepdim=True)[0], "frozen"),
     "nansum": (lambda x, d: x * x.nansum(d, keepdim=True), "prunable"),
     "norm": (lambda x, d: x * aten.norm(x, 2, [d], True), "prunable"),
     "prod": (lambda x, d: x * x.prod(d, keepdim=True), "frozen"),
@@ -350,8 +369,18 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
         {"n": nn.BatchNorm2d(4), "b": conv(4)},
         ("n.running_var", 0, EACH),
     ),
+    "bilinear": (
+        lambda m, x: m.q(x.mean((2, 3)), x.amax((2, 3))),
+        {"q": nn.Bilinear(4, 4, 6)},
+        ("q.weight", 2, EACH),
+    ),
     "bmm": (
         lambda m, x: torch.bmm(x.flatten(2).mT, m.q.weight.t().expand(x.shape[0], 4, 6)),
+        {"q": nn.Linear(4, 6)},
+        ("q.weight", 1, EACH),
+    ),
+    "cdist": (
+        lambda m, x: torch.cdist(x.flatten(2).mT, m.q.weight),
         {"q": nn.Linear(4, 6)},
         ("q.weight", 1, EACH),
     ),
@@ -402,6 +431,11 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
     "embedding": (
         lambda m, x: m.b(x + m.e(torch.zeros(1, 1, dtype=torch.long)).movedim(2, 1)[..., None]),
         {"e": nn.Embedding(5, 4), "b": conv(4)},
+        ("e.weight", 1, EACH),
+    ),
+    "embedding_bag": (
+        lambda m, x: m.b(x + m.e(torch.zeros(2, 3, dtype=torch.long))[..., None, None]),
+        {"e": nn.EmbeddingBag(5, 4), "b": conv(4)},
         ("e.weight", 1, EACH),
     ),
     "glu": (
