@@ -110,7 +110,7 @@ def take(
 ) -> Measurement | MeasureError:
     """Run replicates until the interval is small enough, or the most are run, or time is spent.
 
-    To be strict, a replicate during which the sentinel was over 15 % or the reference model over
+    To be strict, a replicate during which the sentinel was over 25 % or the reference model over
     7 % slow is repeated after a pause, as often as there are replicates. What is slow is set aside
     where at least 3 others are left, else the verdict says so. To screen, none is repeated, and
     none waits for the calm once a spell has gone on for a while: who asks again later gets more

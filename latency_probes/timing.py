@@ -11,7 +11,7 @@ callables are all it sees.
 | calls per block | so many that they take 5 ms, between 2 and 20 |
 | rounds | until the time is spent, or, on a busy core, 12 rounds or `overtime` times the time |
 | sentinel | a small loop, timed before, between and after the blocks of a round |
-| disturbed | a round in which the sentinel was over 15 % slow, or the reference was slow |
+| disturbed | a round in which the sentinel was over 25 % slow, or the reference was slow |
 | retaken | a disturbed round; after the first three nothing is timed until the sentinel is calm |
 | patience | what is retaken and waited for takes up to 4 times the time |
 | set aside | rounds that are disturbed after that, where at least 3 others are left |
@@ -39,7 +39,7 @@ _MOST_CALLS = 20
 _PATIENCE = 4
 _PAUSE_NS = 2_000_000
 _TOLD = 3  # disturbed rounds, for what the ratio is in them
-SLOW_SENTINEL = 1.15
+SLOW_SENTINEL = 1.25
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,8 @@ def test_a_sentinel_is_known_from_the_first_sighting() -> None:
     assert (sentinel.baseline_ns, sentinel.is_disturbed(_with_sentinel(900))) == (0, False)
     sentinel.note(_with_sentinel(100))
     assert sentinel.calm() == Calm(0, 100)
-    assert sentinel.is_disturbed(_with_sentinel(116))
-    assert not sentinel.is_disturbed(_with_sentinel(114))
+    assert sentinel.is_disturbed(_with_sentinel(126))
+    assert not sentinel.is_disturbed(_with_sentinel(124))
 
 
 @pytest.mark.parametrize(("high", "verdict"), [(1050, "ok"), (1150, "noisy"), (1600, "unstable")])
