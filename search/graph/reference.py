@@ -119,7 +119,8 @@ class Reference(fx.Interpreter):
             stays = self._stays(labels, dim, value)
             if not bool(stays.all()):
                 value = torch.where(_along(stays, dim, value), value, 0.0)
-            if produced and is_real and self._nudges is not None and atoms is not None:
+            is_nudged = produced and is_real and value.numel() > 0
+            if is_nudged and self._nudges is not None and atoms is not None:
                 places = torch.from_numpy(atoms).to(value.device)
                 nudge = torch.where(places == FIXED, 0.0, self._nudges[places])
                 value = _nudged(value, dim, nudge)

@@ -239,3 +239,19 @@ def test_a_model_that_does_not_run_with_one_unit_keeps_two() -> None:
     with pytest.raises(PlanError, match="'d' must keep 2 of its units at least, but got 1"):
         prune(graph.model, graph, Plan({**kept, "d": (3,)}))
     assert prune(graph.model, graph, Plan({**kept, "c": (1,), "d": (3, 4)}))(x).shape == (2, 4)
+
+
+class Cacheless(nn.Module):
+    """A layer runs on the entries of a cache, of which there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.d, self.h = nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        y = functional.relu(self.c(x.flatten(1, 2)))
+        return self.h(torch.cat([self.d(y[:, :0]), self.d(y)], 1))
+
+
+def test_layers_may_run_on_nothing() -> None:
+    assert forms(trace(Cacheless(), image())) == OPEN
