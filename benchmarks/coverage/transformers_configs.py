@@ -42,6 +42,14 @@ _WIDTHS = (
     "num_key_value_heads",
 )
 _VOCABULARY = 4096
+_EXPERTS = {
+    "n_group": 1,
+    "n_routed_experts": 8,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "topk_group": 1,
+}
 
 
 def small_config(model_class: Any) -> dict[str, Any]:
@@ -50,7 +58,9 @@ def small_config(model_class: Any) -> dict[str, Any]:
     known: dict[str, Any] = {"use_cache": False} if hasattr(config, "use_cache") else {}
     if hasattr(config, "max_source_positions"):
         known["max_source_positions"] = min(FRAMES, config.max_source_positions)
-    for shrink in (_unchanged, _shallow, _few_words, _narrow, _narrow, _narrow):
+    if model_class.__name__.endswith("ForSequenceClassification"):
+        known |= _padded(config)
+    for shrink in (_few_experts, _shallow, _few_words, _narrow, _narrow, _narrow):
         smaller = {**known, **shrink(config, known)}
         try:
             size = _size(model_class, smaller)
@@ -79,8 +89,17 @@ def example_tokens_or_pixels(model: nn.Module, arguments: Sequence[str]) -> tupl
     return tuple(_example(name, config) for name in list(arguments)[: last + 1])
 
 
-def _unchanged(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
+def _padded(config: Any) -> dict[str, Any]:
+    """Without a token for padding, those of decoders take one example at a time."""
+    return {"pad_token_id": 0} if getattr(config, "pad_token_id", 0) is None else {}
+
+
+def _few_experts(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: min(most, value)
+        for key, most in _EXPERTS.items()
+        if isinstance(value := getattr(config, key, None), int)
+    }
 
 
 def _shallow(config: Any, known: Mapping[str, Any]) -> dict[str, Any]:

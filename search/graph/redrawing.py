@@ -16,6 +16,8 @@ from torch.utils import _pytree as pytree
 from search.errors import GraphError
 from search.tensors import copy_with, named_tensors
 
+EXPERTS = "_experts_implementation"
+
 
 def quiet_copy(
     model: nn.Module, replacements: Mapping[str, Tensor] = MappingProxyType({})
@@ -31,7 +33,17 @@ def quiet_copy(
         raise GraphError(
             f"the model must take copy.deepcopy, train() and eval(), but got: {error}"
         ) from error
+    for module in copied.modules():
+        _without_grouped_products(module)
     return copied.requires_grad_(False)
+
+
+def _without_grouped_products(module: nn.Module) -> None:
+    """The usual kernel of transformers' mixtures of experts runs in float32 only, and says nothing
+    of experts: another of theirs computes the same by operators that have rules."""
+    config = getattr(module, "config", None)
+    if getattr(config, EXPERTS, None) == "grouped_mm":
+        setattr(config, EXPERTS, "batched_mm")
 
 
 def double_copy(model: nn.Module) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from search.graph.call import Call, Outcome
 from search.graph.labels import PICKED, Axis, Effect, Labels, cut, freeze, meet, role, tie, total
 from search.graph.rules.elementwise import aligned
@@ -57,7 +59,8 @@ def index(call: Call) -> Outcome:
     adjacent = places == list(range(places[0], places[-1] + 1))
     lead = places[0] if adjacent else 0
     picked, meeting = _broadcast([item for item in given if item is not None])
-    return call.give((*rest[:lead], *picked, *rest[lead:]), effect + meeting)
+    (out,), effect = call.give((*rest[:lead], *picked, *rest[lead:]), effect + meeting)
+    return (replace(out, weight=x.weight),), effect  # of each expert that an example asks for
 
 
 def _broadcast(values: list[Labels]) -> tuple[list[Axis], Effect]:

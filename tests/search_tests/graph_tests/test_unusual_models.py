@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,3 +256,55 @@ class Cacheless(nn.Module):
 
 def test_layers_may_run_on_nothing() -> None:
     assert forms(trace(Cacheless(), image())) == OPEN
+
+
+class Experts(nn.Module):
+    """A mixture of experts as transformers has it: which kernel runs them, the config says."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.up = nn.Parameter(torch.randn(4, 6, 8) / 3)
+        self.down = nn.Parameter(torch.randn(4, 8, 6) / 3)
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        if self.config._experts_implementation == "grouped_mm":
+            if x.dtype != torch.float32:
+                raise RuntimeError("expected a Float32 matrix")
+            rows = zip(x, chosen, strict=True)
+            return torch.stack([self.down[e] @ (self.up[e] @ row).relu() for row, e in rows])
+        hidden = torch.bmm(self.up[chosen], x.unsqueeze(-1)).relu()
+        return torch.bmm(self.down[chosen], hidden).squeeze(-1)
+
+
+class Mixture(nn.Module):
+    """Each token goes to the expert that a router chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = SimpleNamespace(_experts_implementation="grouped_mm")
+        self.inner, self.router, self.head = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+        self.experts = Experts(config)
+
+    def forward(self, x: Tensor) -> Any:
+        tokens = self.inner(x.flatten(0, 1))
+        chosen = self.router(tokens).argmax(-1)
+        return self.head(self.experts(tokens, chosen)).view(x.shape[0], -1, 3)
+
+
+def test_hidden_units_of_experts_leave_all_of_them_together() -> None:
+    x = torch.randn(2, 7, 5)
+    graph = trace(Mixture(), (x,))
+    (experts,) = (group for group in graph.groups if group.name == "experts.up")
+    assert (experts.status, experts.width) == ("prunable", 6)
+    assert {(member.tensor, member.dim) for member in experts.members} == {
+        ("experts.up", 1),
+        ("experts.down", 2),
+    }
+    pruned = prune(graph.model, graph, Plan({**graph.dense_plan().kept, "experts.up": (0, 2, 5)}))
+    assert pruned.get_submodule("experts").up.shape == (4, 3, 8)
+    zeroed = Mixture()
+    zeroed.load_state_dict(graph.model.state_dict())
+    with torch.no_grad():
+        zeroed.experts.up[:, [1, 3, 4]] = 0.0
+    torch.testing.assert_close(pruned(x), zeroed(x))
