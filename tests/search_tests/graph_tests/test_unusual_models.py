@@ -308,3 +308,30 @@ def test_hidden_units_of_experts_leave_all_of_them_together() -> None:
     with torch.no_grad():
         zeroed.experts.up[:, [1, 3, 4]] = 0.0
     torch.testing.assert_close(pruned(x), zeroed(x))
+
+
+class MultiQuery(nn.Module):
+    """All queries share the keys of one head, repeated by a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.o = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        query = self.q(x).view(*x.shape[:2], -1, 4).transpose(1, 2)
+        key, value = (
+            part[:, None].expand(part.shape[0], 6, -1, 4) for part in self.kv(x).chunk(2, -1)
+        )
+        found = functional.scaled_dot_product_attention(query, key, value)
+        return self.o(found.transpose(1, 2).flatten(2))
+
+
+def test_queries_lose_heads_with_the_keys_they_share() -> None:
+    """A kernel of the CPU takes six heads of keys for three of queries; no export does."""
+    x = torch.randn(2, 5, 8)
+    graph = trace(MultiQuery(), (x,))
+    (heads,) = (group for group in graph.groups if group.kind == "heads")
+    assert (heads.status, heads.width, heads.form) == ("prunable", 6, "graph")
+    pruned = prune(graph.model, graph, Plan({**graph.dense_plan().kept, heads.name: (0, 2, 4)}))
+    exported = torch.export.export(pruned, (x,), strict=False)
+    torch.testing.assert_close(exported.module()(x), pruned(x))
