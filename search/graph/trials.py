@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch._export.utils import _compiling_state_context
 from torch.utils import _pytree as pytree
 
 from search.errors import PlanError
@@ -43,6 +41,8 @@ SLAB = 2**24  # numbers
 class ShapeTrial:
     """Runs pruned copies on the meta device: shapes only, so it costs next to nothing.
 
+    They run as an export would see them: a forward may take another way there (the attention of
+    transformers repeats its keys by a constant then).
     A batch of another size than the traced one shows sizes that do not follow it. Where even the
     dense copy does not run there (constants on another device, sizes that depend on data),
     `possible` is false.
@@ -75,29 +75,11 @@ class ShapeTrial:
 
     def _problem(self, plan: Plan) -> str | None:
         try:
-            with torch.device("meta"), _SameHeads():
+            with torch.device("meta"), _compiling_state_context():
                 outputs_of(prune(self._model, self._graph, plan), self._inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
         return None
-
-
-class _SameHeads(TorchFunctionMode):
-    """Refuses keys of more heads than queries: a kernel for CPUs leaves out the last ones, where
-    other kernels and every export fail."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func is functional.scaled_dot_product_attention and not named.get("enable_gqa"):
-            given = (*args, *(named[name] for name in ("query", "key", "value") if name in named))
-            torch.broadcast_shapes(*(each.shape[:-2] for each in given[:3]))
-        return func(*args, **named)
 
 
 class NumberTrial:
