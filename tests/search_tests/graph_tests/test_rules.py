@@ -373,8 +373,8 @@ FREEZING: dict[str, tuple[Body, str]] = {
     ),
     "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "by their position"),
     "no rule": (
-        lambda m, x: m.b(x + torch.cdist(x, x).sum()),
-        "there is no pruning rule (operator cdist in the model itself)",
+        lambda m, x: m.b(x + torch.linalg.matrix_exp(x)),
+        "there is no pruning rule (operator linalg_matrix_exp in the model itself)",
     ),
     "constant": (
         lambda m, x: m.b(x + torch.arange(4.0, dtype=x.dtype).view(1, 4, 1, 1)),

@@ -17,6 +17,7 @@ from latency_probes.messages import (
     RuntimeInfo,
     encode,
 )
+from latency_probes.samples import PROTOCOL
 from tests.workers_tests.collector_tests.yard import NOON, Yard, answer_to, heartbeat, text_of
 from tests.workers_tests.rows import measured
 from workers.collector.dispatching import dispatch
@@ -137,7 +138,7 @@ def test_problem_is_gone_once_the_device_sends_something_valid(yard: Yard) -> No
         ('"p99_ns":null', '"p99_ns":2', "candidate must follow"),
         ('"warm":true', '"warm":false', "verdict must be unstable (3 of 3 replicates"),
         ('"kind":"screening"', '"kind":"strict"', "a screening measurement was asked for"),
-        ('"protocol":2', '"protocol":3', "protocol 2, but got 3"),
+        (f'"protocol":{PROTOCOL}', '"protocol":99', f"protocol {PROTOCOL}, but got 99"),
     ],
 )
 def test_result_that_no_agent_of_ours_sends_ends_the_request_and_counts_as_none(
