@@ -15,7 +15,7 @@ from jobs.tables import Measurement
 
 # Conditions that move ratios; the others (load, temperature) show in sentinel and reference.
 _FACTS = ("cores", "governor", "environment")
-# What a measurement itself takes for a throttled core.
+# What the sentinel moves by when nothing disturbs it; a disturbed core moves it by more.
 _SENTINEL_TOLERANCE = 0.10
 _MOST_LOOKED_AT = 16
 
