@@ -6,7 +6,7 @@ statistics of the batch. It knows exported graphs, no rules.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -37,7 +37,10 @@ def branches_of(model: nn.Module) -> Iterator[None]:
 
 
 def with_branches(
-    model: nn.Module, inputs: tuple[Tensor, ...], unused: Collection[str]
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    unused: Collection[str],
+    is_over: Callable[[], bool],
 ) -> Exported | None:
     """The export inside `branches_of` the model; None if it uses no more weights.
 
@@ -45,13 +48,14 @@ def with_branches(
         model: in evaluation mode.
         inputs: a batch of two.
         unused: the parameters that it does not use in evaluation mode.
+        is_over: see `export`.
     """
     tensors = named_tensors(model)
     if all(tensors[name].ndim < 2 for name in unused):
         return None
     try:
         with branches_of(model):
-            exported = export(model, inputs)
+            exported = export(model, inputs, is_over)
     except GraphError:
         return None
     return exported if set(unused) - set(unread(exported, unused)) else None

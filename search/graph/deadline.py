@@ -33,6 +33,10 @@ class Deadline:
         self._last = now
         return now + self._longest_s >= self._end
 
+    def is_over(self) -> bool:
+        """Whether the time is over now. This is no question before a step."""
+        return self._clock() >= self._end
+
 
 class OutOfTime(BaseException):
     """The time is over. Like a cancellation it passes every `except Exception` of a model."""

@@ -6,7 +6,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
@@ -18,12 +18,14 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
+from search.graph.deadline import Interruptible, OutOfTime
 from search.graph.inlining import in_line
 from search.graph.recurring import shapes_at_once
 from search.graph.refusals import refusal
 from search.tensors import shell_of
 
 BATCH = 2
+TOO_LATE = "the model must be exported within the time limit, but it was over before: allow more"
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,28 @@ def batched(value: Tensor, size: int) -> bool:
     return value.ndim > 0 and value.shape[0] == size
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Exported:
+def export(
+    model: nn.Module, inputs: tuple[Tensor, ...], is_over: Callable[[], bool] = bool
+) -> Exported:
     """Export `model`, in the mode it is in, with a free batch size where the model allows it.
 
     Args:
         model: the module; its parameters are read, never changed.
         inputs: a batch of two, see `batch_of_two`.
+        is_over: tells that the time is over; asked before every call of torch.
 
     Raises:
-        GraphError: the model does not run on `inputs`.
+        GraphError: the model does not run on `inputs`, or the time was over.
         ExportError: it does, but torch.export cannot trace it even at a fixed batch size.
     """
     for shapes in (_free_batch(model, inputs), None):
         try:
-            with _quiet(), shapes_at_once():
+            with _quiet(), shapes_at_once(), Interruptible(is_over):
                 program = torch.export.export(
                     shell_of(model), inputs, dynamic_shapes=shapes, strict=False
                 )
+        except OutOfTime:
+            raise GraphError(TOO_LATE) from None
         except Exception as error:  # torch.export raises whatever the model's forward raises
             failure = error
             if isinstance(error, GuardOnDataDependentSymNode):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
-from search.graph.deadline import Interruptible, OutOfTime
+from search.graph.deadline import Deadline, Interruptible, OutOfTime
 from search.graph.exporting import BATCH, batch_of_two, export
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import quiet_copy
@@ -51,7 +51,7 @@ class Call:
 
 
 def traceable_calls(
-    model: nn.Module, inputs: Sequence[Tensor], expired: Callable[[], bool]
+    model: nn.Module, inputs: Sequence[Tensor], expired: Deadline
 ) -> tuple[Call, ...]:
     """The calls of the largest submodules that can be exported, those on whole batches first.
 
@@ -168,24 +168,24 @@ def _copied(leaf: Any) -> Any:
 
 
 def _largest(
-    model: nn.Module, calls: Mapping[str, Sequence[Call]], expired: Callable[[], bool], path: str
+    model: nn.Module, calls: Mapping[str, Sequence[Call]], expired: Deadline, path: str
 ) -> Iterator[str]:
     """Below `path`, the submodules that can be exported while what holds them cannot be."""
     for name, child in model.get_submodule(path).named_children():
         inner = f"{path}.{name}" if path else name
         if expired() or not any(True for _ in child.parameters()):
             continue
-        if inner in calls and _exportable(model, calls[inner]):
+        if inner in calls and _exportable(model, calls[inner], expired.is_over):
             yield inner
         else:
             yield from _largest(model, calls, expired, inner)
 
 
-def _exportable(model: nn.Module, calls: Sequence[Call]) -> bool:
+def _exportable(model: nn.Module, calls: Sequence[Call], is_over: Callable[[], bool]) -> bool:
     if not all(call.tensors and call.tensors[0].ndim for call in calls):
         return False
     try:
-        export(side_by_side(model, calls), inputs_of(calls))
+        export(side_by_side(model, calls), inputs_of(calls), is_over)
     except GraphError:
         return False
     return True

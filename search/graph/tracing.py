@@ -61,15 +61,15 @@ def trace(
         model: any traceable module, in any mode and dtype; it is not touched.
         example_inputs: tensors with a leading batch dimension.
         time_limit_s: checked between steps, each of which is taken to last as long as the longest
-            before it; the export alone is one step.
+            before it, and while the model is exported.
         rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
             freezes groups, it cannot break a pruned model.
         clock: seconds that only ever grow.
 
     Raises:
-        GraphError: the model cannot be copied or exported, it holds what cannot be pruned (NaN,
-            sparse or quantized tensors, no parameters at all), its output does not depend on its
-            parameters, or the inputs are not tensors.
+        GraphError: the model cannot be copied or exported in time, it holds what cannot be pruned
+            (NaN, sparse or quantized tensors, no parameters at all), its output does not depend
+            on its parameters, or the inputs are not tensors.
     """
     expired = Deadline(time_limit_s, clock)
     check_model(model)
@@ -92,7 +92,7 @@ def _traced_in_parts(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Callable[[], bool],
+    expired: Deadline,
 ) -> PruningGraph | None:
     """The analysis of the submodules that can be exported; None if there are none."""
     calls = traceable_calls(model, example_inputs, expired)
@@ -107,7 +107,7 @@ def _traced(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Callable[[], bool],
+    expired: Deadline,
     *,
     whole: bool = True,
 ) -> PruningGraph:
@@ -117,14 +117,18 @@ def _traced(
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
         return replace(graph, exporting=partial(_program_like, graph, rules))
     program = recast(verified.program, model, example_inputs)
-    return _with_program(graph, rules) if program is None else replace(graph, program=program)
+    return (
+        _with_program(graph, rules, expired)
+        if program is None
+        else replace(graph, program=program)
+    )
 
 
 def _verified(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Callable[[], bool],
+    expired: Deadline,
     *,
     whole: bool,
 ) -> PruningGraph:
@@ -132,7 +136,7 @@ def _verified(
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
-    exported = with_fixed_statistics(export(copy, inputs), named_tensors(copy))
+    exported = with_fixed_statistics(export(copy, inputs, expired.is_over), named_tensors(copy))
     graph, found = _assembled(copy, inputs, exported, rules)
     if not whole:
         graph = frozen_by(graph, {group.name: NO_PROGRAM for group in graph.removable})
@@ -143,11 +147,11 @@ def _verified(
 
 
 def _verified_with_branches(
-    graph: PruningGraph, rules: Mapping[str, Rule], expired: Callable[[], bool]
+    graph: PruningGraph, rules: Mapping[str, Rule], expired: Deadline
 ) -> PruningGraph | None:
     """The analysis in which auxiliary heads lose what they read; None where that cannot be."""
     copy, inputs = graph.model, graph.example_inputs
-    exported = with_branches(copy, inputs, graph.unused)
+    exported = with_branches(copy, inputs, graph.unused, expired.is_over)
     if exported is None:
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))
@@ -159,22 +163,26 @@ def _verified_with_branches(
     return settled if settled.prunable and settled.program is None else None
 
 
-def _with_program(graph: PruningGraph, rules: Mapping[str, Rule]) -> PruningGraph:
+def _with_program(
+    graph: PruningGraph, rules: Mapping[str, Rule], expired: Deadline
+) -> PruningGraph:
     """The graph with the exported graph of the model in its own dtype.
 
-    Where that cannot be had, or differs from the one that was verified, the groups that need it
-    are frozen.
+    Where that cannot be had in time, or differs from the one that was verified, the groups that
+    need it are frozen.
     """
     needing = [group.name for group in graph.groups if group.form == "graph"]
     try:
-        return replace(graph, program=_program_like(graph, rules))
+        return replace(graph, program=_program_like(graph, rules, expired.is_over))
     except GraphError as error:
         return frozen_by(graph, dict.fromkeys(needing, str(error)))
 
 
-def _program_like(graph: PruningGraph, rules: Mapping[str, Rule]) -> Program:
+def _program_like(
+    graph: PruningGraph, rules: Mapping[str, Rule], is_over: Callable[[], bool] = bool
+) -> Program:
     """The exported graph of the model in its own dtype, if it has the groups of `graph`."""
-    program, grouping = program_of(graph.model, graph.example_inputs, rules)
+    program, grouping = program_of(graph.model, graph.example_inputs, rules, is_over)
     same = (
         np.array_equal(grouping.group_of, graph.group_of),
         np.array_equal(grouping.unit_of, graph.unit_of),
@@ -185,7 +193,10 @@ def _program_like(graph: PruningGraph, rules: Mapping[str, Rule]) -> Program:
 
 
 def program_of(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], rules: Mapping[str, Rule] = RULES
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    rules: Mapping[str, Rule] = RULES,
+    is_over: Callable[[], bool] = bool,
 ) -> tuple[Program, Grouping]:
     """The exported graph of a model in its own dtype, and its groups, not verified.
 
@@ -194,7 +205,8 @@ def program_of(
     """
     copied = quiet_copy(model)
     tensors = named_tensors(copied)
-    exported = with_fixed_statistics(export(copied, batch_of_two(example_inputs)), tensors)
+    exported = export(copied, batch_of_two(example_inputs), is_over)
+    exported = with_fixed_statistics(exported, tensors)
     found = with_blocks(exported, analysed(exported, _aliases(tensors), rules))
     return Program(exported, found), form_groups(found)
 

@@ -137,6 +137,36 @@ def write(call: Call) -> Outcome:
     return call.give(axes, total(effects))
 
 
+def put(call: Call) -> Outcome:
+    """x[:, i, mask] = values: where an index decides nothing can go; the rest is one with values.
+
+    An index of the shape of the dimensions from its place on is taken for a mask of them.
+    """
+    x, values = call["self"], call["values"]
+    indexed: list[int] = []
+    picked, place = 0, 0
+    for item in call["indices"]:
+        shape = item.shape if isinstance(item, Labels) else ()
+        is_mask = len(shape) > 1 and shape == x.shape[place : place + len(shape)]
+        taken = len(shape) if is_mask else 1
+        if isinstance(item, Labels):
+            indexed += range(place, place + taken)
+            picked = max(picked, 1 if is_mask else len(shape))
+        place += taken
+    first, rest = indexed[0], len(x.shape) - indexed[-1] - 1
+    if len(indexed) < len(x.shape) - rest - first:
+        return call.give_frozen(LOOKED_UP)
+    effects = [freeze(x.axes[dim], LOOKED_UP) for dim in indexed]
+    for back in range(rest + 1, rest + picked + 1):
+        effects += [freeze(axis, LOOKED_UP) for axis in aligned(values, -back)]
+    axes = [None if dim in indexed else axis for dim, axis in enumerate(x.axes)]
+    for dim in (*range(first), *range(len(x.shape) - rest, len(x.shape))):
+        away = dim - len(x.shape) + (len(indexed) - picked if dim < first else 0)
+        axes[dim], effect = meet([axes[dim], *aligned(values, away)])
+        effects.append(effect)
+    return call.give(axes, total(effects))
+
+
 def embedding_bag(call: Call) -> Outcome:
     """The sum, mean or maximum of rows of the table; three outputs more tell of the rows."""
     table = call["weight"]

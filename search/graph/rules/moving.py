@@ -77,9 +77,10 @@ def repeat_interleave(call: Call) -> Outcome:
 
 
 def flip(call: Call) -> Outcome:
-    """Dimensions reversed."""
+    """Dimensions reversed; `fliplr` is dimension 1, `flipud` dimension 0."""
     axes = list(call.first.axes)
-    for dim in dims_of(call["dims"], len(axes)):
+    given = {"fliplr": 1, "flipud": 0}.get(call.op)
+    for dim in dims_of(call["dims"] if given is None else given, len(axes)):
         axes[dim] = _reversed(axes[dim])
     return call.give(axes)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from search.graph.call import Call, Outcome, dims_of
-from search.graph.labels import Axis, Effect, Labels, freeze, statistic, total
-from search.graph.rules.elementwise import elementwise
+from search.graph.labels import Axis, Effect, Labels, freeze, meet, statistic, total
+from search.graph.rules.elementwise import aligned, elementwise
 
 
 def reduction(call: Call) -> Outcome:
@@ -31,10 +31,10 @@ def mean(call: Call) -> Outcome:
 
     A mean of zeros for the units that are gone could keep its divisor.
     """
-    if call.op != "mean":
+    if call.op not in ("mean", "nanmean"):
         return _reduce(call, lambda axis: _approximate(axis, "a variance runs over its units"))
     x, reason = call.first, "a mean runs over its units"
-    if not x.vanishes or x.weight or x.batch & _reduced(call):
+    if call.op == "nanmean" or not x.vanishes or x.weight or x.batch & _reduced(call):
         return _reduce(call, lambda axis: _approximate(axis, reason))
     return _reduce(call, lambda axis: statistic(axis, reason))
 
@@ -48,6 +48,29 @@ def over_fixed(call: Call) -> Outcome:
     axes = [None if dim in over else axis for dim, axis in enumerate(x.axes)]
     reason = f"{call.op} runs over its units"
     return call.give(axes, total(freeze(x.axes[dim], reason) for dim in over))
+
+
+def cross(call: Call) -> Outcome:
+    """The product of vectors of three along `dim`, by default the last, or the first of size 3."""
+    (out,), effect = elementwise(call)
+    default = -1 if call.op == "linalg_cross" else out.shape.index(3)
+    given = call.arguments.get("dim")
+    over = (default if given is None else given) % len(out.axes)
+    axes = [None if dim == over else axis for dim, axis in enumerate(out.axes)]
+    return call.give(axes, effect + freeze(out.axes[over], f"{call.op} runs over its units"))
+
+
+def pairwise_distance(call: Call) -> Outcome:
+    """A norm of the difference along the last dimension, to which every unit adds `eps`."""
+    rank = max(len(labels.shape) for labels in call.inputs)
+    axes, effects = [], []
+    for dim in range(-rank, 0):
+        axis, effect = meet(axis for labels in call.inputs for axis in aligned(labels, dim))
+        axes.append(axis)
+        effects.append(effect)
+    last = axes.pop()
+    effects.append(_approximate(last, "pairwise_distance adds eps for each of its units"))
+    return call.give([*axes, None] if call["keepdim"] else axes, total(effects))
 
 
 def _approximate(axis: Axis, reason: str) -> Effect:

@@ -99,6 +99,7 @@ _INDEXING: dict[str, Rule] = {
     ),
     "embedding": indexing.embedding,
     "embedding_bag": indexing.embedding_bag,
+    "index_put": indexing.put,
     "index_select": indexing.index_select,
     "narrow": indexing.slicing,
     "select": indexing.select,
@@ -148,6 +149,15 @@ _ELEMENTWISE: dict[str, Rule] = {
     "prelu": elementwise.prelu,
 }
 
+_SPECIAL: dict[str, Rule] = {
+    f"special_{name}": elementwise.elementwise
+    for name in (
+        "digamma", "erf", "erfc", "erfinv", "exp2", "expit", "expm1", "gammainc", "gammaincc",
+        "gammaln", "i0", "log1p", "logit", "multigammaln", "ndtr", "polygamma", "psi", "round",
+        "sinc", "xlogy",
+    )
+}  # fmt: skip
+
 _NORMS: dict[str, Rule] = {
     **dict.fromkeys(("batch_norm", "instance_norm"), norms.batch_norm),
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), norms.weight_norm),
@@ -162,21 +172,23 @@ _REDUCTIONS: dict[str, Rule] = {
          "fft_rfft2", "fft_rfftn"),
         reductions.over_fixed,
     ),
-    **dict.fromkeys(("mean", "std", "std_mean", "var", "var_mean"), reductions.mean),
+    **dict.fromkeys(("cross", "linalg_cross"), reductions.cross),
+    **dict.fromkeys(("mean", "nanmean", "std", "std_mean", "var", "var_mean"), reductions.mean),
     **dict.fromkeys(
         ("frobenius_norm", "linalg_norm", "linalg_vector_norm", "nansum", "norm", "sum"),
         reductions.sum_like,
     ),
     **dict.fromkeys(
-        ("_log_softmax", "_softmax", "argsort", "cummax", "cummin", "cumprod",
-         "log_softmax", "logcumsumexp", "softmax", "sort", "topk"),
+        ("_log_softmax", "_softmax", "argsort", "cummax", "cummin", "cumprod", "log_softmax",
+         "logcumsumexp", "softmax", "sort", "special_log_softmax", "special_softmax", "topk"),
         reductions.over_fixed,
     ),
     **dict.fromkeys(
         ("all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "kthvalue", "logsumexp",
-         "max", "median", "min", "mode", "nanmedian", "prod"),
+         "max", "median", "min", "mode", "nanmedian", "prod", "special_logsumexp"),
         reductions.reduction,
     ),
+    "pairwise_distance": reductions.pairwise_distance,
 }  # fmt: skip
 
 _SHAPES: dict[str, Rule] = {
@@ -193,6 +205,7 @@ _MOVING: dict[str, Rule] = {
     **dict.fromkeys(
         ("adjoint", "mH", "mT", "swapaxes", "swapdims", "t", "transpose"), moving.transpose
     ),
+    **dict.fromkeys(("flip", "fliplr", "flipud"), moving.flip),
     **dict.fromkeys(("matrix_H", "numpy_T"), moving.reverse),
     **dict.fromkeys(("broadcast_to", "expand"), moving.expand),
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), moving.channel_shuffle),
@@ -202,7 +215,6 @@ _MOVING: dict[str, Rule] = {
     **dict.fromkeys(("tril", "triu"), pooling.over_last(2)),
     "broadcast_tensors": moving.broadcast,
     "expand_as": moving.expand_as,
-    "flip": moving.flip,
     "permute": moving.permute,
     "pixel_shuffle": moving.pixel_shuffle,
     "pixel_unshuffle": moving.pixel_unshuffle,
@@ -259,6 +271,7 @@ RULES: Mapping[str, Rule] = {
     **_SAME,
     **_SHAPES,
     **_SPACE,
+    **_SPECIAL,
     **_WINDOWS,
 }
 

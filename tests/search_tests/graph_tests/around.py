@@ -50,33 +50,26 @@ def conv(ins: int, outs: int = 2, groups: int = 1) -> nn.Conv2d:
     return nn.Conv2d(ins, outs, 1, groups=groups)
 
 
-class Countdown:
-    """A clock that reaches the time limit after a number of readings."""
-
-    def __init__(self, readings: int) -> None:
-        self.readings = readings
-
-    def __call__(self) -> float:
-        self.readings -= 1
-        return 0.0 if self.readings >= 0 else 100.0
-
-
 class Ending:
     """A clock that stands still, and is beyond every limit once `call` has begun.
 
     Args:
         call: a function that may be put in the place of another; it takes its arguments.
+        readings: how often the clock still stands after that.
     """
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.has_ended = self.has_returned = False
-        self._call = call
+    def __init__(self, call: Callable[..., Any], readings: int = 0) -> None:
+        self.has_begun = self.has_returned = False
+        self._call, self._readings = call, readings
 
     def __call__(self) -> float:
-        return 100.0 if self.has_ended else 0.0
+        if not self.has_begun:
+            return 0.0
+        self._readings -= 1
+        return 0.0 if self._readings >= 0 else 100.0
 
     def end(self, *args: Any, **kwargs: Any) -> Any:
-        self.has_ended = True
+        self.has_begun = True
         result = self._call(*args, **kwargs)
         self.has_returned = True
         return result

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from search.errors import ExportError
 from search.graph import PruningGraph, trace
-from search.graph.partial import side_by_side
 from search.graph.trials import LATE, random_plan
+from search.graph.verification import settle
 from search.surgery import prune
 from tests.search_tests.graph_tests.around import Ending
 from tests.search_tests.models import image
@@ -128,8 +128,8 @@ def test_the_pruned_model_is_whole_and_of_the_same_class(
 def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Ending(side_by_side)
-    monkeypatch.setattr("search.graph.tracing.side_by_side", clock.end)
+    clock = Ending(settle)
+    monkeypatch.setattr("search.graph.tracing.settle", clock.end)
     late = trace(Detector(), image(), time_limit_s=1.0, clock=clock)
     assert late.parts
     assert late.obstacle

@@ -280,6 +280,44 @@ def test_equal_parts_lose_the_same_units(name: str) -> None:
     assert columns(groups["a"], "b.weight") == [[0], [1]]
 
 
+FIRST = torch.tensor([0, 1])
+DIAGONAL = torch.eye(4, dtype=torch.bool)
+
+
+def written(x: Any, place: Any, value: Any) -> Any:
+    """A copy of `x` with values written into it."""
+    copied = x.clone()
+    copied[place] = value
+    return copied
+
+
+WRITTEN: dict[str, Unary] = {
+    "rows of an image": lambda x: written(x, (slice(None), slice(None), FIRST), x[:, :, 2:4]),
+    "places by a mask": lambda x: written(x, (slice(None), slice(None), DIAGONAL), 0.5),
+    "two indices as one": lambda x: written(x, (slice(None), slice(None), FIRST, FIRST), 0.5),
+    "tokens by a mask of values": lambda x: written(
+        x.permute(0, 2, 3, 1), x.sum(1) > 0, x.mean((0, 2, 3))
+    ).permute(0, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_by_an_index_leaves_the_other_dimensions_as_they_are(name: str) -> None:
+    groups = groups_of(lambda m, x: m.b(WRITTEN[name](x)), b=conv(4))
+    assert (groups["a"].status, groups["a"].reason) == ("prunable", "")
+    assert columns(groups["a"], "b.weight") == EACH
+
+
+def test_a_token_that_is_written_by_a_mask_has_the_units_of_the_others() -> None:
+    def body(m: Any, x: Any) -> Any:
+        tokens = x.flatten(2).mT
+        return m.f(written(tokens, tokens.sum(2) > 0, m.f.weight[0]))
+
+    groups = groups_of(body, f=nn.Linear(4, 8))
+    assert groups["a"].status == "prunable"
+    assert columns(groups["a"], "f.weight") == EACH
+
+
 def test_pixel_shuffle_and_back() -> None:
     def body(m: Any, x: Any) -> Any:
         return m.b(F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2))
@@ -370,6 +408,14 @@ FREEZING: dict[str, tuple[Body, str]] = {
     "a convolution over the channels as space": (
         lambda m, x: m.b(F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3)),
         "avg_pool2d runs over its units",
+    ),
+    "channels written by an index": (
+        lambda m, x: m.b(written(x, (slice(None), FIRST), 0.5)),
+        "looked up by an index",
+    ),
+    "channels and columns written by an index each": (
+        lambda m, x: m.b(written(x, (slice(None), FIRST, slice(None), FIRST), 0.5)),
+        "looked up by an index",
     ),
     "unbound channels": (lambda m, x: m.b(x + x.unbind(1)[0][:, None]), "by their position"),
     "no rule": (

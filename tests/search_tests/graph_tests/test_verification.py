@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.graph import PruningGraph, trace, trials
+from search.errors import GraphError
+from search.graph import PruningGraph, trace, tracing, trials
 from search.graph.call import Call, Outcome, Rule
+from search.graph.exporting import TOO_LATE
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
 from search.graph.tracing import program_of
 from search.graph.trials import LATE, NumberTrial, ShapeTrial
-from search.graph.verification import Halving
-from tests.search_tests.graph_tests.around import Countdown, Ending
+from search.graph.verification import Halving, settle
+from tests.search_tests.graph_tests.around import Ending
 from tests.search_tests.models import (
     Dense,
     FixedView,
@@ -182,10 +184,38 @@ def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
     assert all(bool((parameter == 0).all()) for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("readings", [1, 2, 3])
-def test_the_time_limit_freezes_what_is_not_verified(readings: int) -> None:
-    graph = trace(Plain(), image(), time_limit_s=1.0, clock=Countdown(readings))
+@pytest.mark.parametrize("readings", [0, 1, 2])
+def test_the_time_limit_freezes_what_is_not_verified(
+    monkeypatch: pytest.MonkeyPatch, readings: int
+) -> None:
+    clock = Ending(settle, readings)
+    monkeypatch.setattr(tracing, "settle", clock.end)
+    graph = trace(Plain(), image(), time_limit_s=1.0, clock=clock)
     assert {group.reason for group in graph.groups[:2]} == {LATE}
+
+
+def test_an_export_is_broken_off_when_the_time_is_over() -> None:
+    clock = Ending(torch.relu)
+
+    class Slow(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(clock.end(x))
+
+    with pytest.raises(GraphError, match="must be exported within the time limit"):
+        trace(Slow(), image(), time_limit_s=1.0, clock=clock)
+    assert clock.has_begun
+    assert not clock.has_returned
+    assert statuses(trace(Plain(), image()))["conv1"] == "prunable"
+
+
+def test_what_needs_an_export_that_ends_too_late_is_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ending(lambda *_: None)
+    monkeypatch.setattr(tracing, "recast", clock.end)
+    graph = trace(FixedView(), image(), time_limit_s=1.0, clock=clock)
+    assert forms(graph) == {"conv1": "module", "fc1": "module"}
+    assert reason(graph, "conv2") == TOO_LATE
 
 
 @pytest.mark.parametrize(
@@ -200,7 +230,7 @@ def test_a_forward_or_backward_that_would_end_too_late_is_broken_off(
     monkeypatch.setattr(ShapeTrial, "problem", lambda *_: None)
     graph = trace(Plain(), image(), time_limit_s=1.0, clock=clock)
     assert {group.reason for group in graph.groups[:2]} == {LATE}
-    assert clock.has_ended
+    assert clock.has_begun
     assert not clock.has_returned
 
 
