@@ -21,7 +21,7 @@ from search.graph.trials import first_examples, outputs_of, relative_error
 from search.tensors import named_tensors
 
 ALIKE = 1e-4  # of the model and its program in float32, which round in different places
-_SMALLEST, _LARGEST = 1e-12, 1e30  # what a code that adapts to a dtype takes is beyond
+_SMALLEST, _LARGEST = 1e-13, 1e30  # what a code that adapts to a dtype takes is beyond
 
 
 def recast(program: Program, model: nn.Module, inputs: Sequence[Tensor]) -> Program | None:

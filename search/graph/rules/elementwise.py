@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Labels, meet, tie, total
+from search.graph.labels import Axis, Effect, Labels, meet, tie, total
 
 
 def elementwise(call: Call) -> Outcome:
     """Broadcast operands: where two of them have an extent, their axes are tied."""
-    return join(call, call.inputs)
+    return call.give(*broadcast(call.inputs))
 
 
 def same_axes(call: Call) -> Outcome:
@@ -24,16 +26,14 @@ def prelu(call: Call) -> Outcome:
     return call.give(x.axes, tie(x.axis(1), slope.axis(0)))
 
 
-def join(call: Call, operands: tuple[Labels, ...]) -> Outcome:
-    """Tie `operands` as broadcasting aligns them."""
-    rank = len(call.out.shape)
-    axes: list[Axis] = []
-    effects = []
-    for dim in range(-rank, 0):
-        joined, effect = meet(axis for labels in operands for axis in aligned(labels, dim))
-        axes.append(joined)
-        effects.append(effect)
-    return call.give(axes, total(effects))
+def broadcast(operands: Sequence[Labels], inner: int = 0) -> tuple[list[Axis], Effect]:
+    """The axes of `operands` but the last `inner`, tied as broadcasting aligns them."""
+    rank = max(len(labels.shape) for labels in operands)
+    met = [
+        meet(axis for labels in operands for axis in aligned(labels, dim))
+        for dim in range(-rank, -inner)
+    ]
+    return [axis for axis, _ in met], total(effect for _, effect in met)
 
 
 def aligned(labels: Labels, dim: int) -> list[Axis]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import PICKED, Axis, Effect, Labels, cut, freeze, meet, role, tie, total
-from search.graph.rules.elementwise import aligned
+from search.graph.labels import PICKED, Axis, Labels, cut, freeze, meet, role, tie, total
+from search.graph.rules.elementwise import aligned, broadcast
 
 STEPPED = "its units are cut in steps"
 LOOKED_UP = "its units are looked up by an index"
@@ -58,17 +58,9 @@ def index(call: Call) -> Outcome:
     effect = total(freeze(x.axes[dim], LOOKED_UP) for dim in places)
     adjacent = places == list(range(places[0], places[-1] + 1))
     lead = places[0] if adjacent else 0
-    picked, meeting = _broadcast([item for item in given if item is not None])
+    picked, meeting = broadcast([item for item in given if item is not None])
     (out,), effect = call.give((*rest[:lead], *picked, *rest[lead:]), effect + meeting)
     return (replace(out, weight=x.weight),), effect  # of each expert that an example asks for
-
-
-def _broadcast(values: list[Labels]) -> tuple[list[Axis], Effect]:
-    rank = max(len(value.shape) for value in values)
-    met = [
-        meet(axis for value in values for axis in aligned(value, dim)) for dim in range(-rank, 0)
-    ]
-    return [axis for axis, _ in met], total(effect for _, effect in met)
 
 
 def index_select(call: Call) -> Outcome:

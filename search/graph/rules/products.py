@@ -15,7 +15,7 @@ import numpy as np
 
 from search.graph.call import Call, Outcome
 from search.graph.labels import Axis, Effect, Labels, freeze, meet, role, tie, total
-from search.graph.rules.elementwise import aligned
+from search.graph.rules.elementwise import aligned, broadcast
 
 SOFTMAX = "attention takes a softmax over its units"
 
@@ -102,13 +102,8 @@ def _product(a: Labels, b: Labels) -> tuple[list[Axis], Effect]:
 
 def _parallel(operands: Sequence[Labels]) -> tuple[list[Axis], Effect]:
     """The leading dimensions of matrices: broadcast, tied, and heads where they are labelled."""
-    rank = max(len(labels.shape) for labels in operands)
-    met = [
-        meet(axis for labels in operands for axis in aligned(labels, dim))
-        for dim in range(-rank, -2)
-    ]
-    axes = [axis for axis, _ in met]
-    return axes, total(effect for _, effect in met) + heads(axes)
+    axes, effect = broadcast(operands, inner=2)
+    return axes, effect + heads(axes)
 
 
 def heads(axes: Iterable[Axis]) -> Effect:
@@ -169,17 +164,11 @@ def bilinear(call: Call) -> Outcome:
 
 def cosine_similarity(call: Call) -> Outcome:
     """Products of two broadcast operands, and of each with itself, summed over `dim`."""
-    rank = max(len(labels.shape) for labels in call.inputs)
-    over = call.dim(1, rank) - rank
-    axes, effects = [], []
-    for dim in range(-rank, 0):
-        axis, met = meet(axis for labels in call.inputs for axis in aligned(labels, dim))
-        effects.append(met)
-        if dim == over:
-            effects += [role(axis, labels, "consumer") for labels in call.inputs]
-        else:
-            axes.append(axis)
-    return call.give(axes, total(effects))
+    axes, effect = broadcast(call.inputs)
+    summed = axes.pop(call.dim(1, len(axes)))
+    return call.give(
+        axes, total((effect, *(role(summed, each, "consumer") for each in call.inputs)))
+    )
 
 
 def _summed(call: Call, equation: str, operands: Sequence[Labels]) -> Outcome:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from search.graph.call import Call, Outcome, dims_of
-from search.graph.labels import Axis, Effect, Labels, freeze, meet, statistic, total
-from search.graph.rules.elementwise import aligned, elementwise
+from search.graph.labels import Axis, Effect, Labels, freeze, statistic, total
+from search.graph.rules.elementwise import broadcast, elementwise
 
 
 def reduction(call: Call) -> Outcome:
@@ -62,15 +62,9 @@ def cross(call: Call) -> Outcome:
 
 def pairwise_distance(call: Call) -> Outcome:
     """A norm of the difference along the last dimension, to which every unit adds `eps`."""
-    rank = max(len(labels.shape) for labels in call.inputs)
-    axes, effects = [], []
-    for dim in range(-rank, 0):
-        axis, effect = meet(axis for labels in call.inputs for axis in aligned(labels, dim))
-        axes.append(axis)
-        effects.append(effect)
-    last = axes.pop()
-    effects.append(_approximate(last, "pairwise_distance adds eps for each of its units"))
-    return call.give([*axes, None] if call["keepdim"] else axes, total(effects))
+    (*axes, last), effect = broadcast(call.inputs)
+    effect += _approximate(last, "pairwise_distance adds eps for each of its units")
+    return call.give([*axes, None] if call["keepdim"] else axes, effect)
 
 
 def _approximate(axis: Axis, reason: str) -> Effect:

@@ -244,7 +244,16 @@ class Masked(Attention):
         return {"logits": logits.masked_fill(logits < 0, torch.finfo(x.dtype).tiny)}
 
 
-@pytest.mark.parametrize(("kind", "possible"), [(Attention, True), (Masked, False)])
+class Normalised(Attention):
+    """It holds a small number that is the same in every dtype: the usual eps of normalize."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": nn.functional.normalize(super().forward(x)["logits"])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "possible"), [(Attention, True), (Normalised, True), (Masked, False)]
+)
 def test_the_float64_program_serves_where_nothing_tells_a_dtype(
     kind: type[nn.Module], possible: bool
 ) -> None:
