@@ -144,6 +144,56 @@ class _Side:
         return sum(self.faults) / (self.calls * len(self.rounds))
 
 
+class _Pair:
+    """Two models while they are timed against each other, round by round."""
+
+    def __init__(self, one: _Side, other: _Side, watch: _Watch, slow_ns: int) -> None:
+        self.one, self.other, self.watch = one, other, watch
+        self.retaken: list[float] = []
+        self._slow_ns = slow_ns
+
+    @property
+    def rounds(self) -> int:
+        return len(self.one.rounds)
+
+    def round(self, clock: Clock, faults: Clock, order: random.Random, before_ns: int) -> None:
+        """One round; `before_ns` is what the sentinel took before it."""
+        worst_ns = before_ns
+        both = (self.one, self.other)
+        for side in both if order.random() < 0.5 else reversed(both):
+            side.block(clock, faults)
+            worst_ns = max(worst_ns, self.watch.look())
+        self.watch.worst_ns.append(worst_ns)
+
+    def is_disturbed(self, place: int) -> bool:
+        is_slow = 0 < self._slow_ns < median(self.other.rounds[place])
+        return is_slow or self.watch.worst_ns[place] > self.watch.calm_ns
+
+    def drop(self, place: int) -> None:
+        """Forget a round but its ratio."""
+        del self.watch.worst_ns[place]
+        self.retaken.append(paired_ratio(self.one.drop(place), self.other.drop(place)))
+
+    def set_aside(self) -> None:
+        """Forget the disturbed rounds, where enough others are left."""
+        disturbed = list(filter(self.is_disturbed, range(self.rounds)))
+        if self.rounds - len(disturbed) >= _LEAST_ROUNDS:
+            for place in reversed(disturbed):
+                self.drop(place)
+
+    def timing(self) -> PairTiming:
+        return PairTiming(
+            self.one.warmth,
+            self.other.warmth,
+            self.one.rounds,
+            self.other.rounds,
+            self.one.faults_per_call(),
+            self.other.faults_per_call(),
+            self.retaken,
+            (self.watch.least_ns, self.watch.typical_ns()),
+        )
+
+
 def time_pair(
     candidate: Call,
     reference: Call,
@@ -168,49 +218,26 @@ def time_pair(
     watch = _Watch(sentinel, calm.sentinel_ns)
     one = _Side(candidate, warm_up(candidate, timing_ns, clock))
     other = _Side(reference, warm_up(reference, timing_ns, clock))
-
-    def is_disturbed(place: int) -> bool:
-        is_slow = 0 < calm.reference_ns < median(other.rounds[place])
-        return is_slow or watch.worst_ns[place] > watch.calm_ns
-
-    def drop(place: int) -> float:
-        del watch.worst_ns[place]
-        return paired_ratio(one.drop(place), other.drop(place))
-
+    pair = _Pair(one, other, watch, calm.reference_ns)
     spent = 0
-    retaken: list[float] = []
     patience = _PATIENCE * timing_ns if calm.patient else 0
-    while _goes_on(len(one.rounds), spent, timing_ns, overtime):
+    while _goes_on(pair.rounds, spent, timing_ns, overtime):
         start = clock()
-        looks = [watch.look()]
-        if looks[0] > watch.calm_ns and patience > 0 and len(retaken) >= _TOLD:
+        before_ns = watch.look()
+        if before_ns > watch.calm_ns and patience > 0 and len(pair.retaken) >= _TOLD:
             sleep(_PAUSE_NS / 1e9)
             patience -= clock() - start
             continue
-        for side in (one, other) if order.random() < 0.5 else (other, one):
-            side.block(clock, faults)
-            looks.append(watch.look())
-        watch.worst_ns.append(max(looks))
+        pair.round(clock, faults, order, before_ns)
         taken = clock() - start
-        if patience > 0 and is_disturbed(-1):
-            retaken.append(drop(-1))
+        if patience > 0 and pair.is_disturbed(-1):
+            pair.drop(-1)
             sleep(_PAUSE_NS / 1e9)
             patience -= clock() - start
         else:
             spent += taken
-    disturbed = list(filter(is_disturbed, range(len(one.rounds))))
-    if len(one.rounds) - len(disturbed) >= _LEAST_ROUNDS:
-        retaken += [drop(place) for place in reversed(disturbed)]
-    return PairTiming(
-        one.warmth,
-        other.warmth,
-        one.rounds,
-        other.rounds,
-        one.faults_per_call(),
-        other.faults_per_call(),
-        retaken,
-        (watch.least_ns, watch.typical_ns()),
-    )
+    pair.set_aside()
+    return pair.timing()
 
 
 def _goes_on(rounds: int, spent_ns: int, timing_ns: int, overtime: float) -> bool:
