@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 
@@ -45,6 +46,9 @@ class OutOfTime(BaseException):
 class Interruptible(TorchFunctionMode):
     """Inside, every call of torch is a step: `expired` is asked before it.
 
+    Dynamo, which traces what higher-order operators call, would trace the question too; it has to
+    do without.
+
     Raises:
         OutOfTime: it said so.
     """
@@ -60,6 +64,6 @@ class Interruptible(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if self._expired():
+        if not is_dynamo_compiling() and self._expired():
             raise OutOfTime
         return func(*args, **(kwargs or {}))

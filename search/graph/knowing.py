@@ -5,12 +5,14 @@ It computes them on the way of the walk; it knows no rules.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from search.graph.exporting import Exported, is_integer, is_symbol
 from search.graph.labels import Labels
@@ -51,10 +53,14 @@ def _held(node: fx.Node, exported: Exported) -> Tensor | None:
 
 
 def _computed(node: fx.Node, values: Mapping[fx.Node, tuple[Labels, ...]]) -> Tensor | None:
-    """What an operator gives whose tensors are all known, and that draws nothing at random."""
+    """What an operator gives whose tensors are all known, and that draws nothing at random.
+
+    Other functions in a graph, those of vmap for one, mean something only where all of it runs.
+    """
     known = {source: _known(values.get(source, ())) for source in node.all_input_nodes}
     drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    if drawn or node.op != "call_function" or any(value is None for value in known.values()):
+    is_plain = isinstance(node.target, OpOverload) or node.target is operator.getitem
+    if drawn or not is_plain or any(value is None for value in known.values()):
         return None
     args, kwargs = fx.map_arg((node.args, _on_cpu(node.kwargs)), known.__getitem__)
     value = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
 from search.graph.labels import FIXED, Atoms, dense
+from search.graph.levels import levels_closed
 from search.graph.pickling import Steps
 from search.graph.propagation import Propagation, module_path, operator_name
 from search.graph.rewriting import shrunk
@@ -158,7 +159,8 @@ class PrunedGraph(nn.Module):
             else next(given)
             for node in self._steps.graph.find_nodes(op="placeholder")
         ]
-        outputs = _Run(self, self._steps.graph, self._owners, self._dtype).run(*values)
+        with levels_closed():
+            outputs = _Run(self, self._steps.graph, self._owners, self._dtype).run(*values)
         return pytree.tree_unflatten(list(outputs), self._outputs.spec)
 
 

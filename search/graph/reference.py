@@ -21,6 +21,7 @@ from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
 from search.graph.labels import COUNTING, FIXED, Labels
+from search.graph.levels import levels_closed
 from search.graph.propagation import Block, Propagation, operator_name
 
 # A norm over the unit alone undoes what was done before it, so it is done again.
@@ -73,7 +74,8 @@ class Reference(fx.Interpreter):
                 source = self._exported.sources.get(node.name)
                 known = tensors[source] if source else given[node.name]
                 arguments.append(known if isinstance(known, nn.Parameter) else known.clone())
-        return list(self.run(*arguments))
+        with levels_closed():
+            return list(self.run(*arguments))
 
     def run_node(self, n: fx.Node) -> Any:
         """One operator, then zeros for the units that are gone."""
@@ -108,7 +110,8 @@ class Reference(fx.Interpreter):
     def _masked_result(self, node: fx.Node, value: Tensor, labels: Labels) -> Tensor:
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable:
-            value.data.copy_(self._masked(value.data, labels, False))
+            if labels.labelled:
+                value.data.copy_(self._masked(value.data, labels, False))
             return value
         return self._masked(value, labels, operator_name(node).startswith(_PRODUCERS))
 

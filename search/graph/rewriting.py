@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from search.errors import PlanError
 from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.labels import FIXED, Atoms, Axis, Labels
@@ -29,6 +30,7 @@ from search.graph.recounting import RECOUNTED
 Arguments = dict[str, Any]
 
 _EPSILON = 1e-5  # of a layer norm that is told none
+INNER = "the exported graph holds other graphs (torch.cond, say), which cannot be rewritten"
 _CHECKS = ("_assert", "sym_constrain")
 
 
@@ -55,7 +57,12 @@ def shrunk(program: fx.Graph, found: Propagation, kept: Kept) -> Shrunk:
             reads (any more) have none.
         found: the labels of its values.
         kept: atom -> whether it stays, shape (atoms,).
+
+    Raises:
+        PlanError: it holds other graphs, between which values decide.
     """
+    if any(node.users for node in program.find_nodes(op="get_attr")):
+        raise PlanError(INNER)
     rewriter = _Rewriter(found, kept)
     for node in program.nodes:
         rewriter.copy(node)

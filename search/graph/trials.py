@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import redraw
 from search.graph.reference import Reference
+from search.graph.refusals import told
 from search.graph.types import Group
 from search.plan import Plan, best_of
 from search.surgery import prune
@@ -118,6 +120,7 @@ class NumberTrial:
         self._graph = graph
         self._seed = seed
         self._reference = Reference(exported, found)
+        self._has_inner = bool(exported.graph_module.graph.find_nodes(op="get_attr"))
         self._blocks = [block.atom for block in found.blocks]
         self._tensors = named_tensors(graph.model)
         self._watched, self._expired = watched, expired
@@ -136,18 +139,24 @@ class NumberTrial:
 
     def _problem_of_any(self, names: Sequence[str]) -> str | None:
         if self._first is None:
-            return self._problem(names, self._graph.example_inputs)
+            return self._problem_of_both(names)
         try:
-            told = self._problem(names, self._first)
-            if told is None or self._one_tells:
-                return told
+            one = self._problem(names, self._first)
+            if one is None or self._one_tells:
+                return one
         except Exception:  # a graph that was exported for two examples may have no sizes for one
-            told = None
-        both = self._problem(names, self._graph.example_inputs)
-        self._one_tells = told is not None and both is not None
+            one = None
+        both = self._problem_of_both(names)
+        self._one_tells = one is not None and both is not None
         if not self._one_tells:
             self._first = None
         return both
+
+    def _problem_of_both(self, names: Sequence[str]) -> str | None:
+        try:
+            return self._problem(names, self._graph.example_inputs)
+        except Exception as error:  # the graph calls what the forward of a user's module calls
+            return f"the exported graph does not run on the example inputs ({told(error)})"
 
     def _problem(self, names: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
         plan = random_plan(self._graph.groups, names, self._seed)
@@ -186,8 +195,8 @@ class NumberTrial:
         return self._moved_by(names[:half], dense) | self._moved_by(names[half:], dense)
 
     def dense_error(self) -> float:
-        """How far the model itself is from its exported graph, with nothing cut; 0 if the time is
-        over before that is known."""
+        """How far the model itself is from its exported graph, with nothing cut; 0 if the graph
+        does not run, or the time is over before that is known."""
         try:
             with Interruptible(self._expired):
                 return self._dense_error_of_any()
@@ -198,7 +207,11 @@ class NumberTrial:
         try:
             return self._dense_error(self._first or self._graph.example_inputs)
         except Exception:  # a graph that was exported for two examples may have no sizes for one
+            self._first = None
+        try:
             return self._dense_error(self._graph.example_inputs)
+        except Exception:  # a trial has told it
+            return 0.0
 
     def _dense_error(self, inputs: Sequence[Tensor]) -> float:
         kept = self._graph.kept_atoms(self._graph.dense_plan())
@@ -250,7 +263,9 @@ class NumberTrial:
         self, inputs: Sequence[Tensor], kept: Kept, nudges: Tensor | None = None
     ) -> list[Tensor]:
         """What the dense graph makes of `inputs` with only `kept`; see `run_masked`."""
-        memory = torch.no_grad() if nudges is None else _ShortMemory(self._expired)
+        memory: AbstractContextManager[Any] = torch.no_grad()
+        if nudges is not None:  # operators that call other graphs take no hooks
+            memory = torch.enable_grad() if self._has_inner else _ShortMemory(self._expired)
         with memory, _quiet():
             return _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
 
@@ -395,6 +410,4 @@ def _tensors(outputs: object) -> list[Tensor]:
 def _told(error: Exception) -> str:
     if isinstance(error, PlanError):
         return str(error)
-    lines = str(error).strip().splitlines()
-    first = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-    return f"the model's own forward fails on smaller tensors ({first})"
+    return f"the model's own forward fails on smaller tensors ({told(error)})"

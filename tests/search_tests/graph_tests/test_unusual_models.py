@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from search.errors import PlanError
 from search.graph import PruningGraph, trace
+from search.graph.levels import levels_closed
+from search.graph.reference import Reference
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.models import image
@@ -256,6 +259,55 @@ class Cacheless(nn.Module):
 
 def test_layers_may_run_on_nothing() -> None:
     assert forms(trace(Cacheless(), image())) == OPEN
+
+
+class Vmapped(Plain):
+    """Numbers that a vmapped function computes, and that no trace may compute ahead of it."""
+
+    def forward(self, x: Tensor) -> Any:
+        order = torch.vmap(lambda place: 3 - place)(torch.arange(4))
+        return super().forward(x)[:, order]
+
+
+def test_a_vmapped_function_ends_no_trace() -> None:
+    graph = trace(Vmapped(), image())
+    assert {group.status for group in graph.groups} <= {"prunable", "frozen"}
+    assert forms(trace(Plain(), image())) == OPEN
+
+
+def test_a_graph_that_ends_within_a_vmapped_function_leaves_no_level_open() -> None:
+    def ends() -> None:
+        with levels_closed():
+            _functorch._vmap_increment_nesting(2, "error")
+            raise ValueError("half-way")
+
+    with pytest.raises(ValueError, match="half-way"):
+        ends()
+    assert _functorch.maybe_current_level() is None
+
+
+class Conditional(Plain):
+    """The way depends on values, and the graph holds both."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.features(x)
+        return self.h(torch.cond(y.sum() > 0, torch.sin, torch.cos, (y,)))
+
+
+def test_ways_that_a_graph_holds_both_do_not_end_a_trace() -> None:
+    assert forms(trace(Conditional(), image()))["c"] == "module"
+
+
+def test_a_graph_that_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Reference, "run_masked", refuses)
+    reasons = {group.reason for group in trace(Plain(), image()).groups[:2]}
+    assert reasons == {
+        "unverified: the exported graph does not run on the example inputs "
+        "(RuntimeError: no such kernel)"
+    }
 
 
 class Experts(nn.Module):
