@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -94,6 +95,32 @@ def test_unit_that_leaks_into_an_output_makes_it_absent() -> None:
     model[0].weight[1] = float("nan")  # type: ignore[operator]
     (output,) = run.outputs(model, inputs)
     assert output.isnan().all(0).tolist() == [False, True, False, False]
+
+
+class Wild(nn.Sequential):
+    """On drawn weights it makes everything of the last bit; its own are small enough."""
+
+    GAIN = 1e12
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.GAIN * super().forward(x))
+
+
+def test_what_the_last_bit_decides_is_judged_on_weights_that_are_shaken_only() -> None:
+    plain, inputs, graph = traced(chain)
+    model = Wild(*copy.deepcopy(plain).children()).eval()
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter.div_(Wild.GAIN)
+    oracle = Oracle(model, inputs, graph, prune)
+    assert oracle._double.is_chaotic()
+    assert not Oracle(plain, inputs, graph, prune)._double.is_chaotic()
+    verdict = oracle.judge(half_plan(graph, EXACT))
+    assert verdict.error <= TOLERANCE < verdict.control
+    wrong = rolled(graph, "consumer")
+    oracle = Oracle(model, inputs, graph, lambda dense, _, plan: prune(dense, wrong, plan))
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        oracle.judge(half_plan(graph, EXACT))
 
 
 def test_control_plan_keeps_as_many_units_but_others() -> None:
