@@ -129,6 +129,23 @@ class Child:
         return Row(self._name, status, seconds=seconds, reason=reason, detail={"traced": traced})  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Inside, an interrupt waits: nobody would know the child that was being started."""
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for told in seen:
+        signal.raise_signal(told)
+
+
 def run(
     names: Sequence[str], command: Command, limits: Limits, *, jobs: int = 1, threads: int = 1
 ) -> Iterator[Row]:
@@ -137,7 +154,8 @@ def run(
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(Child(waiting.pop(), command, limits, threads))
+                with _uninterrupted():
+                    running.append(Child(waiting.pop(), command, limits, threads))
             time.sleep(TICK_S)
             for child in list(running):
                 row = child.poll()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,23 @@ def test_interrupt_ends_the_children(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "--resume goes on" in process.stderr.read()
     assert started
+    assert not any(map(alive, started))
+
+
+def test_interrupt_while_a_child_is_being_started_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run(["x"], script("time.sleep(60)"), LIMITS))
     assert not any(map(alive, started))
 
 

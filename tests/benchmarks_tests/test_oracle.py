@@ -103,7 +103,9 @@ class Wild(nn.Sequential):
     GAIN = 1e12
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.GAIN * super().forward(x))
+        for layer in self:
+            x = layer(x)
+        return torch.sin(self.GAIN * x)
 
 
 def test_what_the_last_bit_decides_is_judged_on_weights_that_are_shaken_only() -> None:
