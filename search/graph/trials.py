@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -204,14 +204,11 @@ class NumberTrial:
             return 0.0
 
     def _dense_error_of_any(self) -> float:
-        try:
-            return self._dense_error(self._first or self._graph.example_inputs)
-        except Exception:  # a graph that was exported for two examples may have no sizes for one
-            self._first = None
-        try:
-            return self._dense_error(self._graph.example_inputs)
-        except Exception:  # a trial has told it
-            return 0.0
+        for inputs in (self._first, self._graph.example_inputs):
+            if inputs is not None:  # a graph that was exported for two may have no sizes for one
+                with suppress(Exception):
+                    return self._dense_error(inputs)
+        return 0.0
 
     def _dense_error(self, inputs: Sequence[Tensor]) -> float:
         kept = self._graph.kept_atoms(self._graph.dense_plan())
