@@ -1,4 +1,5 @@
-"""Forwards in float64: what they make or cast in float32 meets the weights of a float64 copy.
+"""Forwards in float64: what they make or cast in float32 meets the weights of a float64 copy; and
+the way back.
 
 It knows torch's modes, neither models nor graphs.
 """
@@ -21,6 +22,18 @@ def everything_in_float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     try:
         with _Doubled():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def nothing_in_float64() -> Iterator[None]:
+    """Inside, float32 is the default, and calls get what they name; modes of torch are off."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch._C.DisableTorchFunction():
             yield
     finally:
         torch.set_default_dtype(before)

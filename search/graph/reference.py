@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.linalg import vector_norm
+from torch.utils import _pytree as pytree
 
 from search.graph.call import dims_of
 from search.graph.costs import Kept
@@ -32,6 +33,8 @@ _PRODUCERS = (
 _REPEATING = ("broadcast_to", "expand", "expand_as")
 _READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
 
+_SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
+
 Shrunk: TypeAlias = list[Any] | None
 
 
@@ -47,6 +50,7 @@ class Reference(fx.Interpreter):
         self._counted: Kept = np.zeros(found.atoms, bool)
         self._counted[found.counted] = True
         self._nudges: Tensor | None = None
+        self._is_single = False
 
     def run_masked(
         self,
@@ -63,9 +67,11 @@ class Reference(fx.Interpreter):
             kept: atom -> whether it stays, shape (atoms,).
             nudges: zeros, shape (atoms,); their gradient tells which units matter. What a
                 producer makes, and what a branch adds, is moved by them along a random
-                direction, in terms of its largest value.
+                direction, in terms of its largest value. Where they are of float32, so is
+                everything else.
         """
         self._kept, self._nudges = kept, nudges
+        self._is_single = nudges is not None and nudges.dtype is torch.float32
         user = dict(zip(self._exported.inputs, inputs, strict=True))
         given = {**self._exported.constants_for(tensors), **user}
         arguments = []
@@ -73,7 +79,9 @@ class Reference(fx.Interpreter):
             if node.op == "placeholder":
                 source = self._exported.sources.get(node.name)
                 known = tensors[source] if source else given[node.name]
-                arguments.append(known if isinstance(known, nn.Parameter) else known.clone())
+                if not isinstance(known, nn.Parameter):
+                    known = _single(known.clone()) if self._is_single else known.clone()
+                arguments.append(known)
         with levels_closed():
             return list(self.run(*arguments))
 
@@ -95,6 +103,12 @@ class Reference(fx.Interpreter):
             for part, own in zip(value, labels, strict=True)
         ]
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Calls an operator; in single precision it takes and makes nothing in double."""
+        if self._is_single:
+            args, kwargs = pytree.tree_map(_single, (args, kwargs))
+        return super().call_function(target, args, kwargs)
+
     def _added(self, node: fx.Node, block: Block) -> Any:
         """The sum that a block ends in, its branch zeroed if it is gone."""
         args, kwargs = self.fetch_args_kwargs_from_env(node)
@@ -105,7 +119,7 @@ class Reference(fx.Interpreter):
         elif self._nudges is not None:
             branch = _nudged(branch, 0, self._nudges[block.atom].expand(branch.shape[:1]))
         args = (*args[:place], branch, *args[place + 1 :])
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return self.call_function(node.target, args, kwargs)
 
     def _masked_result(self, node: fx.Node, value: Tensor, labels: Labels) -> Tensor:
         schema = getattr(node.target, "_schema", None)
@@ -121,7 +135,8 @@ class Reference(fx.Interpreter):
             atoms = labels.axes[dim]
             stays = self._stays(labels, dim, value)
             if not bool(stays.all()):
-                value = torch.where(_along(stays, dim, value), value, 0.0)
+                nothing = value.new_zeros(())  # a number would take four times as long
+                value = torch.where(_along(stays, dim, value), value, nothing)
             is_nudged = produced and is_real and value.numel() > 0
             if is_nudged and self._nudges is not None and atoms is not None:
                 places = torch.from_numpy(atoms).to(value.device)
@@ -152,8 +167,14 @@ class Reference(fx.Interpreter):
         shrunk = _STATISTICS[name](args, places)
         if shrunk is None:
             return None
-        value = node.target(*shrunk, **kwargs)  # type: ignore[operator]
+        value = self.call_function(node.target, tuple(shrunk), kwargs)
         return value if name in _REDUCING else _scatter(value, x, places)
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype in _SINGLE:
+        return value.detach().to(_SINGLE[value.dtype])
+    return _SINGLE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 def _is_masked(node: fx.Node) -> bool:

@@ -3,7 +3,8 @@
 | symbol | meaning |
 |---|---|
 | influence | the largest relative change of the output by moving one unit, to first order |
-| CONTROL | a unit must matter by at least this many tolerances, or the comparison proves nothing |
+| CONTROL | a unit must matter by so many times what a trial is off by, or that proves nothing |
+| EXACT | no trial counts as less off than this |
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 from search.errors import PlanError
 from search.graph.costs import Kept
 from search.graph.deadline import Interruptible, OutOfTime
+from search.graph.doubling import nothing_in_float64
 from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
@@ -36,6 +38,7 @@ from search.tensors import copy_with, named_tensors
 CONTROL = 100
 LATE = "unverified: the time limit was reached first"
 TOLERANCE = 1e-8
+EXACT = 1e-12
 TINY = 1e-300
 SLAB = 2**24  # numbers
 
@@ -101,6 +104,7 @@ class NumberTrial:
     Attributes:
         influence: group -> the influence of its units; of all groups and blocks, once a trial of
             some went well.
+        off: the largest error of the trials that went well.
     """
 
     def __init__(
@@ -117,11 +121,11 @@ class NumberTrial:
     ) -> None:
         redraw(graph.model, seed, scale)
         self.influence: dict[str, float] = {}
+        self.off = 0.0
         self._graph = graph
         self._seed = seed
         self._reference = Reference(exported, found)
         self._has_inner = bool(exported.graph_module.graph.find_nodes(op="get_attr"))
-        self._blocks = [block.atom for block in found.blocks]
         self._tensors = named_tensors(graph.model)
         self._watched, self._expired = watched, expired
         one = first_examples(graph.dynamic_batch, graph.example_inputs)
@@ -171,28 +175,38 @@ class NumberTrial:
         something else: what `influence` cannot see where a gradient is zero or does not exist."""
         try:
             with Interruptible(self._expired):
-                kept = self._graph.kept_atoms(self._graph.dense_plan())
-                inputs = self._graph.example_inputs
-                return self._moved_by(list(names), self._expected(inputs, kept))
+                return self._moved_by(names, self._without([]), self._without(names))
         except OutOfTime:
             return set()
 
-    def _moved_by(self, names: list[str], dense: list[Tensor]) -> set[str]:
-        groups = {group.name: group for group in self._graph.groups}
-        kept = dict(self._graph.dense_plan().kept)
-        for name in names:
-            group = groups[name]
-            count = (group.width + 1) // 2 if group.least else 0
-            kept[name] = best_of(range(group.width), count, group.parts)
-        cut = self._graph.kept_atoms(Plan(kept))
-        if not names or relative_error(self._expected(self._graph.example_inputs, cut), dense) < (
-            CONTROL * TOLERANCE
-        ):
+    def _moved_by(
+        self, names: Sequence[str], before: list[Tensor], after: list[Tensor], first: int = 0
+    ) -> set[str]:
+        """Those of names[first:] that matter where names[:first] are cut already.
+
+        Args:
+            names: groups.
+            before: what the graph computes without half the units of names[:first].
+            after: what it computes without half of those of all `names`.
+            first: how many of the groups are cut in `before`.
+        """
+        if relative_error(after, before) < CONTROL * TOLERANCE:
             return set()
-        half = len(names) // 2
-        if not half:
-            return set(names)
-        return self._moved_by(names[:half], dense) | self._moved_by(names[half:], dense)
+        if len(names) - first == 1:
+            return {names[first]}
+        middle = (first + len(names)) // 2
+        between = self._without(names[:middle])
+        found = self._moved_by(names[:middle], before, between, first)
+        return found | self._moved_by(names, between, after, middle)
+
+    def _without(self, names: Sequence[str]) -> list[Tensor]:
+        """What the graph computes without half the units of the groups `names`."""
+        kept = dict(self._graph.dense_plan().kept)
+        for group in self._graph.groups:
+            if group.name in names:
+                count = (group.width + 1) // 2 if group.least else 0
+                kept[group.name] = best_of(range(group.width), count, group.parts)
+        return self._expected(self._graph.example_inputs, self._graph.kept_atoms(Plan(kept)))
 
     def dense_error(self) -> float:
         """How far the model itself is from its exported graph, with nothing cut; 0 if the graph
@@ -217,62 +231,53 @@ class NumberTrial:
     def _compare(
         self, names: Sequence[str], plan: Plan, inputs: Sequence[Tensor], pruned: list[Tensor]
     ) -> str | None:
-        kept = self._graph.kept_atoms(plan)
-        is_watched = self._watched and not self.influence.keys() >= set(names)
-        is_whole = bool(kept[self._blocks].all())
-        nudges = None
-        if is_watched and is_whole and inputs is self._fewest:  # one forward serves both ends
-            nudges = self._nudges()
-        expected = self._expected(inputs, kept, nudges)
-        off = relative_error(pruned, expected)
+        off = relative_error(pruned, self._expected(inputs, self._graph.kept_atoms(plan)))
         if off > TOLERANCE:
             return f"the pruned model is off by {off:.1e}"
-        if is_watched:
-            changes = None if nudges is None else _gradient(expected, nudges, kept)
-            del expected
-            if changes is None or not bool(changes.isfinite().all()):
-                kept[self._blocks] = True  # one that is gone changes nothing
-                changes = self._changes(kept)
-            self.influence |= _largest_per_group(changes, self._graph)
+        self.off = max(self.off, off)
+        if self._watched and not self.influence:
+            self.influence = _largest_per_group(self._changes(), self._graph)
         return None
 
-    def _changes(self, kept: Kept) -> Tensor:
-        """What moving each atom changes, of one example where that will do: half the memory."""
+    def _changes(self) -> Tensor:
+        """What moving each atom of the dense graph changes, in single precision and of one
+        example where that will do: its order is enough."""
         batch = self._graph.example_inputs
-        for inputs in (batch,) if self._fewest is batch else (self._fewest, batch):
-            nudges = self._nudges()
-            try:
-                changes = _gradient(self._expected(inputs, kept, nudges), nudges, kept)
-            except (IndexError, RuntimeError):
-                if inputs is batch:
-                    raise
-            else:
-                if bool(changes.isfinite().all()):
-                    break
-        return changes
+        attempts = [(dtype, self._fewest) for dtype in (torch.float32, torch.float64)]
+        if self._fewest is not batch:  # an export for two may have no sizes for one
+            attempts.insert(1, (torch.float32, batch))
+        for dtype, inputs in attempts:
+            with suppress(IndexError, RuntimeError, TypeError):
+                changes = self._changes_in(dtype, inputs)
+                if bool(changes.isfinite().all()) and bool(changes.any()):
+                    return changes
+        return self._changes_in(torch.float64, batch)
 
-    def _nudges(self) -> Tensor:
-        like = self._graph.example_inputs[0]
-        count = len(self._graph.group_of)
-        return torch.zeros(count, dtype=torch.float64, device=like.device, requires_grad=True)
+    def _changes_in(self, dtype: torch.dtype, inputs: Sequence[Tensor]) -> Tensor:
+        """What moving each atom changes, computed in `dtype`; see `_gradient`."""
+        kept = self._graph.kept_atoms(self._graph.dense_plan())
+        device, count = inputs[0].device, len(self._graph.group_of)
+        memory: AbstractContextManager[Any] = _ShortMemory(self._expired)
+        if self._has_inner:  # operators that call other graphs take no hooks
+            memory = torch.enable_grad()
+        precision = nothing_in_float64() if dtype is torch.float32 else nullcontext()
+        with memory, precision, _quiet():
+            nudges = torch.zeros(count, dtype=dtype, device=device, requires_grad=True)
+            outputs = self._reference.run_masked(self._tensors, inputs, kept, nudges)
+        return _gradient(_tensors(outputs), nudges)
 
-    def _expected(
-        self, inputs: Sequence[Tensor], kept: Kept, nudges: Tensor | None = None
-    ) -> list[Tensor]:
+    def _expected(self, inputs: Sequence[Tensor], kept: Kept) -> list[Tensor]:
         """What the dense graph makes of `inputs` with only `kept`; see `run_masked`."""
-        memory: AbstractContextManager[Any] = torch.no_grad()
-        if nudges is not None:  # operators that call other graphs take no hooks
-            memory = torch.enable_grad() if self._has_inner else _ShortMemory(self._expired)
-        with memory, _quiet():
-            return _tensors(self._reference.run_masked(self._tensors, inputs, kept, nudges))
+        with torch.no_grad(), _quiet():
+            return _tensors(self._reference.run_masked(self._tensors, inputs, kept))
 
 
 class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
-    """Autograd keeps a quarter of the bytes: an influence needs no digits, only its order.
+    """Autograd keeps half of the bytes: an influence needs no digits, only its order.
 
     They are kept in large slabs, because small pieces between the activations, which come and go,
-    would keep the heap from giving back anything. A backward pass has no other place to stop than
-    where it asks for them.
+    would keep the heap from giving back anything. Where it gives and takes them is also where a
+    pass can stop.
     """
 
     def __init__(self, expired: Callable[[], bool]) -> None:
@@ -283,8 +288,10 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
 
     def _pack(self, saved: Tensor) -> tuple[Tensor, torch.dtype]:
         source = saved if saved._base is None else saved._base
-        if isinstance(source, nn.Parameter) or saved.dtype != torch.float64:
+        if isinstance(source, nn.Parameter) or not saved.is_floating_point():
             return saved, saved.dtype
+        if self._expired():
+            raise OutOfTime
         size = saved.numel()
         if size > len(self._slab) - self._used or saved.device != self._slab.device:
             self._slab = torch.empty(max(size, SLAB), dtype=torch.bfloat16, device=saved.device)
@@ -298,6 +305,40 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
             raise OutOfTime
         kept, dtype = packed
         return kept.to(dtype)
+
+
+class FormTrial:
+    """Compares the user's class with the exported graph, both without the same units.
+
+    Args:
+        graph: the analysis of a float64 copy, which is redrawn; it has a program.
+        seed: of the parameters and of the plan.
+        expired: tells that the time is over; asked before every operator.
+    """
+
+    def __init__(self, graph: PruningGraph, seed: int, expired: Callable[[], bool]) -> None:
+        redraw(graph.model, seed)
+        self._graph, self._seed, self._expired = graph, seed, expired
+        one = first_examples(graph.dynamic_batch, graph.example_inputs)
+        self._inputs = graph.example_inputs if one is None else one
+
+    def problem(self, names: Sequence[str]) -> str | None:
+        """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
+        plan = random_plan(self._graph.groups, names, self._seed)
+        try:
+            with Interruptible(self._expired):
+                by_class, by_graph = (
+                    outputs_of(
+                        prune(self._graph.model, self._graph, plan, form=form), self._inputs
+                    )
+                    for form in (None, "graph")
+                )
+        except OutOfTime:
+            return LATE
+        except Exception as error:  # whatever the forward of a user's module raises
+            return _told(error)
+        off = relative_error(by_class, by_graph)
+        return f"the pruned model is off by {off:.1e}" if off > TOLERANCE else None
 
 
 def first_examples(dynamic: bool, inputs: Sequence[Tensor]) -> Sequence[Tensor] | None:
@@ -350,17 +391,15 @@ def _reals(output: Tensor) -> Tensor:
     return (torch.view_as_real(output.resolve_conj()) if output.is_complex() else output).double()
 
 
-def _gradient(outputs: Sequence[Tensor], nudges: Tensor, kept: Kept) -> Tensor:
+def _gradient(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
     """What moving each atom changes: the gradient of a random projection of the outputs.
 
     Zeros where an operator has no derivative.
     """
     try:
-        changes = torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu()
+        return torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu().double()
     except (NotImplementedError, RuntimeError):
-        changes = torch.zeros(nudges.shape, dtype=nudges.dtype)
-    changes[torch.from_numpy(~kept)] = 0.0  # a division by a zeroed unit is not a number
-    return changes
+        return torch.zeros(nudges.shape, dtype=torch.float64)
 
 
 def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:

@@ -5,14 +5,14 @@
 | UNLIKE | a dense model that is off by more than this is not what was exported |
 | ROUNDS | how often parameters and plan are drawn: for one example, then for a batch |
 | EXTRA_ROUNDS | more draws, of ever smaller weights, for the groups not yet proven |
-| BRIEF | most trials of the user's class, before what is undecided is left to the exported graph |
+| BRIEF | most further trials of the user's class; what is undecided then is left to the graph |
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from search.graph.exporting import Exported
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import CONTROL, LATE, TOLERANCE, NumberTrial, ShapeTrial
+from search.graph.trials import CONTROL, EXACT, LATE, TOLERANCE, FormTrial, NumberTrial, ShapeTrial
 
 ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
@@ -49,13 +49,13 @@ def settle(
     """
     blocks = {group.name: group for group in graph.removable}
     units = frozen_by(graph, dict.fromkeys(blocks, LATE))
-    moving: set[str] = set()
-    settled = _with_fewest(_settle_units(units, exported, found, expired, moving), expired)
+    influence: dict[str, float] = {}
+    settled = _with_fewest(_settle_units(units, exported, found, expired, influence), expired)
     if not blocks:
         return settled
     groups = tuple(blocks.get(group.name, group) for group in settled.groups)
     whole = replace(settled, groups=groups, program=Program(exported, found))
-    reasons = verify_blocks(whole, exported, found, expired, moving)
+    reasons = verify_blocks(whole, exported, found, expired, influence)
     return frozen_by(replace(settled, groups=groups), reasons)
 
 
@@ -83,7 +83,7 @@ def verify_blocks(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    moving: set[str],
+    influence: dict[str, float],
 ) -> dict[str, str]:
     """Find the blocks that cannot be trusted.
 
@@ -102,7 +102,7 @@ def verify_blocks(
     for level in _levels(graph, found):
         resting = dict.fromkeys(set(blocks).difference(level), "")
         trial = frozen_by(as_graph, resting)
-        reasons |= verify(trial, exported, found, expired, moving, trusted=units)
+        reasons |= verify(trial, exported, found, expired, influence, trusted=units)
     failed = next((name for name in reasons if name in units), None)
     if expired():
         return dict.fromkeys(blocks, LATE)
@@ -127,36 +127,81 @@ def _settle_units(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    moving: set[str],
+    influence: dict[str, float],
 ) -> PruningGraph:
     """`settle` for all groups but blocks.
 
-    Groups that the user's own class cannot lose, because its forward holds constants, are tried
-    once more on the exported graph. Which ones these are is only asked by families, the groups of
-    repeated blocks, because it costs nothing but the class; of some it is known beforehand.
+    Where the user's own class cannot lose some, because its forward holds constants, all are
+    verified on the exported graph first, and then it is asked which ones the class can lose. What
+    the time leaves open of that, the graph loses.
     """
     known = {group.name: GRAPH_ONLY for group in graph.prunable if group.form == "graph"}
-    rest = frozen_by(graph, known)
-    own = known | verify(
-        rest, exported, found, expired, moving, family=family, briefly=True, refused=bool(known)
-    )
-    if not _refused(own):
-        return frozen_by(graph, own)
-    names = {group.name for group in graph.prunable}
-    if own.keys() >= names and _is_unlike(graph, exported, found, expired):
-        return frozen_by(graph, dict.fromkeys(names, RANDOM))
+    halving = Halving(expired, family)
+    _of_fitting_shapes(frozen_by(graph, known), halving)
+    known |= halving.reasons
+    if not _refused(known):
+        rest = frozen_by(graph, known)
+        joint = known | verify(rest, exported, found, expired, influence, jointly=True)
+        if not _refused(joint):
+            return frozen_by(graph, joint)
     as_graph = replace(
         graph,
         groups=tuple(replace(group, form="graph") for group in graph.groups),
         program=Program(exported, found),
     )
-    whole = verify(as_graph, exported, found, expired, moving)
+    whole = verify(as_graph, exported, found, expired, influence)
+    rest = replace(frozen_by(graph, known), program=as_graph.program)
+    own = known | _lost_by_graph_only(rest, exported, found, expired, trusted=not _refused(whole))
+    names = {group.name for group in graph.prunable}
+    if own.keys() >= names and _is_unlike(graph, exported, found, expired):
+        return frozen_by(graph, dict.fromkeys(names, RANDOM))
     if len(_refused(whole)) > len(own):
-        return frozen_by(rest, verify(rest, exported, found, expired, moving))
+        rest = frozen_by(graph, own)
+        return frozen_by(rest, verify(rest, exported, found, expired, influence))
     groups = tuple(
         replace(group, form="graph" if group.name in own else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
+
+
+def _lost_by_graph_only(
+    graph: PruningGraph,
+    exported: Exported,
+    found: Propagation,
+    expired: Callable[[], bool],
+    *,
+    trusted: bool,
+) -> dict[str, str]:
+    """The groups that the user's class cannot lose, and why; by families and in few trials,
+    because it costs nothing but the class.
+
+    Args:
+        graph: it has a program.
+        exported: the dense graph.
+        found: its labels.
+        expired: tells that the time is over.
+        trusted: the program has been verified, so that it tells what is right; it takes less time
+            than the reference.
+    """
+    halving = Halving(expired, family)
+    halving.most = BRIEF
+    names = _free(graph)
+    trial: FormTrial | NumberTrial
+    for seed in range(ROUNDS):
+        if trusted:
+            trial = FormTrial(graph, seed, expired)
+        else:
+            trial = NumberTrial(
+                graph, exported, found, seed, alone=True, watched=False, expired=expired
+            )
+        names = halving.keep(names, trial.problem)
+    return halving.reasons
+
+
+def _of_fitting_shapes(graph: PruningGraph, halving: Halving) -> list[str]:
+    """The groups that the model runs without, as far as shapes tell."""
+    trial = ShapeTrial(graph)
+    return halving.keep(_free(graph), trial.problem) if trial.possible else _free(graph)
 
 
 def _is_unlike(
@@ -183,69 +228,68 @@ def verify(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    moving: set[str],
+    influence: dict[str, float],
     *,
-    family: Callable[[str], str] = str,
-    briefly: bool = False,
-    refused: bool = False,
+    jointly: bool = False,
     trusted: Collection[str] = (),
 ) -> dict[str, str]:
     """Find the groups that cannot be trusted.
 
     Shapes first, which is cheap; then numbers, on parameters drawn anew in every round, and on
     one example in the first. In a round the pruned copy must equal the reference within
-    TOLERANCE, and as a negative control the output must depend on the units of the group in at
-    least one round. A group for which both held in one round is trusted though the time is over
-    in the next, as long as nothing went wrong in that one.
+    TOLERANCE, and as a negative control the output must depend on the units of the group, by far
+    more than the copy is off in at least one round. A group for which both held in one round is
+    trusted though the time is over in the next, as long as nothing went wrong in that one.
 
     Args:
         graph: the analysis of a float64 copy; the copy's parameters are overwritten.
         exported: the dense graph.
         found: its labels.
         expired: tells that the time is over; asked before every step.
-        moving: groups and blocks that the output has been seen to depend on, in whatever form;
-            those that are seen here are added.
-        family: groups of equal families pass or fail together; by default each is its own.
-        briefly: one round without control and a few trials are enough once a group is refused,
-            because all of them will be verified in another form.
-        refused: one has been refused already.
+        influence: that of groups and blocks as far as it has been seen, in whatever form; what is
+            seen here is added.
+        jointly: the shapes are known to fit, and once a group is refused all are, because they
+            will be verified in another form.
         trusted: groups that have been verified before, in another form; what is left to see shows
             on one example.
 
     Returns:
         Group name -> the reason why it must be frozen.
     """
-    halving = Halving(expired, family)
-    names = _free(graph)
-    shapes = ShapeTrial(graph)
-    if shapes.possible:
-        names = halving.keep(names, shapes.problem)
-    if briefly:
-        halving.most = BRIEF
-    if briefly and (refused or halving.reasons):
-        trial = NumberTrial(graph, exported, found, 0, alone=True, watched=False, expired=expired)
-        halving.keep(names, trial.problem)
-        return halving.reasons
+    halving = Halving(expired)
+    if jointly:
+        halving.most = 0
+        names = _free(graph)
+    else:
+        names = _of_fitting_shapes(graph, halving)
     proven: set[str] = set(trusted)
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
             break
-        scale = 0.5 ** max(0, seed - ROUNDS + 1)
-        alone = bool(trusted) or seed != 1
-        trial = NumberTrial(graph, exported, found, seed, scale, alone=alone, expired=expired)
-        trial.influence.update(dict.fromkeys(moving, math.inf))
+        known = proven if seed else _shown(influence, EXACT)
+        trial = NumberTrial(
+            graph,
+            exported,
+            found,
+            seed,
+            0.5 ** max(0, seed - ROUNDS + 1),
+            alone=bool(trusted) or seed != 1,
+            watched=not known.issuperset(names),
+            expired=expired,
+        )
         halving.failed = False
         names = halving.keep(names, trial.problem)
-        if briefly and _refused(halving.reasons):
+        if jointly and _refused(halving.reasons):
             return halving.reasons
-        moving |= {name for name, value in trial.influence.items() if value >= CONTROL * TOLERANCE}
-        proven |= moving.intersection(names)
+        for name, value in trial.influence.items():
+            influence[name] = max(value, influence.get(name, 0.0))
+        proven |= _shown(influence, max(trial.off, EXACT)).intersection(names)
     idle = [name for name in names if name not in proven]
     if idle and not expired():
         trial = NumberTrial(graph, exported, found, 0, watched=False, expired=expired)
         moved = trial.moved_by(idle)
-        moving |= moved
+        influence |= dict.fromkeys(moved, CONTROL * TOLERANCE)
         proven |= moved
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE
@@ -255,6 +299,11 @@ def verify(
         if told != LATE or name not in proven or halving.failed
     }
     return dict.fromkeys(idle, reason) | problems
+
+
+def _shown(influence: Mapping[str, float], off: float) -> set[str]:
+    """The groups that matter by far more than `off`, the error of a trial that went well."""
+    return {name for name, value in influence.items() if value >= CONTROL * off}
 
 
 def _free(graph: PruningGraph) -> list[str]:

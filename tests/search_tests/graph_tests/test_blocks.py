@@ -255,7 +255,7 @@ def test_a_wrong_shortcut_is_caught() -> None:
         whole = replace(
             graph, model=copy, example_inputs=inputs, program=Program(exported, blocks)
         )
-        reasons = verify_blocks(whole, exported, blocks, lambda: False, set())
+        reasons = verify_blocks(whole, exported, blocks, lambda: False, {})
         assert list(reasons) == caught
         assert all("the pruned model is off by" in reason for reason in reasons.values())
 

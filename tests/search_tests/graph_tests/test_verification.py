@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import GraphError
-from search.graph import PruningGraph, trace, tracing, trials
+from search.graph import PruningGraph, trace, tracing, trials, verification
 from search.graph.call import Call, Outcome, Rule
 from search.graph.exporting import TOO_LATE
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
 from search.graph.tracing import program_of
-from search.graph.trials import LATE, NumberTrial, ShapeTrial
+from search.graph.trials import LATE, NumberTrial, ShapeTrial, random_plan
 from search.graph.verification import Halving, settle
 from tests.search_tests.graph_tests.around import Ending
 from tests.search_tests.models import (
@@ -145,6 +145,10 @@ def test_a_norm_that_is_taken_for_exact_still_runs_over_the_kept_units() -> None
     assert statuses(graph) == {"0": "prunable", "2": "prunable", "3": "frozen"}
 
 
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
 def forms(graph: PruningGraph) -> dict[str, str]:
     return {group.name: group.form for group in graph.prunable}
 
@@ -159,19 +163,67 @@ def test_parts_of_unequal_sizes_need_the_exported_graph() -> None:
     assert forms(graph)["stem"] == "graph"
 
 
-def test_a_group_without_influence_is_not_trusted() -> None:
-    class Idle(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            idle: Tensor = self.idle(self.conv1(x)).sum()
-            return super().forward(x) + 0.0 * idle
+def test_what_the_time_leaves_open_of_the_forms_the_exported_graph_loses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ending(verification._lost_by_graph_only)
+    monkeypatch.setattr(verification, "_lost_by_graph_only", clock.end)
+    graph = trace(FixedView(), image(), time_limit_s=1.0, clock=clock)
+    assert forms(graph) == dict.fromkeys(("conv1", "conv2", "fc1"), "graph")
 
+
+def test_a_form_is_found_that_only_the_second_plan_tells_apart() -> None:
+    class Cut(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.idle = nn.Sequential(nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1))
+            self.stem, self.tail, self.head = conv(3, 6), conv(6, 8), nn.Linear(8, 5)
 
-    graph = trace(Idle(), image())
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.tail(self.stem(x))
+            logits: Tensor = self.head(torch.cat([x[:, 2:].tanh(), x[:, :2]], 1).mean((2, 3)))
+            return logits
+
+    graph = trace(Cut(), image())
+    assert forms(graph) == {"stem": "module", "tail": "graph"}
+    first, second = (random_plan(graph.groups, ["tail"], seed).kept["tail"] for seed in range(2))
+    assert first[:2] == (0, 1) != second[:2]
+
+
+class Beside(Plain):
+    """A second branch that is added to the first one, times a number."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = times
+        self.beside = nn.Sequential(nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside: Tensor = self.beside(self.conv1(x)).sum()
+        return super().forward(x) + self.times * beside
+
+
+def test_a_group_without_influence_is_not_trusted() -> None:
+    graph = trace(Beside(0.0), image())
     assert statuses(graph)["conv1"] == "prunable"
-    assert reason(graph, "idle.0") == "unverified: the output does not depend on its units"
+    assert reason(graph, "beside.0") == "unverified: the output does not depend on its units"
+
+
+def test_a_group_is_trusted_that_matters_little_but_by_far_more_than_rounding() -> None:
+    assert statuses(trace(Beside(1e-9), image()))["beside.0"] == "prunable"
+
+
+def test_an_influence_that_single_precision_cannot_hold_is_seen_in_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(NumberTrial, "moved_by", lambda self, names: set())
+
+    class Large(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return 1e300 * super().forward(x) * 1e-300
+
+    graph = trace(Large(), image())
+    assert statuses(graph) == statuses(trace(Plain(), image()))
+    assert "prunable" in statuses(graph).values()
 
 
 def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
