@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from search.graph.call import dims_of
 from search.graph.costs import Kept
-from search.graph.exporting import Exported
-from search.graph.labels import COUNTING, FIXED, Labels
+from search.graph.exporting import BATCH, Exported
+from search.graph.labels import COUNTING, FIXED, Atoms, Labels
 from search.graph.levels import levels_closed
 from search.graph.propagation import Block, Propagation, operator_name
 
@@ -132,7 +132,7 @@ class Reference(fx.Interpreter):
     def _masked(self, value: Tensor, labels: Labels, produced: bool) -> Tensor:
         is_real = value.is_floating_point()
         for dim in labels.labelled if is_real or value.is_complex() else ():
-            atoms = labels.axes[dim]
+            atoms = _atoms(labels, dim, value)
             stays = self._stays(labels, dim, value)
             if not bool(stays.all()):
                 nothing = value.new_zeros(())  # a number would take four times as long
@@ -145,7 +145,7 @@ class Reference(fx.Interpreter):
         return value
 
     def _stays(self, labels: Labels, dim: int, value: Tensor, counts: bool = False) -> Tensor:
-        atoms = labels.axes[dim]
+        atoms = _atoms(labels, dim, value)
         if atoms is None:
             return torch.ones(labels.shape[dim], dtype=torch.bool, device=value.device)
         stays = (atoms == FIXED) | self._kept[atoms]
@@ -169,6 +169,15 @@ class Reference(fx.Interpreter):
             return None
         value = self.call_function(node.target, tuple(shrunk), kwargs)
         return value if name in _REDUCING else _scatter(value, x, places)
+
+
+def _atoms(labels: Labels, dim: int, value: Tensor) -> Atoms | None:
+    """Those along `dim`; of one example where a dimension of examples and units (heads, say) was
+    traced for two."""
+    atoms, size = labels.axes[dim], value.shape[dim]
+    if atoms is None or len(atoms) != BATCH * size or (atoms[:size] != atoms[size:]).any():
+        return atoms
+    return atoms[:size]
 
 
 def _single(value: Any) -> Any:

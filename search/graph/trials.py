@@ -251,7 +251,7 @@ class NumberTrial:
                 changes = self._changes_in(dtype, inputs)
                 if bool(changes.isfinite().all()) and bool(changes.any()):
                     return changes
-        return self._changes_in(torch.float64, batch)
+        return self._changes_in(torch.float64, batch).nan_to_num(0.0, 0.0, 0.0)
 
     def _changes_in(self, dtype: torch.dtype, inputs: Sequence[Tensor]) -> Tensor:
         """What moving each atom changes, computed in `dtype`; see `_gradient`."""
@@ -319,24 +319,28 @@ class FormTrial:
     def __init__(self, graph: PruningGraph, seed: int, expired: Callable[[], bool]) -> None:
         redraw(graph.model, seed)
         self._graph, self._seed, self._expired = graph, seed, expired
-        one = first_examples(graph.dynamic_batch, graph.example_inputs)
-        self._inputs = graph.example_inputs if one is None else one
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
-        plan = random_plan(self._graph.groups, names, self._seed)
+        batch = self._graph.example_inputs
+        one = first_examples(self._graph.dynamic_batch, batch)
         try:
             with Interruptible(self._expired):
-                by_class, by_graph = (
-                    outputs_of(
-                        prune(self._graph.model, self._graph, plan, form=form), self._inputs
-                    )
-                    for form in (None, "graph")
-                )
+                if one is not None:  # a graph that was exported for two may have no sizes for one
+                    with suppress(Exception):
+                        return self._problem(names, one)
+                return self._problem(names, batch)
         except OutOfTime:
             return LATE
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
+
+    def _problem(self, names: Sequence[str], inputs: Sequence[Tensor]) -> str | None:
+        plan = random_plan(self._graph.groups, names, self._seed)
+        by_class, by_graph = (
+            outputs_of(prune(self._graph.model, self._graph, plan, form=form), inputs)
+            for form in (None, "graph")
+        )
         off = relative_error(by_class, by_graph)
         return f"the pruned model is off by {off:.1e}" if off > TOLERANCE else None
 

@@ -374,3 +374,36 @@ class Squeezed(nn.Module):
 
 def test_a_model_that_differs_for_one_example_is_tried_with_two() -> None:
     assert statuses(trace(Squeezed(), image()))["a"] == "prunable"
+
+
+class Folded(nn.Module):
+    """Attention whose heads share a dimension with the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        examples, tokens, _ = x.shape
+        folded = self.qkv(x).view(examples, tokens, 3, 4, 2).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        q, k, v = folded.unbind()
+        mixed = torch.bmm(torch.bmm(q, k.mT).softmax(-1), v).unflatten(0, (examples, 4))
+        logits: Tensor = self.head(self.proj(mixed.transpose(1, 2).flatten(2)).mean(1))
+        return logits
+
+
+def test_one_example_tells_where_heads_share_a_dimension_with_the_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch of two is tried in the second round alone."""
+    calls = []
+    both = NumberTrial._problem_of_both
+
+    def counted(trial: NumberTrial, names: Sequence[str]) -> str | None:
+        calls.append(names)
+        return both(trial, names)
+
+    monkeypatch.setattr(NumberTrial, "_problem_of_both", counted)
+    graph = trace(Folded(), (torch.randn(2, 5, 8),))
+    assert statuses(graph) == {"qkv": "prunable", "proj": "prunable", "head": "frozen"}
+    assert len(calls) == 1
