@@ -126,8 +126,12 @@ def test_interrupt_while_a_child_is_being_started_ends_it_too(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        list(run(["x"], script("time.sleep(60)"), LIMITS))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run(["x"], script("time.sleep(60)"), LIMITS))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not any(map(alive, started))
 
 
