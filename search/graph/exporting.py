@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -42,6 +42,7 @@ class Exported:
         dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
         statistics: computes those of the constants that are statistics of weights; its
             placeholders and outputs are named like the placeholders here. None if there are none.
+        averaged: a weight, or what is made of one -> the dimensions that those run over.
     """
 
     graph_module: torch.fx.GraphModule
@@ -52,6 +53,7 @@ class Exported:
     outputs: pytree.TreeSpec
     dynamic: bool
     statistics: fx.Graph | None = None
+    averaged: Mapping[fx.Node, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def computed(self) -> frozenset[str]:

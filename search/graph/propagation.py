@@ -20,6 +20,7 @@ from search.graph.rules.table import POINTWISE, RULES
 from search.graph.vanishing import vanishes
 
 NO_CHOICES: Mapping[fx.Node, int] = MappingProxyType({})
+NO_ATOMS: Atoms = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Propagation:
             many dimensions could.
         atoms: how many atoms there are.
         counted: atoms that statistics count as zeros when they are gone; see `counting`.
+        averaged: atoms that statistics of weights run over, which only an exported graph holds.
         held: how many of them, the first ones, are those of parameters, buffers and constants.
         blocks: the branches that can be left out; each has an atom, the last ones.
     """
@@ -66,7 +68,8 @@ class Propagation:
     effects: list[Effect] = field(default_factory=list)
     choices: dict[fx.Node, tuple[Atoms, int]] = field(default_factory=dict)
     atoms: int = 0
-    counted: Atoms = field(default_factory=lambda: np.empty(0, np.int64))
+    counted: Atoms = field(default_factory=lambda: NO_ATOMS)
+    averaged: Atoms = field(default_factory=lambda: NO_ATOMS)
     held: int = 0
     blocks: tuple[Block, ...] = ()
 
@@ -100,7 +103,16 @@ def propagate(
             found.effects.append(effect)
             for choice in effect.choices:
                 found.choices[node] = choice
+    found.averaged = _averaged(exported, found)
     return found
+
+
+def _averaged(exported: Exported, found: Propagation) -> Atoms:
+    averaged = [NO_ATOMS]
+    for weight, dims in exported.averaged.items():
+        for labels in found.values[weight]:
+            averaged += [axis for dim in dims if (axis := labels.axes[dim]) is not None]
+    return np.unique(np.concatenate(averaged))
 
 
 def _settled(labels: Labels, found: Propagation) -> Labels:

@@ -1,22 +1,24 @@
-"""Recurrent layers while a model is exported: the shapes of their outputs, and not step by step.
+"""Recurrent layers where only shapes are wanted: not step by step.
 
-torch writes them out, one cell after the other, where only shapes are wanted: minutes for a long
-sequence. It knows torch's kernels, and no graphs.
+torch writes them out, one cell after the other: minutes for the export of a long sequence, seconds
+for a forward on the meta device. It knows torch's kernels and modes, and no graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
 _OPERATORS = (_aten.gru.input, _aten.lstm.input, _aten.rnn_relu.input, _aten.rnn_tanh.input)
 _BIDIRECTIONAL = 4  # its place among the arguments that follow the parameters
+_NAMES = ("gru", "lstm", "rnn_relu", "rnn_tanh")
 
 
 @contextmanager
@@ -46,3 +48,30 @@ def _quick(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return (made, *(state.new_empty(state.shape) for state in states))
 
     return shaped
+
+
+class OneStep(TorchFunctionMode):
+    """Inside, recurrent layers on the meta device take one step, which all others are like.
+
+    A packed sequence is left alone.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") not in _NAMES or not _is_padded(args):
+            return func(*args, **(kwargs or {}))
+        x, *rest = args
+        time = 1 if rest[-1] else 0
+        outputs, *states = func(x.narrow(time, 0, min(1, x.shape[time])), *rest)
+        sizes = [x.shape[dim] if dim == time else size for dim, size in enumerate(outputs.shape)]
+        return outputs.new_empty(sizes), *states
+
+
+def _is_padded(args: Sequence[Any]) -> bool:
+    """x (B, T, I) or (T, B, I) on the meta device, states, a list of parameters."""
+    return len(args) > 2 and args[0].is_meta and isinstance(args[2], list)

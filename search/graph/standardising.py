@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from search.graph.call import dims_of
 from search.graph.exporting import Exported
 
 _aten = torch.ops.aten
@@ -40,7 +41,7 @@ def with_fixed_statistics(exported: Exported, tensors: Mapping[str, Tensor]) -> 
         return exported
     exported.graph_module.recompile()
     recipe.graph.output(recipe.outputs)
-    known = replace(exported, statistics=recipe.graph)
+    known = replace(exported, statistics=recipe.graph, averaged=recipe.averaged)
     return replace(known, constants=known.constants_for(tensors))
 
 
@@ -50,6 +51,7 @@ class _Recipe:
     def __init__(self, exported: Exported) -> None:
         self.graph = fx.Graph()
         self.outputs: dict[str, fx.Node] = {}
+        self.averaged: dict[fx.Node, tuple[int, ...]] = {}
         self._copies: dict[fx.Node, fx.Node] = {}
         self._known: dict[fx.Node, bool] = {}
         self._weights = exported.sources.keys() | exported.constants.keys()
@@ -90,6 +92,7 @@ def _standardise(node: fx.Node, recipe: _Recipe) -> None:
     x, gain, bias, *_, epsilon, _ = node.args
     sizes = x.meta["val"].shape  # type: ignore[union-attr]
     over = [dim for dim in range(len(sizes)) if dim != 1]
+    recipe.averaged[x] = tuple(over)  # type: ignore[index]
     vector = [size if dim == 1 else 1 for dim, size in enumerate(sizes)]
     call, value = recipe.graph.call_function, recipe.copy(x)  # type: ignore[arg-type]
     variance = call(_aten.var.correction, (value, over), {"correction": 0, "keepdim": True})
@@ -116,6 +119,9 @@ def _standardise(node: fx.Node, recipe: _Recipe) -> None:
 
 def _fix_moments(node: fx.Node, recipe: _Recipe) -> None:
     single = isinstance(node.meta["val"], Tensor)
+    weight: Any = node.args[0]
+    given = node.args[1] if len(node.args) > 1 and not isinstance(node.args[1], bool) else None
+    recipe.averaged[weight] = dims_of(given, weight.meta["val"].ndim)  # type: ignore[arg-type]
     users = [node] if single else [user for user in node.users if user.target is getitem]
     for user in users:
         place = recipe.give(user, "moment", user.meta["val"].shape, recipe.copy(user))

@@ -27,6 +27,7 @@ from search.graph.doubling import nothing_in_float64
 from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
+from search.graph.recurring import OneStep
 from search.graph.redrawing import redraw
 from search.graph.reference import Reference
 from search.graph.refusals import told
@@ -80,7 +81,7 @@ class ShapeTrial:
 
     def _problem(self, plan: Plan) -> str | None:
         try:
-            with torch.device("meta"), _compiling_state_context():
+            with torch.device("meta"), _compiling_state_context(), OneStep():
                 outputs_of(prune(self._model, self._graph, plan), self._inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)

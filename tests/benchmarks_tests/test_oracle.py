@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.coverage.absence import AbsentUnits
 from benchmarks.coverage.oracle import SINGLE_TOLERANCE, TOLERANCE, Oracle, WrongOutput
 from benchmarks.coverage.plans import ALL, EXACT, half_plan, other_plan, random_plan
-from search import PruningGraph, prune, trace
+from search import Plan, PruningGraph, prune, trace
 from tests.benchmarks_tests.nets import chain, mixer, normalised, reader
 
 Net = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
@@ -86,6 +86,36 @@ def test_units_that_do_not_matter_prove_nothing() -> None:
     oracle._double.masked_outputs = lambda plan: [torch.ones(1, 4)]  # type: ignore[method-assign]
     with pytest.raises(WrongOutput, match="with other units removed it is off by 0.0e"):
         oracle.judge(half_plan(graph, EXACT))
+
+
+class Faint(nn.Sequential):
+    """The whole network adds `share` to an output of order one."""
+
+    share = 1e-8
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = x
+        for layer in self:
+            x = layer(x)
+        return plain.mean((1, 2, 3))[:, None] + 10 + self.share * x
+
+
+def test_units_must_matter_by_far_more_than_the_pruned_model_is_off_by() -> None:
+    plain, inputs, _ = traced(chain)
+    model = Faint(*copy.deepcopy(plain).children()).eval()
+    graph = trace(model, inputs)
+    plan = half_plan(graph, EXACT)
+    verdict = Oracle(model, inputs, graph, prune).judge(plan)
+    assert verdict.error < 1e-12
+    assert 1e-10 < verdict.control < 1e-6
+
+    def nearly(dense: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
+        pruned = prune(dense, graph, plan)
+        pruned.register_forward_hook(lambda module, args, output: output * (1 + verdict.control))
+        return pruned
+
+    with pytest.raises(WrongOutput, match="with other units removed it is off by"):
+        Oracle(model, inputs, graph, nearly).judge(plan)
 
 
 def test_unit_that_leaks_into_an_output_makes_it_absent() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from search.graph import trace
 from search.graph.call import Call
 from search.graph.labels import FIXED, FREE, Labels
 from search.graph.rules.table import RULES
+from search.graph.trials import FormTrial
 from search.surgery import plan_document
 from tests.search_tests.graph_tests.around import (
     EACH,
@@ -364,6 +365,22 @@ def test_statistics_are_those_of_the_weights_that_are_pruned(body: Body, tmp_pat
         trained.a.bias[1:3] = 0.0  # type: ignore[index]
         torch.testing.assert_close(pruned(x), trained(x))
         torch.testing.assert_close(loaded(x), pruned(x))
+
+
+@pytest.mark.parametrize("body", [standardised, by_moments])
+def test_the_class_is_not_asked_for_what_statistics_of_its_weights_run_over(
+    body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def problem(self: FormTrial, names: Sequence[str]) -> str | None:
+        asked.extend(names)
+        return None
+
+    monkeypatch.setattr(FormTrial, "problem", problem)
+    groups = groups_of(body, b=conv(4), gain=nn.Linear(2, 1))
+    assert (groups["a"].status, groups["a"].form) == ("prunable", "graph")
+    assert "a" not in asked
 
 
 def test_a_table_of_tokens_is_pruned_along_its_features() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from examples.resnet20 import resnet20
 from search.errors import GraphError
 from search.graph import PruningGraph, trace
 from search.graph.exporting import export
+from search.graph.recurring import OneStep
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.models import Grouped, Plain, Tied, image
@@ -227,6 +229,30 @@ def test_a_long_sequence_is_not_written_out_step_by_step(kind: Callable[..., nn.
     made = exported.graph_module.graph.output_node().all_input_nodes[0]
     assert tuple(made.meta["val"].shape)[1:] == (2000, 8)
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("both", [True, False])
+def test_one_step_tells_the_shapes_of_all(
+    kind: Callable[..., nn.Module], *, first: bool, both: bool
+) -> None:
+    layer = kind(3, 4, num_layers=2, bidirectional=both, batch_first=first)
+    x = torch.randn((2, 5, 3) if first else (5, 2, 3))
+    expected = [leaf.shape for leaf in pytree.tree_leaves(layer(x))]
+    with OneStep():
+        made = layer.to("meta")(x.to("meta"))
+        with pytest.raises(RuntimeError, match="must be equal|must match|[Ee]xpected|size"):
+            layer(x[..., 1:].to("meta"))
+    assert [leaf.shape for leaf in pytree.tree_leaves(made)] == expected
+
+
+def test_a_long_sequence_of_shapes_takes_one_step() -> None:
+    layer = nn.LSTM(3, 4, bidirectional=True).to("meta")
+    began = time.process_time()
+    with OneStep():
+        assert layer(torch.empty(2000, 2, 3, device="meta"))[0].shape == (2000, 2, 8)
+    assert time.process_time() - began < 1
 
 
 class Single(nn.Module):
