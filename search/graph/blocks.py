@@ -20,7 +20,7 @@ from torch import fx
 
 from search.graph.costs import node_products
 from search.graph.exporting import Exported
-from search.graph.propagation import Block, Propagation, module_path, operator_name
+from search.graph.propagation import Block, Propagation, is_check, module_path, operator_name
 
 # Operators that hold all elements of their first argument, and may share its memory.
 _VIEWS = frozenset((
@@ -28,7 +28,6 @@ _VIEWS = frozenset((
     "movedim", "permute", "reshape", "squeeze", "t", "to", "transpose", "unflatten", "unsqueeze",
     "view",
 ))  # fmt: skip
-_CHECKS = ("_assert", "sym_constrain")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class _Reader:
         waiting = [end]
         while waiting:
             node = waiting.pop()
-            users = {user for user in node.users if not operator_name(user).startswith(_CHECKS)}
+            users = {user for user in node.users if not is_check(user)}
             inside = users <= nodes or (node is end and users == {add})
             if node.op == "call_function" and node not in nodes and inside:
                 nodes.add(node)

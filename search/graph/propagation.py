@@ -239,6 +239,11 @@ def operator_name(node: fx.Node) -> str:
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
+def is_check(node: fx.Node) -> bool:
+    """Whether the node computes nothing: an export asserts sizes, and dtypes before a cast."""
+    return operator_name(node).startswith(("_assert", "sym_constrain"))
+
+
 def module_path(node: fx.Node) -> str:
     """The module whose forward called the operator."""
     stack = node.meta.get("nn_module_stack") or {}

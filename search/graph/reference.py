@@ -31,6 +31,7 @@ _PRODUCERS = (
     "addmm", "baddbmm", "bmm", "conv", "einsum", "embedding", "linear", "matmul", "mm", *_NORMS,
 )  # fmt: skip
 _REPEATING = ("broadcast_to", "expand", "expand_as")
+_PICKING = ("gather", "index", "index_select")
 _READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
 
 _SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
@@ -187,10 +188,11 @@ def _single(value: Any) -> Any:
 
 
 def _is_masked(node: fx.Node) -> bool:
-    """A parameter that only layers read, a view, a list of sizes: nothing to zero."""
+    """A parameter that only layers read, a view, a list of sizes, or what was picked from a masked
+    value (the weights of an expert, for every token): nothing to zero."""
     if node.op == "placeholder":
         return all(operator_name(user).startswith(_READERS) for user in node.users)
-    if node.target is operator.getitem:
+    if node.target is operator.getitem or operator_name(node) in _PICKING:
         return True
     return getattr(node.target, "is_view", False) and operator_name(node) not in _REPEATING
 

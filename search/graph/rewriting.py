@@ -24,14 +24,13 @@ from search.errors import PlanError
 from search.graph.call import dims_of
 from search.graph.costs import Kept
 from search.graph.labels import FIXED, Atoms, Axis, Labels
-from search.graph.propagation import Block, Propagation, operator_name
+from search.graph.propagation import Block, Propagation, is_check, operator_name
 from search.graph.recounting import RECOUNTED
 
 Arguments = dict[str, Any]
 
 _EPSILON = 1e-5  # of a layer norm that is told none
 INNER = "the exported graph holds other graphs (torch.cond, say), which cannot be rewritten"
-_CHECKS = ("_assert", "sym_constrain")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class _Rewriter:
             self._copies[node] = self._shortcut(self._removed[node])
         elif node.op == "output":
             self.graph.output(fx.map_arg(node.args[0], self._copies.__getitem__))
-        elif node.op == "call_function" and not operator_name(node).startswith(_CHECKS):
+        elif node.op == "call_function" and not is_check(node):
             self._copies[node] = self._call(node)
 
     def drop_replaced(self) -> Iterator[str]:
@@ -107,7 +106,7 @@ class _Rewriter:
     def _is_unread(self, node: fx.Node) -> bool:
         """Whether nothing reads a parameter or constant, or only blocks that are gone did."""
         weight = any(labels.weight for labels in self.labels(node))
-        return weight and self._dead.issuperset(node.users)
+        return weight and all(user in self._dead or is_check(user) for user in node.users)
 
     def _shortcut(self, block: Block) -> fx.Node:
         """What takes the place of a sum; a copy of it where an operator writes into the sum."""

@@ -142,6 +142,33 @@ def test_it_equals_the_dense_model_whose_branch_is_zero(graph: PruningGraph, blo
     assert (pruned(x) - graph.model(x)).abs().max() > 1e-3
 
 
+class Casting(nn.Module):
+    """Norms by a weight that it casts, before which an export asserts the dtype."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.0 + self.weight.float())
+
+
+def test_a_weight_that_is_cast_goes_with_its_block() -> None:
+    norm, wide, narrow, last = Casting(4), conv(4, 6), conv(6, 4), conv(4)
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        result: Tensor = m.o(x + m.narrow(m.wide(m.norm(x)).relu()))
+        return result
+
+    model = Around(body, 4, norm=norm, wide=wide, narrow=narrow, o=last)
+    graph = trace(model, image(size=4))
+    (block,) = graph.removable
+    pruned = prune(model, graph, without(graph, block.name))
+    assert {name.split(".")[0] for name in pruned.state_dict()} == {"a", "o"}
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(pruned(x), last(model.a(x)))
+
+
 @pytest.mark.parametrize("model", [ResNet(), ViT(), Nested()])
 def test_counts_follow_the_blocks(model: nn.Module) -> None:
     graph = trace(model.eval(), image())
