@@ -263,23 +263,26 @@ def verify(
     else:
         names = _of_fitting_shapes(graph, halving)
     proven: set[str] = set(trusted)
+    calm = 1.0
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
             break
         known = proven if seed else _shown(influence, EXACT)
+        scale = calm * 0.5 ** max(0, seed - ROUNDS + 1)
         trial = NumberTrial(
             graph,
             exported,
             found,
             seed,
-            0.5 ** max(0, seed - ROUNDS + 1),
+            scale,
             alone=bool(trusted) or seed != 1,
             watched=not known.issuperset(names),
             expired=expired,
         )
         halving.failed = False
         names = halving.keep(names, trial.problem)
+        calm *= trial.scale / scale
         if jointly and _refused(halving.reasons):
             return halving.reasons
         for name, value in trial.influence.items():

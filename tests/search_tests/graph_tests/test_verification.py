@@ -226,6 +226,34 @@ def test_an_influence_that_single_precision_cannot_hold_is_seen_in_double(
     assert "prunable" in statuses(graph).values()
 
 
+class Folding(nn.Module):
+    """So deep, and so far from linear, that on drawn weights the last bit decides all outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(16, 16) for _ in range(40)))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.sin(3 * layer(x))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_weights_of_which_the_last_bit_decides_are_drawn_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def frozen() -> int:
+        torch.manual_seed(0)
+        graph = trace(Folding(), (torch.randn(2, 16),))
+        return list(statuses(graph).values()).count("frozen")
+
+    assert frozen() == 1  # the outputs
+    monkeypatch.setattr(trials, "MOST_CALMING", 0)
+    assert frozen() > 10
+
+
 def test_parameters_are_redrawn_so_zeros_do_not_hide_a_branch() -> None:
     model = Residual()
     with torch.no_grad():
