@@ -77,6 +77,10 @@ class _Recipe:
             self._copies[node] = self.graph.node_copy(node, self._copies.__getitem__)
         return self._copies[node]
 
+    def average(self, weight: fx.Node, dims: Sequence[int]) -> None:
+        """Note that a statistic of `weight` runs over `dims`."""
+        self.averaged[weight] = (*self.averaged.get(weight, ()), *dims)
+
     def give(self, user: fx.Node, name: str, shape: Sequence[int], value: fx.Node) -> fx.Node:
         """A new placeholder in the graph of `user`, for a value that the recipe computes."""
         first = next(other for other in user.graph.nodes if other.op != "placeholder")
@@ -92,7 +96,7 @@ def _standardise(node: fx.Node, recipe: _Recipe) -> None:
     x, gain, bias, *_, epsilon, _ = node.args
     sizes = x.meta["val"].shape  # type: ignore[union-attr]
     over = [dim for dim in range(len(sizes)) if dim != 1]
-    recipe.averaged[x] = tuple(over)  # type: ignore[index]
+    recipe.average(x, over)  # type: ignore[arg-type]
     vector = [size if dim == 1 else 1 for dim, size in enumerate(sizes)]
     call, value = recipe.graph.call_function, recipe.copy(x)  # type: ignore[arg-type]
     variance = call(_aten.var.correction, (value, over), {"correction": 0, "keepdim": True})
@@ -121,7 +125,7 @@ def _fix_moments(node: fx.Node, recipe: _Recipe) -> None:
     single = isinstance(node.meta["val"], Tensor)
     weight: Any = node.args[0]
     given = node.args[1] if len(node.args) > 1 and not isinstance(node.args[1], bool) else None
-    recipe.averaged[weight] = dims_of(given, weight.meta["val"].ndim)  # type: ignore[arg-type]
+    recipe.average(weight, dims_of(given, weight.meta["val"].ndim))  # type: ignore[arg-type]
     users = [node] if single else [user for user in node.users if user.target is getitem]
     for user in users:
         place = recipe.give(user, "moment", user.meta["val"].shape, recipe.copy(user))

@@ -6,6 +6,7 @@
 | CONTROL | a unit must matter by so many times what a trial is off by, or that proves nothing |
 | EXACT | no trial counts as less off than this |
 | CALMER | weights that make too much of the last bit are drawn anew, smaller by this factor |
+| MOST_CALMING | how often at most |
 """
 
 from __future__ import annotations
