@@ -290,7 +290,7 @@ def verify(
         proven |= _shown(influence, max(trial.off, EXACT)).intersection(names)
     idle = [name for name in names if name not in proven]
     if idle and not expired():
-        trial = NumberTrial(graph, exported, found, 0, watched=False, expired=expired)
+        trial = NumberTrial(graph, exported, found, 0, calm, watched=False, expired=expired)
         moved = trial.moved_by(idle)
         influence |= dict.fromkeys(moved, CONTROL * TOLERANCE)
         proven |= moved
