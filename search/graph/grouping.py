@@ -189,7 +189,7 @@ def _with_status(
         elif number in mixed:
             status, reason = "approximate", mixed[number]
         by_graph = number in averaged or (number in counted and status == "prunable")
-        form: Form = "graph" if by_graph else "module"
+        form: Form = "graph" if by_graph and status != "frozen" else "module"
         described.append(replace(group, status=status, reason=reason, form=form))
     return tuple(described)
 

@@ -185,15 +185,16 @@ class NumberTrial:
     def _calmed(self, plan: Plan, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
         """Whether the weights were drawn anew, because the last bit of them decides.
 
-        One draw that is calm enough is enough, so nothing is asked after that.
+        One draw that is calm is enough: nothing is asked after that.
         """
-        if self._calming:
-            pruned = prune(self._graph.model, self._graph, plan)
-            _nudge(pruned)
-            is_calm = relative_error(outputs_of(pruned, inputs), outputs) <= EXACT
-            self._calming = 0 if is_calm else self._calming - 1
         if not self._calming:
             return False
+        pruned = prune(self._graph.model, self._graph, plan)
+        _nudge(pruned)
+        if relative_error(outputs_of(pruned, inputs), outputs) <= EXACT:
+            self._calming = 0
+            return False
+        self._calming -= 1
         self.scale *= CALMER
         redraw(self._graph.model, self._seed, self.scale)
         return True
