@@ -28,6 +28,7 @@ from jobs.settings import Settings
 from latency_probes.messages import Target
 
 ONNX = "onnx"
+MOST_RATIO = 2.0
 SCHEMES = ("python", "torchvision", "timm", "transformers")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PYTHON = re.compile(r"python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -168,11 +169,22 @@ class DatasetSpec(_Spec):
         return self.format != "python" and self.path is None
 
 
+def _no_percentage(ratio: float) -> float:
+    """Refuses 60 where 0.6 is meant. A budget above the dense latency asks for nothing, so that
+    nothing is lost by a low limit."""
+    if ratio > MOST_RATIO:
+        raise ValueError(
+            f"must be a part of the dense latency, 0.6 for 60 %, but got {ratio:g}: "
+            f"{ratio:g} % is {ratio / 100:g}"
+        )
+    return ratio
+
+
 class BudgetSpec(_Spec):
     """The latency that the result must not exceed: a part of the dense model's, or
     milliseconds."""
 
-    ratio: Annotated[float, Field(gt=0)] | None = None
+    ratio: Annotated[float, Field(gt=0), AfterValidator(_no_percentage)] | None = None
     latency_ms: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")

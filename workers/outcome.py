@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from jobs.tables import Measurement
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -35,7 +36,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
     onnx = dense if best is None else best.packaged.onnx
     digest = None if best is None else best.chosen.digest
     budget = beta(snapshot)
-    count = len({each.skeleton_digest for each in snapshot.found.values()})
+    count = (snapshot.job.progress or {}).get("measured", 0)
     return {
         "unpruned": best is None,
         "budget_ratio": budget,
@@ -43,7 +44,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "ratio": row.ratio,
         "ratio_low": row.ratio_low,
         "ratio_high": row.ratio_high,
-        "disturbed_ratio": (row.conditions or {}).get("disturbed_ratio"),
+        "disturbed_ratio": disturbed_ratio(row),
         "within_budget": best is None or best.rank(budget)[0] == 0,
         "dense_latency_ms": row.reference_ms,
         "latency_ms": row.latency_ms,
@@ -65,6 +66,15 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "devices": devices_part(snapshot),
         "levels": 0 if best is None else snapshot.spec.search.levels,
     }
+
+
+def disturbed_ratio(row: Measurement) -> float | None:
+    """The ratio while the device was disturbed, where that is not what the interval says too."""
+    disturbed = (row.conditions or {}).get("disturbed_ratio")
+    bounds = row.ratio_low, row.ratio_high
+    if disturbed is None or None in bounds or bounds[0] <= disturbed <= bounds[1]:
+        return None
+    return float(disturbed)
 
 
 def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:

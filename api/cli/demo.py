@@ -16,6 +16,7 @@ from api.cli.inputs import finish_check
 from api.cli.output import complain, say
 from api.cli.results import show_result
 from api.cli.watch import finish, follow
+from jobs.spec import MOST_RATIO
 
 if TYPE_CHECKING:
     from api.client import Client
@@ -31,7 +32,10 @@ FINETUNE = {"steps": 800}
 
 def demo(
     ratio: Annotated[
-        float, typer.Option(help="Budget as a ratio of the measured dense latency.", min=0.01)
+        float,
+        typer.Option(
+            help="Budget as a part of the measured dense latency.", min=0.01, max=MOST_RATIO
+        ),
     ] = 0.6,
     data: Annotated[
         Path | None, typer.Option(help="Where Fashion-MNIST lies or is fetched to.")

@@ -29,7 +29,7 @@ def submit(
     model: Annotated[str | None, typer.Option(help="Name or id of the model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Name or id of the data set.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(help="Budget as a ratio of the dense latency.")
+        float | None, typer.Option(help="Budget as a part of the dense latency: 0.6 is 60 %.")
     ] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds.")] = None,
     device: Annotated[

@@ -21,7 +21,7 @@ export function treeChart(candidates, levels, best) {
   const dense = [MARGIN.left - 20, MARGIN.top + (Math.max(1, rows) / 2) * step];
   const path = ancestors(roots, best);
   const every = flat(roots);
-  const label = `Search tree: ${nodes.length} candidates on ${levels} levels, ${nodes.filter((n) => n.kept).length} kept`;
+  const label = `Search tree: ${nodes.length} nodes on ${levels} levels, ${nodes.filter((n) => n.kept).length} kept`;
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, class: "tree" },
     headings(deepest),
     every.map((node) => edge(node.up ? at(node.up) : dense, at(node), path.has(node.digest))),

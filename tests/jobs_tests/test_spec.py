@@ -44,6 +44,10 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
     ("change", "message"),
     [
         ({"budget": {"ratio": -1}}, "budget.ratio must be > 0, but got -1"),
+        (
+            {"budget": {"ratio": 60}},
+            "budget.ratio must be a part of the dense latency, 0.6 for 60 %, but got 60",
+        ),
         ({"budget": {"latency_ms": 0}}, "budget.latency_ms must be > 0, but got 0"),
         ({"budget": {}}, "budget must give one of ratio and latency_ms, but got neither"),
         (

@@ -136,6 +136,21 @@ def test_progress_ends_at_one(workshop: Workshop, job_id: str) -> None:
     assert progress["best"] is not None
 
 
+def test_everybody_counts_the_same_candidates(workshop: Workshop, job_id: str) -> None:
+    job = workshop.job(job_id)
+    with workshop.bench.context.read() as session:
+        tree = candidates.tree(session, job_id)
+    report = json.loads(workshop.bench.context.store.get(job_file_name(job_id, "report.json")))
+    measured = [row for row in tree if row.ratio is not None and row.origin != "dense"]
+    told = {
+        "progress": (job.progress or {})["measured"],
+        "result": (job.result or {})["measured"],
+        "measurements": (job.result or {})["measurements"]["measured"],
+        "report": report["result"]["measured"],
+    }
+    assert told == dict.fromkeys(told, len(measured))
+
+
 def test_plans_measured_on_the_device_for_an_earlier_job_are_not_asked_again(
     workshop: Workshop, finished: Finished
 ) -> None:

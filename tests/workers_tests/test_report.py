@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from jobs.tables import Measurement
+from workers.outcome import disturbed_ratio
 from workers.report.details import details
 from workers.report.page import report_page
 from workers.report.plots import Scale, front, scatter
@@ -138,9 +140,9 @@ def test_what_other_work_does_to_the_ratio_is_told() -> None:
 def test_devices_and_reused_measurements_are_told() -> None:
     page = report_page(REPORT)
     assert "<td>other</td><td>2</td><td>set aside: it drifted</td>" in page
-    assert "3 ratios were reused from job_0" in page
+    assert "12 candidates were measured, 3 of them for job_0" in page
     everything = changed(result={"measurements": {"measured": 12, "reused": 0, "from_jobs": []}})
-    assert "Everything was measured for this job." in report_page(everything)
+    assert "12 candidates were measured, all of them for this job." in report_page(everything)
 
 
 def test_unknown_conditions_are_shown_as_unknown() -> None:
@@ -162,6 +164,26 @@ def test_details_name_the_ten_dearest_layers() -> None:
     assert found["layers"][0]["share"] == pytest.approx(11 / 66)
     assert (found["load_ms"], found["p99_ms"], found["cold_ms"]) == (3.5, 2.0, None)
     assert details(None)["layers"] == []
+
+
+@pytest.mark.parametrize(("outliers", "is_told"), [(9, False), (10, False), (11, True)])
+def test_a_tail_made_by_the_device_is_told_as_such(outliers: int, is_told: bool) -> None:
+    spread = {"count": 1000, "p99_ns": 5_764_000, "outliers": outliers}
+    report = deepcopy(REPORT)
+    report["details"]["result"] = details({"candidate": spread})
+    page = report_page(report)
+    assert "<td>99th percentile</td><td>unknown</td><td>5.764 ms" in page
+    assert (f"{outliers} of 1000 calls took far longer than the rest" in page) == is_told
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "told"), [(None, None), (0.585, None), (0.59, 0.59), (0.57, 0.57)]
+)
+def test_a_disturbed_ratio_is_told_only_where_the_interval_does_not_hold_it(
+    disturbed: float | None, told: float | None
+) -> None:
+    row = Measurement(ratio_low=0.58, ratio_high=0.587, conditions={"disturbed_ratio": disturbed})
+    assert disturbed_ratio(row) == told
 
 
 def test_unpruned_result_has_no_search() -> None:

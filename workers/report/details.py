@@ -21,6 +21,8 @@ def details(raw: Mapping[str, Any] | None) -> dict[str, Any]:
         "cold_ms": sent.get("cold_ms"),
         "p90_ms": _ms(spread.get("p90_ns")),
         "p99_ms": _ms(spread.get("p99_ns")),
+        "calls": spread.get("count"),
+        "outliers": spread.get("outliers"),
         "peak_rss_mb": sent.get("peak_rss_mb"),
         "layers": _dearest(sent.get("profile") or ()),
     }

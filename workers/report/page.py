@@ -103,10 +103,28 @@ def _detailed(report: Mapping[str, Any], which: str) -> Mapping[str, Any]:
 def _first_use(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     """What is known of loading, of the first call and of the tail."""
     names = {"load_ms": "loading", "cold_ms": "first call", "p99_ms": "99th percentile"}
+    both = [_detailed(report, which) for which in ("dense", "result")]
     for key, words in names.items():
-        values = [_detailed(report, which).get(key) for which in ("dense", "result")]
-        if any(values):
-            yield words, *("unknown" if v is None else f"{v:.3f} ms" for v in values)
+        if any(each.get(key) for each in both):
+            yield words, *(_duration(each, key) for each in both)
+
+
+def _duration(known: Mapping[str, Any], key: str) -> str:
+    value = known.get(key)
+    beside = _stalls(known) if key == "p99_ms" else ""
+    return "unknown" if value is None else f"{value:.3f} ms{beside}"
+
+
+def _stalls(known: Mapping[str, Any]) -> str:
+    """Why the 99th percentile tells of the device and not of the model, where it does: it lies
+    among calls that took far longer than the rest."""
+    calls, outliers = known.get("calls") or 0, known.get("outliers") or 0
+    if outliers <= 0.01 * calls:
+        return ""
+    return (
+        f" ({outliers} of {calls} calls took far longer than the rest, "
+        "as when something else runs on the device)"
+    )
 
 
 _LAYER_HEAD = ("layer", "operator", "time", "part of all")
@@ -121,7 +139,8 @@ def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name in ("device", "target", "runtime_version", "kind", "verdict", "protocol"):
         yield name.replace("_", " "), str(measurement[name])
     for name, value in sorted((measurement["conditions"] or {}).items()):
-        yield name.replace("_", " "), "unknown" if value is None else str(value)
+        if name != "disturbed_ratio":  # the summary tells it where it differs
+            yield name.replace("_", " "), "unknown" if value is None else str(value)
 
 
 def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -130,12 +149,12 @@ def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
 
 
 def _reused(measurements: Mapping[str, Any]) -> str:
+    measured = f"{measurements['measured']} candidates were measured"
     if not measurements["reused"]:
-        return "Everything was measured for this job."
+        return f"{measured}, all of them for this job."
     earlier = ", ".join(measurements["from_jobs"])
     return (
-        f"{measurements['measured']} models were measured for this job, and "
-        f"{measurements['reused']} ratios were reused from {earlier}: the device was then as now."
+        f"{measured}, {measurements['reused']} of them for {earlier}: the device was then as now."
     )
 
 
