@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -12,7 +14,7 @@ from api import problems
 from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import CeleryDispatch, Dispatch
-from api.guards import BodyLimit, HostGuard
+from api.guards import EarlyAnswer, HostGuard
 from api.routes import (
     artifacts,
     checks,
@@ -27,6 +29,7 @@ from api.routes import (
     skeletons,
 )
 from api.routes.edge import Services
+from api.space import MIB, UploadSpace
 from jobs.artifacts import ArtifactStore
 from jobs.database import reading, sessions
 from jobs.settings import Settings
@@ -57,9 +60,9 @@ def create_app(
         redoc_url=None,
     )
     app.state.services = services
-    app.add_middleware(BodyLimit, settings=access)
     app.add_middleware(HostGuard, settings=access)
     problems.install(app)
+    app.add_middleware(EarlyAnswer)
     for module in ROUTERS:
         app.include_router(module.router)
     page.mount(app)
@@ -68,6 +71,7 @@ def create_app(
 
 def _compose(settings: Settings, access: AccessSettings, dispatch: Dispatch | None) -> Services:
     writing = sessions(settings)
+    store, spool = ArtifactStore(settings.artifact_url), Path(tempfile.gettempdir())
     return Services(
         settings=settings,
         access=access,
@@ -75,7 +79,8 @@ def _compose(settings: Settings, access: AccessSettings, dispatch: Dispatch | No
         reading=reading(writing),
         dispatch=dispatch or CeleryDispatch(settings.redis_url),
         broker=Broker(settings.redis_url),
-        store=ArtifactStore(settings.artifact_url),
+        store=store,
+        space=UploadSpace(spool, [store.staging_folder], access.min_free_mb * MIB),
     )
 
 

@@ -34,7 +34,10 @@ class AccessSettings(BaseSettings):
         allowed_hosts: Host names that the Host header may carry besides loopback ones,
             comma-separated. With ``auth`` on an empty list allows every name.
         device_redis_url: The broker's address as the devices see it, when it differs from ours.
-        max_upload_mb: The largest request body.
+        max_upload_mb: The largest upload, as a whole form.
+        min_free_mb: What uploads leave free on the disks of the temporary folder and of the
+            artifact store.
+        body_patience_s: How long a request body may take to go on by 64 KiB.
     """
 
     model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore")
@@ -44,6 +47,8 @@ class AccessSettings(BaseSettings):
     allowed_hosts: str = ""
     device_redis_url: str = ""
     max_upload_mb: int = Field(default=4096, ge=1)
+    min_free_mb: int = Field(default=512, ge=0)
+    body_patience_s: float = Field(default=60.0, gt=0)
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -1,10 +1,12 @@
-"""What a request must pass before any route sees it: host, origin and size. Plain ASGI.
+"""What a request must pass before any route sees it, and how one ends that is refused. Plain ASGI.
 
 It must not know routes, keys or the database.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -14,8 +16,8 @@ from api.auth import AccessSettings, host_allowed, is_loopback
 from api.problems import Problem
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-MIB = 1024 * 1024
-MAX_DOCUMENT_BYTES = 4 * MIB
+DISCARDED_BYTES = 256 * 1024
+DISCARDED_S = 1.0
 
 
 class HostGuard:
@@ -51,44 +53,59 @@ class HostGuard:
         return None
 
 
-class BodyLimit:
-    """Stops reading a request body at a limit: a large one for uploads, a small one otherwise."""
+class EarlyAnswer:
+    """Ends the connection after an answer that came before the request's body was read.
 
-    def __init__(self, app: ASGIApp, settings: AccessSettings) -> None:
+    What is left of the body is not taken in. A little of it is discarded first, so that a client
+    that sends on finds the answer rather than a reset connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._upload_bytes = settings.max_upload_mb * MIB
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what is received; answer 413 as soon as it is, or announces itself, too large."""
-        if scope["type"] != "http":
+        """Pass the request on, and watch whether its body ends before the answer does."""
+        if scope["type"] != "http" or not _has_body(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        multipart = headers.get("content-type", "").startswith("multipart/")
-        limit = self._upload_bytes if multipart else MAX_DOCUMENT_BYTES
-        announced = headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            await _too_large(limit).response()(scope, receive, send)
-            return
-        received = 0
+        complete = False
 
-        async def counted() -> Message:
-            nonlocal received
+        async def watched() -> Message:
+            nonlocal complete
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise _too_large(limit)
+            complete = complete or not message.get("more_body", False)
             return message
 
-        await self._app(scope, counted, send)
+        async def last_words(message: Message) -> None:
+            if complete:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                closing = [*message.get("headers", ()), (b"connection", b"close")]
+                await send({**message, "headers": closing})
+            elif message.get("more_body", False):
+                await send(message)
+            else:
+                await send({**message, "more_body": True})
+                await _discard(receive)
+                await send({"type": "http.response.body"})
+
+        await self._app(scope, watched, last_words)
 
 
-def _too_large(limit: int) -> Problem:
-    detail = (
-        f"The request body must be at most {limit // MIB} MiB: send less, or raise "
-        "SECATEUR_MAX_UPLOAD_MB for uploads."
-    )
-    return Problem(413, "content-too-large", detail)
+async def _discard(receive: Receive) -> None:
+    """Reads on for a moment; who waits to be asked for the body (Expect) sends none."""
+    left = DISCARDED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARDED_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 def _local(scope: Scope) -> bool:

@@ -73,6 +73,11 @@ class ArtifactStore:
         )
         self._cache = cache or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}"
 
+    @property
+    def staging_folder(self) -> Path:
+        """The folder on this machine that a file is written to before it is in its place."""
+        return Path(self._root) if self._is_local else Path(tempfile.gettempdir())
+
     def put(self, name: str, data: bytes | BinaryIO, *, sha256: str | None = None) -> Stored:
         """Stores a file, replacing one of the same name at once.
 
@@ -81,7 +86,7 @@ class ArtifactStore:
             ArtifactError: the name is not a plain relative path.
         """
         place = self._place(name)
-        folder = Path(place).parent if self._is_local else Path(tempfile.gettempdir())
+        folder = Path(place).parent if self._is_local else self.staging_folder
         source = io.BytesIO(data) if isinstance(data, bytes) else data
         with _staged(folder) as (staged, path):
             size, digest = _copy(source, staged)

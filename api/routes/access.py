@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
@@ -29,6 +28,13 @@ class Caller:
 
 def caller_of(request: Request, services: Composed) -> Caller:
     """The owner of the presented key; everybody is the local operator while keys are off."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is None:  # else asked already, before the body was read
+        known = request.state.caller = _identified(request, services)
+    return known
+
+
+def _identified(request: Request, services: Services) -> Caller:
     if services.access.auth == "off":
         return Caller("local", SCOPES)
     text = bearer(request.headers.get("authorization"))
@@ -40,17 +46,20 @@ def caller_of(request: Request, services: Composed) -> Caller:
     return _key_owner(text, services)
 
 
-def require(scope: Scope) -> Callable[..., Caller]:
-    """A dependency that lets callers with this scope pass."""
+@dataclass(frozen=True)
+class Requirement:
+    """A dependency that lets callers with this scope pass; `takes_files`: and send files."""
 
-    def check(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
-        if not grants(caller.scopes, scope):
+    scope: Scope
+    takes_files: bool = False
+
+    def __call__(self, caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+        """The caller, or 403."""
+        if not grants(caller.scopes, self.scope):
             held = ", ".join(caller.scopes) or "none"
-            detail = f"The key must have the scope {scope!r}, but it has {held}."
+            detail = f"The key must have the scope {self.scope!r}, but it has {held}."
             raise Problem(403, "scope-required", detail)
         return caller
-
-    return check
 
 
 def calling_device(request: Request, services: Composed) -> str:
@@ -78,8 +87,9 @@ def _key_owner(text: str, services: Services) -> Caller:
     return Caller(key.id, tuple(key.scopes))
 
 
-Reader = Annotated[Caller, Depends(require("read"))]
-Submitter = Annotated[Caller, Depends(require("submit"))]
-Keeper = Annotated[Caller, Depends(require("devices"))]
-Admin = Annotated[Caller, Depends(require("admin"))]
+Reader = Annotated[Caller, Depends(Requirement("read"))]
+Submitter = Annotated[Caller, Depends(Requirement("submit"))]
+Uploader = Annotated[Caller, Depends(Requirement("submit", takes_files=True))]
+Keeper = Annotated[Caller, Depends(Requirement("devices"))]
+Admin = Annotated[Caller, Depends(Requirement("admin"))]
 CallingDevice = Annotated[str, Depends(calling_device)]

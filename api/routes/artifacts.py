@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api.problems import not_found
 from api.routes.access import Reader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading
 from api.routes.views import ArtifactView
@@ -20,7 +21,7 @@ SHOWN = {".html": "text/html; charset=utf-8", ".json": "application/json", ".png
 BINARY = "application/octet-stream"
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 
 
 @router.get("/{job_id}/artifacts", response_model=Listing[ArtifactView])

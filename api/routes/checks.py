@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.problems import conflict, invalid_field, not_found
 from api.routes.access import Keeper, Reader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
 from api.routes.devices import view as device_view
 from api.routes.edge import Composed, Edge, Reading, Services, Writing
@@ -23,7 +24,7 @@ from jobs.states import DeviceState
 from jobs.tables import Check
 from latency_probes.messages import Name, Target
 
-router = APIRouter(prefix="/v1", tags=["devices"])
+router = APIRouter(prefix="/v1", tags=["devices"], route_class=AdmittedRoute)
 
 
 class CheckRequest(BaseModel):

@@ -13,10 +13,18 @@ from starlette.datastructures import FormData, UploadFile
 
 from api.dispatch import CHECK_DATASET
 from api.problems import Problem, invalid_field, not_found
-from api.routes.access import Reader, Submitter
+from api.routes.access import Reader, Uploader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Services, Writing
-from api.routes.uploads import keep, name_taken, read_spec, refuse_foreign_code, refuse_non_archive
+from api.routes.uploads import (
+    FORM_LIMITS,
+    keep,
+    name_taken,
+    read_spec,
+    refuse_foreign_code,
+    refuse_non_archive,
+)
 from api.routes.views import DatasetView
 from jobs.artifacts import archive_name
 from jobs.ids import new_id
@@ -24,7 +32,7 @@ from jobs.repository import datasets
 from jobs.spec import DatasetSpec
 from jobs.tables import Dataset
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=AdmittedRoute)
 FORM = {
     "type": "object",
     "properties": {"spec": {"type": "string"}, "archive": {"type": "string", "format": "binary"}},
@@ -55,7 +63,7 @@ async def submitted(request: Request) -> AsyncIterator[Submitted]:
     if kind == "application/json":
         yield Submitted((await request.body()).decode(errors="replace"), None)
     elif kind == "multipart/form-data":
-        async with request.form() as form:
+        async with request.form(**FORM_LIMITS) as form:
             yield _of_form(form)
     else:
         allowed = "application/json or multipart/form-data"
@@ -75,7 +83,7 @@ def submit_dataset(
     body: Annotated[Submitted, Depends(submitted, scope="function")],
     services: Composed,
     edge: Writing,
-    caller: Submitter,
+    caller: Uploader,
 ) -> Response:
     """Submit a data set: a ``path`` on the server, or an archive beside the spec.
 

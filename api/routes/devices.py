@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api.broker import device_url
 from api.problems import Problem, conflict, not_found
 from api.routes.access import Keeper, Reader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading, Writing
 from api.routes.views import DeviceView, TokenView
@@ -23,7 +24,7 @@ from latency_probes.messages import Enrolment, EnrolmentReply
 
 TOKEN_LIFE_MIN = 60
 
-router = APIRouter(prefix="/v1/devices", tags=["devices"])
+router = APIRouter(prefix="/v1/devices", tags=["devices"], route_class=AdmittedRoute)
 
 
 class TokenRequest(BaseModel):

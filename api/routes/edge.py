@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import Dispatch
+from api.space import UploadSpace
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 
@@ -30,6 +31,7 @@ class Services:
     dispatch: Dispatch
     broker: Broker
     store: ArtifactStore
+    space: UploadSpace
 
     def close(self) -> None:
         """Give all connections back."""

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from api.problems import invalid_field, not_found
 from api.routes.access import Reader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Services
 from api.routes.views import EventView
@@ -23,7 +24,7 @@ PAUSE_S = 0.5
 KEEP_ALIVE_TURNS = 30
 STREAM_TURNS = 1200  # about ten minutes; the client comes back with Last-Event-ID
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 
 
 class EventListing(Listing[EventView]):

@@ -13,11 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.problems import Problem
 from api.routes.access import Reader
+from api.routes.admission import AdmittedRoute
 from api.routes.edge import Composed, Services
 from jobs.repository import devices, jobs, measurements
 
 K = TypeVar("K", bound=str)
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=AdmittedRoute)
 
 
 @router.get("/healthz")

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.dispatch import ADVANCE
 from api.problems import Problem, conflict, invalid_field, not_found
 from api.routes.access import Reader, Submitter
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
 from api.routes.edge import Edge, Reading, Writing
 from api.routes.models import rejected
@@ -22,7 +23,7 @@ from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
 from jobs.tables import Dataset, Job, Measurement, Model
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 
 
 @router.post("", status_code=202, response_model=JobView)

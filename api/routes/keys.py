@@ -11,13 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from api.auth import Scope, key_token
 from api.problems import invalid_field, not_found
 from api.routes.access import Admin
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Reading, Writing
 from api.routes.views import KeyView, NewKeyView
 from jobs.columns import utc_now
 from jobs.repository import keys
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=AdmittedRoute)
 
 
 def _aware(moment: datetime) -> datetime:

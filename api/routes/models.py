@@ -11,10 +11,18 @@ from sqlalchemy.orm import Session
 from api.dispatch import CHECK_MODEL
 from api.onnx_files import check_onnx
 from api.problems import Problem, not_found
-from api.routes.access import Reader, Submitter
+from api.routes.access import Reader, Uploader
+from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Writing
-from api.routes.uploads import keep, name_taken, read_spec, refuse_foreign_code, upload_size
+from api.routes.uploads import (
+    FORM_LIMITS,
+    keep,
+    name_taken,
+    read_spec,
+    refuse_foreign_code,
+    upload_size,
+)
 from api.routes.views import ModelView
 from api.weights import check_weights
 from jobs.artifacts import weights_name
@@ -24,16 +32,16 @@ from jobs.spec import ModelSpec
 from jobs.states import InputState
 from jobs.tables import Model
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=AdmittedRoute)
 
 
-@router.post("", status_code=202, response_model=ModelView)
+@router.post("", status_code=202, response_model=ModelView, form_limits=FORM_LIMITS)
 def submit_model(
     spec: Annotated[str, Form(description="a ModelSpec as JSON")],
     weights: Annotated[UploadFile, File(description="a safetensors file, or an ONNX file")],
     services: Composed,
     edge: Writing,
-    caller: Submitter,
+    caller: Uploader,
 ) -> Response:
     """Submit a trained network: its architecture in ``spec``, its weights as safetensors.
 

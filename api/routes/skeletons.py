@@ -7,11 +7,12 @@ from fastapi.responses import StreamingResponse
 
 from api.problems import not_found
 from api.routes.access import CallingDevice
+from api.routes.admission import AdmittedRoute
 from api.routes.artifacts import chunks
 from api.routes.edge import Composed, Reading
 from jobs.repository import skeletons
 
-router = APIRouter(prefix="/v1/skeletons", tags=["devices"])
+router = APIRouter(prefix="/v1/skeletons", tags=["devices"], route_class=AdmittedRoute)
 
 
 @router.get("/{digest}", response_class=Response)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
@@ -15,6 +15,18 @@ from jobs.spec import DatasetSpec, ModelSpec, check_allowed
 from jobs.validation import validate_json
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class FormLimits(TypedDict, total=False):
+    """What a form may hold, as FastAPI and Starlette name it."""
+
+    max_files: int
+    max_fields: int
+    max_part_size: int
+
+
+# A spec and a file: each part beyond costs memory before anything is checked.
+FORM_LIMITS: FormLimits = {"max_files": 2, "max_fields": 2, "max_part_size": 1024 * 1024}
 ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 TAR_MAGIC = (257, b"ustar")
 
