@@ -14,7 +14,7 @@ from api import problems
 from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import CeleryDispatch, Dispatch
-from api.guards import EarlyAnswer, HostGuard
+from api.guards import EarlyAnswer, HostGuard, TextGuard
 from api.routes import (
     artifacts,
     checks,
@@ -60,6 +60,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.services = services
+    app.add_middleware(TextGuard)
     app.add_middleware(HostGuard, settings=access)
     problems.install(app)
     app.add_middleware(EarlyAnswer)

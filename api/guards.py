@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import AccessSettings, host_allowed, is_loopback
-from api.problems import Problem
+from api.problems import Problem, invalid_field
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 DISCARDED_BYTES = 256 * 1024
@@ -51,6 +51,21 @@ class HostGuard:
             detail = "A page of another origin may not change anything here."
             return Problem(403, "foreign-origin", detail)
         return None
+
+
+class TextGuard:
+    """Refuses NUL characters in path, query and headers: no database holds them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 422."""
+        if scope["type"] == "http" and (place := _place_of_nul(scope)) is not None:
+            problem = invalid_field(place, "must hold no NUL character")
+            await problem.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class EarlyAnswer:
@@ -106,6 +121,15 @@ async def _discard(receive: Receive) -> None:
 
 def _has_body(headers: Headers) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _place_of_nul(scope: Scope) -> str | None:
+    if "\0" in scope["path"]:
+        return "path"
+    if b"\0" in unquote_to_bytes(scope.get("query_string", b"")):
+        return "query"
+    names = (name.decode("latin-1") for name, value in scope["headers"] if b"\0" in value)
+    return next(names, None)
 
 
 def _local(scope: Scope) -> bool:

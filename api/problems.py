@@ -26,11 +26,10 @@ from jobs.errors import (
     SpecError,
     UnknownCursor,
 )
-from jobs.validation import problems
+from jobs.validation import MAX_PROBLEMS, problems
 
 MEDIA_TYPE = "application/problem+json"
 KIND_PREFIX = "urn:secateur:problem:"
-MAX_ERRORS = 50
 SHOWN_CHARACTERS = 80
 WHERE = ("body", "query", "path", "header", "cookie")
 
@@ -87,7 +86,7 @@ def invalid(
     errors: Iterable[FieldProblem], kind: str = "invalid-request", hint: str = ""
 ) -> Problem:
     """422 with one entry per field that has to change."""
-    fields = [{"field": error.field, "message": error.message} for error in errors][:MAX_ERRORS]
+    fields = [{"field": error.field, "message": error.message} for error in errors][:MAX_PROBLEMS]
     detail = "; ".join(entry["message"] for entry in fields[:3])
     more = f" (and {len(fields) - 3} more)" if len(fields) > 3 else ""
     return Problem(422, kind, f"{detail}{more}. {hint}".strip(), errors=fields)

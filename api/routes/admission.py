@@ -18,14 +18,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive
 
 from api.guards import SAFE_METHODS
-from api.problems import Problem
+from api.problems import Problem, invalid
 from api.routes.access import Requirement, caller_of
 from api.routes.edge import Services, services_of
 from api.space import MIB, NoSpace, Promise, UploadSpace
+from jobs.errors import SpecError
+from jobs.validation import read_json
 
-MAX_DOCUMENT_BYTES = 4 * MIB
-# Nobody has shown a key: an enrolment with 32 labels and 32 runtimes of 32 providers has 80 kB.
-MAX_OPEN_DOCUMENT_BYTES = MIB // 4
+# The largest documents that are of use, an enrolment with 32 labels and 32 runtimes of 32
+# providers and a transformer's configuration with 1000 named classes, have about 80 kB.
+MAX_DOCUMENT_BYTES = MIB // 4
 # A body must go on by so much within the patience: 1 kB a second by default.
 PACE_BYTES = 64 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -48,16 +50,26 @@ class AdmittedRoute(APIRoute):
                 requirement(await run_in_threadpool(caller_of, request, services))
             is_upload = requirement is not None and requirement.takes_files and _is_form(request)
             limit = services.access.max_upload_mb * MIB if is_upload else MAX_DOCUMENT_BYTES
-            limit = MAX_OPEN_DOCUMENT_BYTES if requirement is None else limit
             size = announced_bytes(request)
             if size is not None and size > limit:
                 raise too_large(limit)
             with _room(services, size) if is_upload else nullcontext() as promise:
                 patience_s = services.access.body_patience_s
                 body = Body(request.receive, limit, patience_s, services.space, promise)
-                return await _answer(handle, Request(request.scope, body))
+                return await _answer(handle, Document(request.scope, body))
 
         return admitted
+
+
+class Document(Request):
+    """A request whose JSON is read with the limits of all documents."""
+
+    async def json(self) -> Any:
+        """The parsed body; raises Problem 422."""
+        try:
+            return read_json(await self.body())
+        except SpecError as error:
+            raise invalid(error.problems) from None
 
 
 class Body:

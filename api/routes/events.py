@@ -40,7 +40,9 @@ def read_events(
     services: Composed,
     session: Reading,
     caller: Reader,
-    after: Annotated[int, Query(ge=0, description="the number of the last event known")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=events.MAX_NUMBER, description="the number of the last event known")
+    ] = 0,
     limit: Limit = BATCH,
     accept: Annotated[str, Header()] = "",
     last_event_id: Annotated[str | None, Header()] = None,
@@ -88,6 +90,7 @@ def _fetch(services: Services, job_id: str, after: int) -> tuple[list[EventView]
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
+    is_number = text.isascii() and text.isdigit() and len(text) < 16
+    if not is_number or int(text) > events.MAX_NUMBER:
         raise invalid_field("Last-Event-ID", f"must be the number of an event, but got {text!r}")
     return int(text)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
-
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import Scope, key_token
 from api.problems import invalid_field, not_found
@@ -17,12 +14,9 @@ from api.routes.edge import Reading, Writing
 from api.routes.views import KeyView, NewKeyView
 from jobs.columns import utc_now
 from jobs.repository import keys
+from jobs.validation import UtcMoment
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=AdmittedRoute)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class KeyRequest(BaseModel):
@@ -31,8 +25,8 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=100)
-    scopes: list[Scope] = Field(min_length=1)
-    expires_at: Annotated[datetime, AfterValidator(_aware)] | None = None
+    scopes: list[Scope] = Field(min_length=1, max_length=16)
+    expires_at: UtcMoment | None = None
 
 
 @router.post("", status_code=201)

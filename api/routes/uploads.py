@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
 from api.problems import conflict, invalid, invalid_field
+from api.routes.admission import MAX_DOCUMENT_BYTES
 from jobs.artifacts import ArtifactStore, Stored
 from jobs.errors import SpecError
 from jobs.settings import Settings
@@ -26,7 +27,7 @@ class FormLimits(TypedDict, total=False):
 
 
 # A spec and a file: each part beyond costs memory before anything is checked.
-FORM_LIMITS: FormLimits = {"max_files": 2, "max_fields": 2, "max_part_size": 1024 * 1024}
+FORM_LIMITS: FormLimits = {"max_files": 2, "max_fields": 2, "max_part_size": MAX_DOCUMENT_BYTES}
 ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 TAR_MAGIC = (257, b"ustar")
 

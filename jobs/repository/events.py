@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from jobs.columns import utc_now
 from jobs.tables import Event, Job
 
+MAX_NUMBER = 2**31 - 1  # of its column on PostgreSQL
+
 
 def append(
     session: Session,

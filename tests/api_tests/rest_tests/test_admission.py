@@ -25,6 +25,7 @@ from tests.api_tests.rest_tests.test_problems import problem
 
 FORM = "multipart/form-data; boundary=x"
 JSON = "application/json"
+PIECE_BYTES = 64 * 1024
 SPEC = json.dumps({"name": "net", "architecture": "timm:resnet18", "input_shape": [3, 32, 32]})
 
 
@@ -36,7 +37,7 @@ async def exchange(
 
     async def receive() -> Message:
         happened.append("read")
-        return {"type": "http.request", "body": b" " * MIB, "more_body": True}
+        return {"type": "http.request", "body": b" " * PIECE_BYTES, "more_body": True}
 
     async def send(message: Message) -> None:
         nonlocal status
@@ -120,7 +121,7 @@ async def test_a_body_in_chunks_is_read_no_further_than_its_limit(
     status, happened = await exchange(stage, "POST", "/v1/jobs", headers)
 
     assert status == 413
-    assert happened.index("http.response.start") == MAX_DOCUMENT_BYTES // MIB + 1
+    assert happened.index("http.response.start") == MAX_DOCUMENT_BYTES // PIECE_BYTES + 1
 
 
 def test_a_client_that_sends_on_finds_the_answer(guarded: Service) -> None:
