@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.dispatch import QUEUE
+from jobs.queues import QUEUES
 from latency_probes import keys
 
 TIMEOUT_S = 2.0
@@ -37,14 +37,15 @@ class Broker:
         """Entries per queue: steps for the workers, requests for each device; {} when down."""
         streams = [keys.requests_stream(device_id) for device_id in device_ids]
         pipe = self._redis.pipeline(transaction=False)
-        pipe.llen(QUEUE)
+        for queue in QUEUES:
+            pipe.llen(queue)
         for stream in streams:
             pipe.xlen(stream)
         try:
             lengths = pipe.execute()
         except RedisError:
             return {}
-        return dict(zip([QUEUE, *streams], map(int, lengths), strict=True))
+        return dict(zip([*QUEUES, *streams], map(int, lengths), strict=True))
 
     def close(self) -> None:
         """Give the connections back."""

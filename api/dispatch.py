@@ -13,10 +13,8 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-QUEUE = "secateur"
-CHECK_MODEL = "secateur.check_model"
-CHECK_DATASET = "secateur.check_dataset"
-ADVANCE = "secateur.advance"
+from jobs.queues import QUEUE, ROUTES, Sent
+
 BROKER_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -43,20 +41,26 @@ class CeleryDispatch:
             task_serializer="json",
             task_default_queue=QUEUE,
             task_ignore_result=True,
+            task_routes=ROUTES,
             broker_connection_timeout=BROKER_TIMEOUT_S,
             broker_transport_options={
                 "socket_connect_timeout": BROKER_TIMEOUT_S,
                 "socket_timeout": BROKER_TIMEOUT_S,
             },
         )
+        self._sent = Sent.at(broker_url, timeout_s=BROKER_TIMEOUT_S)
 
     def send(self, step: str, identifier: str) -> None:
-        """Send the step for one id, once, without waiting for a lost broker."""
+        """Send the step for one id, unless it waits already; a lost broker is not waited for."""
         try:
-            self._celery.send_task(step, args=[identifier], queue=QUEUE, retry=False)
+            self._sent.send(step, identifier, lambda: self._publish(step, identifier))
         except (KombuError, RedisError, OSError) as error:
             log.warning("%s(%s) was not sent, the sweep will: %s", step, identifier, error)
+
+    def _publish(self, step: str, identifier: str) -> None:
+        self._celery.send_task(step, args=[identifier], retry=False)
 
     def close(self) -> None:
         """Give the broker's connections back."""
         self._celery.close()
+        self._sent.close()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from celery import Celery
 
+from jobs.queues import QUEUE, ROUTES
 from jobs.settings import Settings
 
-QUEUE = "secateur"
-ADVANCE_QUEUE = "secateur-advance"
 VISIBILITY_TIMEOUT_S = 3600
 
 
@@ -38,7 +37,7 @@ def create_celery(settings: Settings) -> Celery:
         task_default_queue=QUEUE,
         task_ignore_result=True,
         task_reject_on_worker_lost=True,
-        task_routes={"secateur.advance": {"queue": ADVANCE_QUEUE}},
+        task_routes=ROUTES,
         task_serializer="json",
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_prefetch_multiplier=1,

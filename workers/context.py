@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,10 +13,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.artifacts import ArtifactStore
 from jobs.columns import utc_now
 from jobs.database import reading, sessions
+from jobs.queues import Message
 from jobs.settings import Settings
 
 Send = Callable[[str, str], None]
+Waiting = Callable[[], Collection[Message]]
 log = logging.getLogger(__name__)
+
+
+def _nothing(_step: str, _identifier: str) -> None:
+    """Where no broker notes what was sent."""
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Context:
     Attributes:
         send: Sends one step by name to the broker; may raise when the broker is away.
         clock: The time that is written into rows.
+        begun: Told of a step and its id when that begins, so that it may be sent again.
+        waiting: The steps and ids that the broker holds and nobody has begun.
     """
 
     settings: Settings
@@ -46,6 +54,8 @@ class Context:
     store: ArtifactStore
     send: Send
     clock: Callable[[], datetime] = utc_now
+    begun: Send = _nothing
+    waiting: Waiting = frozenset
 
     @contextmanager
     def unit(self) -> Iterator[Unit]:
@@ -69,7 +79,9 @@ class Context:
             yield session
 
 
-def create_context(settings: Settings, send: Send) -> Context:
+def create_context(
+    settings: Settings, send: Send, *, begun: Send = _nothing, waiting: Waiting = frozenset
+) -> Context:
     """The context of a process on the databases that `settings` names."""
     writing = sessions(settings)
     return Context(
@@ -78,4 +90,6 @@ def create_context(settings: Settings, send: Send) -> Context:
         reading=reading(writing),
         store=ArtifactStore(settings.artifact_url),
         send=send,
+        begun=begun,
+        waiting=waiting,
     )

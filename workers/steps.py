@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from celery import Celery
 
+from jobs.queues import PREFIX
 from workers.advance import advance
 from workers.checks import check_dataset, check_model
 from workers.context import Context
@@ -25,11 +26,12 @@ def register(app: Celery, context: Context) -> None:
     """Makes every step known to `app` as `secateur.<name>`; its one argument is an id."""
     library = Library(context)
     for name, function in STEPS.items():
-        app.task(name=f"secateur.{name}")(_bound(function, context, library))
+        app.task(name=f"{PREFIX}{name}", shared=False)(_bound(name, function, context, library))
 
 
-def _bound(function: Step, context: Context, library: Library) -> Callable[[str], None]:
+def _bound(name: str, function: Step, context: Context, library: Library) -> Callable[[str], None]:
     def step(identifier: str) -> None:
+        context.begun(name, identifier)
         function(context, library, identifier)
 
     return step

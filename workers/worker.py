@@ -11,8 +11,9 @@ import socket
 
 import torch
 
+from jobs.queues import QUEUES
 from jobs.settings import Settings
-from workers.app import ADVANCE_QUEUE, QUEUE, create_celery
+from workers.app import create_celery
 from workers.context import create_context
 from workers.sending import celery_sender
 from workers.steps import register
@@ -26,10 +27,12 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = Settings()
     app = create_celery(settings)
-    register(app, create_context(settings, celery_sender(app)))
+    send = celery_sender(app)
+    context = create_context(settings, send, begun=send.begun, waiting=send.waiting)
+    register(app, context)
     name = f"worker-{os.getpid()}@{socket.gethostname()}"
     app.worker_main(
-        ["worker", "--pool", "solo", "--queues", f"{ADVANCE_QUEUE},{QUEUE}", "--hostname", name,
+        ["worker", "--pool", "solo", "--queues", ",".join(QUEUES), "--hostname", name,
          "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     )  # fmt: skip
 

@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
-from api.dispatch import CHECK_DATASET
 from api.problems import Problem, invalid_field, not_found
 from api.routes.access import Reader, Uploader
 from api.routes.admission import AdmittedRoute
@@ -28,6 +27,7 @@ from api.routes.uploads import (
 from api.routes.views import DatasetView
 from jobs.artifacts import archive_name
 from jobs.ids import new_id
+from jobs.queues import CHECK_DATASET
 from jobs.repository import datasets
 from jobs.spec import DatasetSpec
 from jobs.tables import Dataset

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from api.dispatch import ADVANCE
 from api.problems import Problem, conflict, invalid_field, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.admission import AdmittedRoute
@@ -17,6 +16,7 @@ from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditiona
 from api.routes.edge import Edge, Reading, Writing
 from api.routes.models import rejected
 from api.routes.views import CandidateView, JobView, TreeView
+from jobs.queues import ADVANCE
 from jobs.repository import candidates, datasets, jobs, measurements, models
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, InputState, JobState

@@ -8,7 +8,6 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api.dispatch import CHECK_MODEL
 from api.onnx_files import check_onnx
 from api.problems import Problem, not_found
 from api.routes.access import Reader, Uploader
@@ -27,6 +26,7 @@ from api.routes.views import ModelView
 from api.weights import check_weights
 from jobs.artifacts import weights_name
 from jobs.ids import new_id
+from jobs.queues import CHECK_MODEL
 from jobs.repository import models
 from jobs.spec import ModelSpec
 from jobs.states import InputState

@@ -26,7 +26,8 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     settings = Settings()
-    context = create_context(settings, celery_sender(create_celery(settings)))
+    send = celery_sender(create_celery(settings))
+    context = create_context(settings, send, begun=send.begun, waiting=send.waiting)
     redis = Redis.from_url(settings.redis_url, socket_timeout=SOCKET_TIMEOUT_S)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

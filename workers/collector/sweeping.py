@@ -90,11 +90,14 @@ def give_up(unit: Unit, request: Request, now: datetime) -> None:
 
 
 def resend(context: Context) -> None:
-    """Sends the steps again whose message may be lost."""
+    """Sends the steps again whose message is lost; what waits in a queue is not."""
+    waiting = context.waiting()  # before the rows: what begins in between is not sent twice
     now = context.clock()
     before = now - timedelta(seconds=STALE_S)
     with context.unit() as unit:
         for task in (*tasks.expired(unit.session, now), *tasks.stale(unit.session, before)):
+            if ("run_task", task.id) in waiting:
+                continue
             tasks.requeued(unit.session, task.id, now)
             unit.send("run_task", task.id)
         for job in jobs.live(unit.session):

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api.dispatch import CHECK_DATASET
 from jobs.artifacts import archive_name
+from jobs.queues import CHECK_DATASET
 from tests.api_tests.rest_tests.conftest import Start
 from tests.api_tests.rest_tests.service import Service
 from tests.api_tests.rest_tests.test_problems import problem

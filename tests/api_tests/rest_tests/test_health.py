@@ -11,7 +11,8 @@ from sqlalchemy import text
 from api.app import create_app
 from api.auth import AccessSettings
 from api.broker import Broker
-from api.dispatch import ADVANCE, QUEUE, CeleryDispatch
+from api.dispatch import CeleryDispatch
+from jobs.queues import ADVANCE, ADVANCE_QUEUE, CHECK_MODEL, QUEUE
 from jobs.settings import Settings
 from latency_probes import keys
 from tests.api_tests.rest_tests.conftest import Start
@@ -80,6 +81,7 @@ def test_metrics_count_jobs_devices_measurements_and_queues(
     assert 'secateur_devices{state="pending"} 1.0' in lines
     assert "secateur_measurements_total 0.0" in lines
     assert 'secateur_queue_length{queue="secateur"} 0.0' in lines
+    assert 'secateur_queue_length{queue="secateur-advance"} 0.0' in lines
     assert f'secateur_queue_length{{queue="{keys.requests_stream(device_id)}"}} 1.0' in lines
 
 
@@ -90,14 +92,17 @@ def test_metrics_are_there_without_a_broker(service: Service) -> None:
     assert "secateur_queue_length{" not in answer
 
 
-def test_a_step_is_one_message_with_an_id(broker_url: str, valkey: ValkeyProcess) -> None:
+@pytest.mark.parametrize(("step", "queue"), [(ADVANCE, ADVANCE_QUEUE), (CHECK_MODEL, QUEUE)])
+def test_a_step_is_one_message_with_an_id_in_its_queue(
+    broker_url: str, valkey: ValkeyProcess, step: str, queue: str
+) -> None:
     dispatch, broker = CeleryDispatch(broker_url), Broker(broker_url)
     try:
-        dispatch.send(ADVANCE, "job_1")
+        dispatch.send(step, "id_1")
 
-        assert broker.queue_lengths([]) == {QUEUE: 1}
+        assert broker.queue_lengths([]) == {QUEUE: 0, ADVANCE_QUEUE: 0, queue: 1}
         with valkey.admin() as admin:
-            assert '"task": "secateur.advance"' in admin.lindex(QUEUE, 0)
+            assert f'"task": "{step}"' in admin.lindex(queue, 0)
     finally:
         dispatch.close()
         broker.close()

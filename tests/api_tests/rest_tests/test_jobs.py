@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.dispatch import ADVANCE
+from jobs.queues import ADVANCE
 from jobs.repository import candidates, datasets, events, jobs, measurements, models, requests
 from jobs.repository.measurements import Finding
 from jobs.states import JobState

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from api.auth import AccessSettings
-from api.dispatch import CHECK_MODEL
 from jobs.artifacts import weights_name
+from jobs.queues import CHECK_MODEL
 from jobs.repository import models
 from tests.api_tests.rest_tests.conftest import Start
 from tests.api_tests.rest_tests.service import Service
