@@ -79,17 +79,30 @@ class Sent:
         Notes are mended on the way: those of lost messages go, those of messages that nobody
         noted are made.
         """
-        pipe = self._redis.pipeline(transaction=True)
-        for queue in QUEUES:
-            pipe.lrange(queue, 0, -1)
-        pipe.zrange(SENT, 0, -1, withscores=True)
-        pipe.time()
-        *queues, notes, (seconds, _) = pipe.execute()
-        queued = {found for raw in _joined(queues) if (found := _message(raw)) is not None}
-        noted = {_pair(member): float(at) for member, at in notes}
+        count, noted, seconds = self._counted()
+        if count == len(noted):  # each has its message: thousands of them need not be read
+            return set(noted)
+        queued, noted, seconds = self._read()
         lost = {each for each, at in noted.items() if at <= seconds - GRACE_S} - queued
         self._mend(lost, queued - noted.keys(), seconds)
         return queued | (noted.keys() - lost)
+
+    def _counted(self) -> tuple[int, dict[Message, float], int]:
+        """How many messages lie in the queues, what is noted, and the broker's time."""
+        pipe = self._redis.pipeline(transaction=True)
+        for queue in QUEUES:
+            pipe.llen(queue)
+        *lengths, notes, (seconds, _) = pipe.zrange(SENT, 0, -1, withscores=True).time().execute()
+        return sum(lengths), _noted(notes), seconds
+
+    def _read(self) -> tuple[set[Message], dict[Message, float], int]:
+        """The same with the messages themselves."""
+        pipe = self._redis.pipeline(transaction=True)
+        for queue in QUEUES:
+            pipe.lrange(queue, 0, -1)
+        *queues, notes, (seconds, _) = pipe.zrange(SENT, 0, -1, withscores=True).time().execute()
+        found = {_message(raw) for raws in queues for raw in raws}
+        return {each for each in found if each is not None}, _noted(notes), seconds
 
     def _mend(self, lost: set[Message], unknown: set[Message], seconds: int) -> None:
         if lost:
@@ -102,18 +115,13 @@ class Sent:
         self._redis.close()
 
 
-def _joined(queues: Sequence[Sequence[bytes]]) -> list[bytes]:
-    return [raw for queue in queues for raw in queue]
-
-
 def _member(name: str, identifier: str) -> str:
     return f"{name}:{identifier}"
 
 
-def _pair(member: bytes | str) -> Message:
-    text = member.decode() if isinstance(member, bytes) else member
-    name, _, identifier = text.partition(":")
-    return name, identifier
+def _noted(notes: Sequence[tuple[bytes, float]]) -> dict[Message, float]:
+    pairs = ((member.decode().partition(":"), at) for member, at in notes)
+    return {(name, identifier): at for (name, _, identifier), at in pairs}
 
 
 def _message(raw: bytes) -> Message | None:
