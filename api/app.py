@@ -30,8 +30,9 @@ from api.routes import (
 )
 from api.routes.edge import Services
 from api.space import MIB, UploadSpace
+from api.turns import PATIENCE_S, Turns
 from jobs.artifacts import ArtifactStore
-from jobs.database import reading, sessions
+from jobs.database import make_engine, reading, writing
 from jobs.settings import Settings
 
 ROUTERS = (models, datasets, jobs, events, artifacts, devices, checks, skeletons, keys, health)
@@ -41,6 +42,7 @@ def create_app(
     settings: Settings | None = None,
     access: AccessSettings | None = None,
     dispatch: Dispatch | None = None,
+    write_patience_s: float = PATIENCE_S,
 ) -> FastAPI:
     """The service on the database, broker and store that the environment names.
 
@@ -48,9 +50,10 @@ def create_app(
         settings: Where things are kept; from the environment by default.
         access: Keys, hosts and limits; from the environment by default.
         dispatch: Sends steps to the workers; Celery messages by default.
+        write_patience_s: How long a write waits for its turn, and then for the database.
     """
     settings, access = settings or Settings(), access or AccessSettings()
-    services = _compose(settings, access, dispatch)
+    services = _compose(settings, access, dispatch, write_patience_s)
     app = FastAPI(
         title="Secateur",
         summary="Prunes a trained network until it meets a latency budget measured on its device.",
@@ -70,18 +73,21 @@ def create_app(
     return app
 
 
-def _compose(settings: Settings, access: AccessSettings, dispatch: Dispatch | None) -> Services:
-    writing = sessions(settings)
+def _compose(
+    settings: Settings, access: AccessSettings, dispatch: Dispatch | None, write_patience_s: float
+) -> Services:
+    writers = writing(make_engine(settings.database_url, patience_s=write_patience_s))
     store, spool = ArtifactStore(settings.artifact_url), Path(tempfile.gettempdir())
     return Services(
         settings=settings,
         access=access,
-        writing=writing,
-        reading=reading(writing),
+        writing=writers,
+        reading=reading(writers),
         dispatch=dispatch or CeleryDispatch(settings.redis_url),
         broker=Broker(settings.redis_url),
         store=store,
         space=UploadSpace(spool, [store.staging_folder], access.min_free_mb * MIB),
+        turns=Turns(patience_s=write_patience_s),
     )
 
 

@@ -14,9 +14,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.database import is_busy, reason
 from jobs.errors import (
     ArtifactNotFound,
     FieldProblem,
@@ -97,6 +99,12 @@ def invalid_field(field: str, message: str, kind: str = "invalid-request") -> Pr
     return invalid([FieldProblem(field, f"{field} {message}")], kind)
 
 
+def database_busy() -> Problem:
+    """503: somebody else writes, and does not let go in time. Nothing of the request was kept."""
+    detail = "The database is busy with other writers: nothing was changed, send it again."
+    return Problem(503, "database-busy", detail, headers={"Retry-After": "3"})
+
+
 def shown(value: object) -> str:
     """A caller's value, quoted and cut short."""
     text = repr(value)
@@ -169,9 +177,12 @@ def install(app: FastAPI) -> None:
         return Problem(error.status_code, kind, detail, headers=error.headers).response()
 
     @app.exception_handler(OperationalError)
-    def on_database(request: Request, error: OperationalError) -> JSONResponse:
-        log.warning("the database refused: %s", error.orig)
-        detail = "The database is busy or cannot be reached: try again in a few seconds."
+    @app.exception_handler(PoolTimeout)
+    def on_database(request: Request, error: OperationalError | PoolTimeout) -> JSONResponse:
+        log.warning("the database refused: %s", reason(error))
+        if is_busy(error):
+            return database_busy().response()
+        detail = "The database cannot be reached: try again in a few seconds."
         headers = {"Retry-After": "3"}
         return Problem(503, "database-unavailable", detail, headers=headers).response()
 

@@ -2,8 +2,9 @@
 
 Writing sessions on SQLite start with `BEGIN IMMEDIATE`: they wait for their turn (30 s at most)
 before they read anything, so a commit is never refused because another process wrote meanwhile.
-Reading sessions take no lock and cannot write. With WAL and `synchronous=NORMAL` a killed process
-loses no commit.
+Reading sessions take no lock, cannot write, and have connections of their own: writers that wait
+for their turn never take the last one. With WAL and `synchronous=NORMAL` a killed process loses no
+commit.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.settings import Settings
 
 BUSY_TIMEOUT_S = 30.0
-READING = "secateur_reading"
+PATIENCE = "secateur_patience_s"
+SQLITE_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
+POSTGRESQL_LOCKED = "55P03"  # lock_not_available
 
 
 def sessions(settings: Settings) -> sessionmaker[Session]:
@@ -34,41 +39,82 @@ def writing(engine: Engine) -> sessionmaker[Session]:
 
 
 def reading(factory: sessionmaker[Session]) -> sessionmaker[Session]:
-    """Sessions on the same engine that take no lock; a write in one is refused by the
-    database."""
+    """Sessions on the same database that take no lock; a write in one is refused by the
+    database. They have an engine of their own, which has to be disposed of as well."""
     engine: Engine = factory.kw["bind"]
-    options: dict[str, Any] = {READING: True}
-    if engine.dialect.name == "postgresql":
-        options["postgresql_readonly"] = True
-    return sessionmaker(engine.execution_options(**options), expire_on_commit=False)
+    return sessionmaker(make_engine(engine.url, read_only=True), expire_on_commit=False)
 
 
-def make_engine(database_url: str, *, foreign_keys: bool = True) -> Engine:
+def make_engine(
+    database_url: str | URL,
+    *,
+    foreign_keys: bool = True,
+    read_only: bool = False,
+    patience_s: float | None = None,
+) -> Engine:
     """An engine with the project's settings for its kind of database.
 
     Args:
         database_url: `sqlite:///path` or `postgresql://...`.
         foreign_keys: False only for migrations, which rebuild tables on SQLite.
+        read_only: Its transactions take no lock, and the database refuses to write in them.
+        patience_s: How long a transaction waits for others that hold what it wants to write; by
+            default 30 s on SQLite, and as long as the server says on PostgreSQL.
     """
     url = parse_url(database_url)
     options: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False)}
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, **options)
+        if read_only:
+            options["execution_options"] = {"postgresql_readonly": True}
+        engine = create_engine(url, pool_pre_ping=True, **options)
+        if patience_s is not None:
+            event.listen(engine, "begin", partial(_begin_postgresql, patience_s=patience_s))
+        return engine
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
-    event.listen(engine, "connect", partial(_prepare_sqlite, foreign_keys=foreign_keys))
-    event.listen(engine, "begin", _begin_sqlite)
+    wait_s = BUSY_TIMEOUT_S if patience_s is None else patience_s
+    engine = create_engine(url, connect_args={"timeout": wait_s}, **options)
+    prepare = partial(_prepare_sqlite, foreign_keys=foreign_keys, read_only=read_only)
+    event.listen(engine, "connect", prepare)
+    begin = partial(_begin_sqlite, read_only=read_only, patience_s=wait_s)
+    event.listen(engine, "begin", begin)
     return engine
 
 
-def parse_url(database_url: str) -> URL:
+def be_impatient(session: Session) -> None:
+    """Begins a transaction that waits for nobody: where another one writes, it fails as busy.
+
+    For notes that are worth no wait. The engine must have been made with a patience.
+    """
+    session.connection(execution_options={PATIENCE: 0.01})
+
+
+def is_busy(error: SQLAlchemyError) -> bool:
+    """Whether the database only had no turn for us: others hold what this wanted to write."""
+    if isinstance(error, PoolTimeout):
+        return True
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if getattr(cause, "sqlstate", None) == POSTGRESQL_LOCKED:
+        return True
+    return str(getattr(cause, "sqlite_errorname", "")).startswith(SQLITE_LOCKED)
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """What the database said, in one line, without the statement."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    lines = str(cause or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def parse_url(database_url: str | URL) -> URL:
     """The address with the driver that is installed with us.
 
     Raises:
         ValueError: it is neither SQLite nor PostgreSQL.
     """
-    url = make_url(database_url.replace("postgres://", "postgresql://", 1))
+    if isinstance(database_url, str):
+        database_url = database_url.replace("postgres://", "postgresql://", 1)
+    url = make_url(database_url)
     backend = url.get_backend_name()
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
@@ -77,17 +123,25 @@ def parse_url(database_url: str) -> URL:
     return url
 
 
-def _prepare_sqlite(dbapi_connection: Any, _record: Any, *, foreign_keys: bool) -> None:
+def _prepare_sqlite(
+    dbapi_connection: Any, _record: Any, *, foreign_keys: bool, read_only: bool
+) -> None:
     dbapi_connection.isolation_level = None  # transactions begin in `_begin_sqlite`, nowhere else
     cursor = dbapi_connection.cursor()
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+    cursor.execute(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
     cursor.close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    is_reading = bool(connection.get_execution_options().get(READING))
-    connection.exec_driver_sql(f"PRAGMA query_only={'ON' if is_reading else 'OFF'}")
-    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+def _begin_sqlite(connection: Connection, *, read_only: bool, patience_s: float) -> None:
+    wait_s = connection.get_execution_options().get(PATIENCE, patience_s)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection, *, patience_s: float) -> None:
+    wait_s = connection.get_execution_options().get(PATIENCE, patience_s)
+    connection.execute(text(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}"))

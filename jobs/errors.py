@@ -5,6 +5,7 @@ to answers.
     ├── SpecError               a document that a user wrote is wrong: one problem per field
     ├── IllegalTransition       a job was asked to go where the table of states has no way
     ├── UnknownCursor           a page was asked for after something that does not exist
+    ├── UnknownSchema           the database was written by a version that came after this one
     ├── IdempotencyMismatch     the same idempotency key came with another request
     └── ArtifactError
         ├── ArtifactNotFound
@@ -47,6 +48,10 @@ class IllegalTransition(JobsError):
 
 class UnknownCursor(JobsError):
     """A page was asked for after an id that does not exist."""
+
+
+class UnknownSchema(JobsError):
+    """The database has a schema that this version does not know."""
 
 
 class IdempotencyMismatch(JobsError):

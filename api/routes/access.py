@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth import DEVICE_PREFIX, KEY_PREFIX, SCOPES, Scope, bearer, grants, parse_token
 from api.problems import Problem
 from api.routes.edge import Composed, Services
 from jobs.columns import utc_now
+from jobs.database import be_impatient, is_busy
 from jobs.repository import devices, keys
 
 LAST_USE_STEP = timedelta(minutes=1)
@@ -82,9 +84,21 @@ def _key_owner(text: str, services: Services) -> Caller:
         detail = "The key must be known, unexpired and not revoked: ask an admin for a new one."
         raise Problem(401, "key-refused", detail, headers=CHALLENGE)
     if key.last_used_at is None or key.last_used_at < now - LAST_USE_STEP:
-        with services.writing.begin() as session:
-            keys.used(session, key.id, now, unless_since=now - LAST_USE_STEP)
+        _note_use(services, key.id, now)
     return Caller(key.id, tuple(key.scopes))
+
+
+def _note_use(services: Services, key_id: str, now: datetime) -> None:
+    """Notes when the key was used, to the minute. No request waits for that: the next one of the
+    key notes it if the database is busy now."""
+    try:
+        with services.writing() as session:
+            be_impatient(session)
+            keys.used(session, key_id, now, unless_since=now - LAST_USE_STEP)
+            session.commit()
+    except SQLAlchemyError as error:
+        if not is_busy(error):
+            raise
 
 
 Reader = Annotated[Caller, Depends(Requirement("read"))]

@@ -5,17 +5,19 @@ It must not know any one route.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import Dispatch
 from api.space import UploadSpace
+from api.turns import Turns
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 
@@ -32,12 +34,14 @@ class Services:
     broker: Broker
     store: ArtifactStore
     space: UploadSpace
+    turns: Turns
 
     def close(self) -> None:
         """Give all connections back."""
         self.broker.close()
         self.dispatch.close()
-        self.writing.kw["bind"].dispose()
+        for sessions in (self.writing, self.reading):
+            sessions.kw["bind"].dispose()
 
 
 @dataclass
@@ -66,11 +70,19 @@ def _read(services: Composed) -> Iterator[Session]:
         yield session
 
 
-def _write(services: Composed) -> Iterator[Edge]:
-    with services.writing() as session:
-        edge = Edge(session)
-        yield edge
-        session.commit()
+async def _write(services: Composed) -> AsyncIterator[Edge]:
+    async with services.turns.turn():
+        edge = Edge(services.writing())
+        try:
+            yield edge
+            await run_in_threadpool(edge.session.commit)
+        finally:
+            await run_in_threadpool(edge.session.close)
+    if edge.outbox:
+        await run_in_threadpool(_send, services, edge)
+
+
+def _send(services: Services, edge: Edge) -> None:
     for step, identifier in edge.outbox:
         services.dispatch.send(step, identifier)
 

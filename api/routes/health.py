@@ -15,6 +15,7 @@ from api.problems import Problem
 from api.routes.access import Reader
 from api.routes.admission import AdmittedRoute
 from api.routes.edge import Composed, Services
+from jobs.database import reason
 from jobs.repository import devices, jobs, measurements
 
 K = TypeVar("K", bound=str)
@@ -22,8 +23,9 @@ router = APIRouter(tags=["health"], route_class=AdmittedRoute)
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """The process answers."""
+    # On the event loop: a server of which all threads are busy is alive.
     return {"status": "ok"}
 
 
@@ -82,5 +84,5 @@ def _database_failure(services: Services) -> str | None:
         with services.reading() as session:
             jobs.counts(session)
     except SQLAlchemyError as error:
-        return str(getattr(error, "orig", None) or error)
+        return reason(error)
     return None

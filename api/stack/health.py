@@ -34,7 +34,7 @@ def troubles(settings: Settings) -> list[str]:
 @contextmanager
 def closing_engine(database_url: str) -> Iterator[Engine]:
     """An engine that gives its connections back at the end."""
-    engine = make_engine(database_url)
+    engine = make_engine(database_url, read_only=True)
     try:
         yield engine
     finally:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlalchemy import Engine, QueuePool, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import migrations, status
 from jobs.artifacts import Stored
-from jobs.database import make_engine, parse_url, reading, sessions, writing
+from jobs.database import (
+    be_impatient,
+    is_busy,
+    make_engine,
+    parse_url,
+    reading,
+    sessions,
+    writing,
+)
 from jobs.repository import artifacts, events, jobs
 from jobs.settings import Settings
 from jobs.states import JobState
@@ -101,25 +112,47 @@ def test_of_two_processes_that_want_the_same_job_one_gets_it(database_url: str) 
     wins.join_thread()
 
 
+@pytest.fixture
+def readers(factory: sessionmaker[Session]) -> Iterator[sessionmaker[Session]]:
+    """Reading sessions beside the writing ones."""
+    made = reading(factory)
+    yield made
+    made.kw["bind"].dispose()
+
+
 class TestSessions:
-    def test_a_reading_session_cannot_write(self, factory: sessionmaker[Session]) -> None:
-        with reading(factory)() as session, pytest.raises(DBAPIError, match="read-?only"):
+    def test_a_reading_session_cannot_write(self, readers: sessionmaker[Session]) -> None:
+        with readers() as session, pytest.raises(DBAPIError, match="read-?only"):
             make_model(session)
 
-    def test_a_writing_session_can_follow_on_the_same_connection(
-        self, factory: sessionmaker[Session]
+    def test_a_reading_session_sees_what_was_committed(
+        self, factory: sessionmaker[Session], readers: sessionmaker[Session]
     ) -> None:
-        with reading(factory)() as session:
+        with readers() as session:
             assert jobs.live(session) == []
         with factory.begin() as session:
             make_job(session)
-        with reading(factory)() as session:
+        with readers() as session:
             assert len(jobs.live(session)) == 1
 
-    def test_readers_do_not_wait_for_a_writer(self, factory: sessionmaker[Session]) -> None:
+    def test_readers_do_not_wait_for_a_writer(
+        self, factory: sessionmaker[Session], readers: sessionmaker[Session]
+    ) -> None:
         with factory() as writer:
             make_job(writer)
-            with reading(factory)() as reader:
+            with readers() as reader:
+                assert jobs.live(reader) == []
+
+    def test_readers_need_none_of_the_writers_connections(
+        self, factory: sessionmaker[Session], readers: sessionmaker[Session]
+    ) -> None:
+        engine: Engine = factory.kw["bind"]
+        pool = engine.pool
+        assert isinstance(pool, QueuePool)
+        with ExitStack() as held:
+            for _ in range(pool.size() + 10):
+                held.enter_context(closing(engine.raw_connection()))
+            with readers() as reader:
                 assert jobs.live(reader) == []
 
     def test_a_row_stays_readable_after_the_commit(self, factory: sessionmaker[Session]) -> None:
@@ -154,6 +187,40 @@ def test_sqlite_is_set_up_for_many_processes(tmp_path: Path) -> None:
         assert asked == ["wal", 1]
         assert session.scalar(text("PRAGMA busy_timeout")) == 30_000
     factory.kw["bind"].dispose()
+
+
+def wait_briefly(session: Session) -> None:
+    """Waits as long as its engine says."""
+    session.connection()
+
+
+@pytest.mark.parametrize("begin", [wait_briefly, be_impatient])
+def test_a_writer_whose_patience_ends_is_told_that_the_database_is_busy(
+    factory: sessionmaker[Session], database_url: str, begin: Callable[[Session], None]
+) -> None:
+    patience_s = 0.05 if begin is wait_briefly else 30.0
+    engine = make_engine(database_url, patience_s=patience_s)
+    with factory.begin() as session:
+        job_id = make_job(session).id
+
+    def write(session: Session) -> None:
+        begin(session)
+        status.request_stop(session, job_id)
+
+    with factory() as first, writing(engine)() as second:
+        status.request_stop(first, job_id)
+        started_s = time.monotonic()
+        with pytest.raises(OperationalError) as refused:
+            write(second)
+        assert time.monotonic() - started_s < 5.0
+    assert is_busy(refused.value)
+    engine.dispose()
+
+
+def test_what_is_not_there_is_not_busy(session: Session) -> None:
+    with pytest.raises(DBAPIError) as refused:
+        session.execute(text("SELECT 1 FROM nowhere"))
+    assert not is_busy(refused.value)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

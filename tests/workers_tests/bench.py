@@ -65,6 +65,7 @@ class Bench:
 
     def close(self) -> None:
         self.engine.dispose()
+        self.context.reading.kw["bind"].dispose()
 
     def _send(self, step: str, identifier: str) -> None:
         if self.is_broker_away:

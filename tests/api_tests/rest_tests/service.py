@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from api.app import create_app
 from api.auth import AccessSettings
 from api.routes.edge import Services
+from api.turns import PATIENCE_S
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 
@@ -77,12 +78,16 @@ class Stage:
 
 @contextmanager
 def running(
-    stage: Stage, home: Path, access: AccessSettings, **settings: Any
+    stage: Stage,
+    home: Path,
+    access: AccessSettings,
+    write_patience_s: float = PATIENCE_S,
+    **settings: Any,
 ) -> Iterator[Service]:
     """The application on the stage until the block ends."""
     dispatch = RecordingDispatch()
     configured = Settings(home=home, **{"redis_url": NOBODY, **settings})
-    stage.app = create_app(configured, access, dispatch)
+    stage.app = create_app(configured, access, dispatch, write_patience_s)
     services: Services = stage.app.state.services
     try:
         with httpx.Client(base_url=stage.address) as client:
