@@ -196,6 +196,7 @@ class NumberTrial:
             return False
         self._calming -= 1
         self.scale *= CALMER
+        self.influence = {}
         redraw(self._graph.model, self._seed, self.scale)
         return True
 
@@ -342,11 +343,18 @@ class FormTrial:
     Args:
         graph: the analysis of a float64 copy, which is redrawn; it has a program.
         seed: of the parameters and of the plan.
+        scale: of the weights.
         expired: tells that the time is over; asked before every operator.
+
+    Attributes:
+        off: the largest error of the trials that went well.
     """
 
-    def __init__(self, graph: PruningGraph, seed: int, expired: Callable[[], bool]) -> None:
-        redraw(graph.model, seed)
+    def __init__(
+        self, graph: PruningGraph, seed: int, scale: float, expired: Callable[[], bool]
+    ) -> None:
+        redraw(graph.model, seed, scale)
+        self.off = 0.0
         self._graph, self._seed, self._expired = graph, seed, expired
 
     def problem(self, names: Sequence[str]) -> str | None:
@@ -371,7 +379,10 @@ class FormTrial:
             for form in (None, "graph")
         )
         off = relative_error(by_class, by_graph)
-        return f"the pruned model is off by {off:.1e}" if off > TOLERANCE else None
+        if off > TOLERANCE:
+            return f"the pruned model is off by {off:.1e}"
+        self.off = max(self.off, off)
+        return None
 
 
 def _nudge(model: nn.Module) -> None:

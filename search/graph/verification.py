@@ -37,6 +37,8 @@ RANDOM = (
 
 Problem: TypeAlias = Callable[[Sequence[str]], str | None]
 Families: TypeAlias = list[list[str]]
+Draw: TypeAlias = tuple[int, float]  # seed and scale of the parameters
+Influences: TypeAlias = dict[Draw, dict[str, float]]  # draw -> group -> its influence there
 
 
 def settle(
@@ -49,13 +51,13 @@ def settle(
     """
     blocks = {group.name: group for group in graph.removable}
     units = frozen_by(graph, dict.fromkeys(blocks, LATE))
-    influence: dict[str, float] = {}
-    settled = _with_fewest(_settle_units(units, exported, found, expired, influence), expired)
+    influences: Influences = {}
+    settled = _with_fewest(_settle_units(units, exported, found, expired, influences), expired)
     if not blocks:
         return settled
     groups = tuple(blocks.get(group.name, group) for group in settled.groups)
     whole = replace(settled, groups=groups, program=Program(exported, found))
-    reasons = verify_blocks(whole, exported, found, expired, influence)
+    reasons = verify_blocks(whole, exported, found, expired, influences)
     return frozen_by(replace(settled, groups=groups), reasons)
 
 
@@ -83,7 +85,7 @@ def verify_blocks(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    influence: dict[str, float],
+    influences: Influences,
 ) -> dict[str, str]:
     """Find the blocks that cannot be trusted.
 
@@ -102,7 +104,7 @@ def verify_blocks(
     for level in _levels(graph, found):
         resting = dict.fromkeys(set(blocks).difference(level), "")
         trial = frozen_by(as_graph, resting)
-        reasons |= verify(trial, exported, found, expired, influence, trusted=units)
+        reasons |= verify(trial, exported, found, expired, influences, trusted=units)
     failed = next((name for name in reasons if name in units), None)
     if expired():
         return dict.fromkeys(blocks, LATE)
@@ -127,7 +129,7 @@ def _settle_units(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    influence: dict[str, float],
+    influences: Influences,
 ) -> PruningGraph:
     """`settle` for all groups but blocks.
 
@@ -141,7 +143,7 @@ def _settle_units(
     known |= halving.reasons
     if not _refused(known):
         rest = frozen_by(graph, known)
-        joint = known | verify(rest, exported, found, expired, influence, jointly=True)
+        joint = known | verify(rest, exported, found, expired, influences, jointly=True)
         if not _refused(joint):
             return frozen_by(graph, joint)
     as_graph = replace(
@@ -149,17 +151,20 @@ def _settle_units(
         groups=tuple(replace(group, form="graph") for group in graph.groups),
         program=Program(exported, found),
     )
-    whole = verify(as_graph, exported, found, expired, influence)
+    whole = verify(as_graph, exported, found, expired, influences)
     rest = replace(frozen_by(graph, known), program=as_graph.program)
-    own = known | _lost_by_graph_only(rest, exported, found, expired, trusted=not _refused(whole))
+    trusted = not _refused(whole)
+    lost, shown = _lost_by_graph_only(rest, exported, found, expired, influences, trusted=trusted)
+    own = known | lost
     names = {group.name for group in graph.prunable}
     if own.keys() >= names and _is_unlike(graph, exported, found, expired):
         return frozen_by(graph, dict.fromkeys(names, RANDOM))
     if len(_refused(whole)) > len(own):
         rest = frozen_by(graph, own)
-        return frozen_by(rest, verify(rest, exported, found, expired, influence))
+        return frozen_by(rest, verify(rest, exported, found, expired, influences))
+    left = names.difference(own, shown) | own.keys()
     groups = tuple(
-        replace(group, form="graph" if group.name in own else "module") for group in graph.groups
+        replace(group, form="graph" if group.name in left else "module") for group in graph.groups
     )
     return frozen_by(replace(as_graph, groups=groups), whole)
 
@@ -169,33 +174,42 @@ def _lost_by_graph_only(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
+    influences: Influences,
     *,
     trusted: bool,
-) -> dict[str, str]:
-    """The groups that the user's class cannot lose, and why; by families and in few trials,
-    because it costs nothing but the class.
+) -> tuple[dict[str, str], set[str]]:
+    """The groups that the user's class cannot lose, and why, and those that it has been shown to
+    lose; by families and in few trials, because it costs nothing but the class.
+
+    It is tried on parameters on which the groups matter: where a softmax is decided, say, a class
+    that scales it by the number of its units computes the same as one that does not.
 
     Args:
         graph: it has a program.
         exported: the dense graph.
         found: its labels.
         expired: tells that the time is over.
+        influences: what `verify` has seen of the graph.
         trusted: the program has been verified, so that it tells what is right; it takes less time
             than the reference.
     """
     halving = Halving(expired, family)
     halving.most = BRIEF
-    names = _free(graph)
+    names, shown = _free(graph), set[str]()
     trial: FormTrial | NumberTrial
-    for seed in range(ROUNDS):
+    for seed, scale in influences or dict.fromkeys((seed, 1.0) for seed in range(ROUNDS)):
+        names = [name for name in names if seed < ROUNDS or name not in shown]
+        if not names:
+            break
         if trusted:
-            trial = FormTrial(graph, seed, expired)
+            trial = FormTrial(graph, seed, scale, expired)
         else:
             trial = NumberTrial(
-                graph, exported, found, seed, alone=True, watched=False, expired=expired
+                graph, exported, found, seed, scale, alone=True, watched=False, expired=expired
             )
         names = halving.keep(names, trial.problem)
-    return halving.reasons
+        shown |= _shown(influences.get((seed, scale), {}), max(trial.off, EXACT))
+    return halving.reasons, shown
 
 
 def _of_fitting_shapes(graph: PruningGraph, halving: Halving) -> list[str]:
@@ -228,7 +242,7 @@ def verify(
     exported: Exported,
     found: Propagation,
     expired: Callable[[], bool],
-    influence: dict[str, float],
+    influences: Influences,
     *,
     jointly: bool = False,
     trusted: Collection[str] = (),
@@ -246,8 +260,8 @@ def verify(
         exported: the dense graph.
         found: its labels.
         expired: tells that the time is over; asked before every step.
-        influence: that of groups and blocks as far as it has been seen, in whatever form; what is
-            seen here is added.
+        influences: those of all groups and blocks on the draws of before, whatever the form; what
+            is seen here is added. A group is proven only by a trial on a draw on which it matters.
         jointly: the shapes are known to fit, and once a group is refused all are, because they
             will be verified in another form.
         trusted: groups that have been verified before, in another form; what is left to see shows
@@ -263,12 +277,11 @@ def verify(
     else:
         names = _of_fitting_shapes(graph, halving)
     proven: set[str] = set(trusted)
-    calm = 1.0
+    calm, first = 1.0, (0, 1.0)
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or expired():
             break
-        known = proven if seed else _shown(influence, EXACT)
         scale = calm * 0.5 ** max(0, seed - ROUNDS + 1)
         trial = NumberTrial(
             graph,
@@ -277,7 +290,7 @@ def verify(
             seed,
             scale,
             alone=bool(trusted) or seed != 1,
-            watched=not known.issuperset(names),
+            watched=not proven.issuperset(names) and not influences.get((seed, scale)),
             expired=expired,
         )
         halving.failed = False
@@ -285,14 +298,15 @@ def verify(
         calm *= trial.scale / scale
         if jointly and _refused(halving.reasons):
             return halving.reasons
-        for name, value in trial.influence.items():
-            influence[name] = max(value, influence.get(name, 0.0))
-        proven |= _shown(influence, max(trial.off, EXACT)).intersection(names)
+        draw = seed, trial.scale
+        first = first if seed else draw
+        influences[draw] = trial.influence or influences.get(draw, {})
+        proven |= _shown(influences[draw], max(trial.off, EXACT)).intersection(names)
     idle = [name for name in names if name not in proven]
     if idle and not expired():
-        trial = NumberTrial(graph, exported, found, 0, calm, watched=False, expired=expired)
+        trial = NumberTrial(graph, exported, found, *first, watched=False, expired=expired)
         moved = trial.moved_by(idle)
-        influence |= dict.fromkeys(moved, CONTROL * TOLERANCE)
+        influences[first] = influences[first] | dict.fromkeys(moved, CONTROL * TOLERANCE)
         proven |= moved
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if expired() else IDLE

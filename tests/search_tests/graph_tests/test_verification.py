@@ -189,6 +189,28 @@ def test_a_form_is_found_that_only_the_second_plan_tells_apart() -> None:
     assert first[:2] == (0, 1) != second[:2]
 
 
+class Decided(nn.Module):
+    """Attention that scales by the number of its units, with a softmax that drawn weights decide
+    until they are small: its scale is seen on small weights only."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.q, self.k = nn.Linear(8, 6, bias=False), nn.Linear(8, 6, bias=False)
+        self.v, self.head = nn.Linear(8, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.gain * self.q(x), self.k(x), self.v(x)
+        logits: Tensor = self.head(nn.functional.scaled_dot_product_attention(q, k, v))
+        return logits.mean(1)
+
+
+@pytest.mark.parametrize("gain", [300.0, 1000.0])
+def test_the_form_is_found_on_weights_on_which_the_units_matter(gain: float) -> None:
+    torch.manual_seed(0)
+    assert forms(trace(Decided(gain), (torch.randn(1, 4, 8),))) == {"q": "graph", "v": "module"}
+
+
 class Beside(Plain):
     """A second branch that is added to the first one, times a number."""
 
