@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from api.cli.connection import default_home
-from api.cli.output import complain, say
+from api.cli.output import complain
 
 
 def up(
@@ -52,10 +52,21 @@ def up(
             replay=replay,
             allow=tuple(allow or ()),
         )
-        run(config, say)
+        run(config, tell)
     except StackError as problem:
         complain(str(problem))
         raise typer.Exit(1) from problem
+
+
+def tell(line: str) -> None:
+    """Writes a line at once. Where nobody reads any more, this one and those that follow are
+    dropped: a closed terminal or pipe ends no stack."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def probe(context: typer.Context) -> None:

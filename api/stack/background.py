@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from api.stack.errors import NotReady
+from api.stack.home import explained
 from api.stack.launcher import command_line
 
 READY_TIMEOUT_S = 120.0
@@ -32,12 +33,15 @@ def background(
         ready_timeout_s: Patience until everything is up.
 
     Raises:
+        HomeUnusable: If `home` cannot be made.
         NotReady: If it ended or was not ready in time; the message holds its last words.
     """
     log_path = home / "logs" / "up.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
     up = (sys.executable, "-m", "api.cli.main", "up", "--home", str(home), *options)
-    with log_path.open("wb") as log:
+    with explained(home):
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("wb")
+    with log:
         process = subprocess.Popen(
             command_line(up, cores=(), parent=os.getpid()),
             stdin=subprocess.DEVNULL,

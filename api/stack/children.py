@@ -30,7 +30,8 @@ class ChildSpec:
         environment: Variables on top of the supervisor's own.
         cores: Cores it is kept to; empty means any.
         outlives_parent: Whether it may go on when the supervisor is killed.
-        renew: Makes the specification anew before a restart; None keeps it.
+        renew: Makes the specification anew before a restart, in a thread of its own; it is given
+            the exit status of the last run, None before the first one. None keeps it.
         stop_s: Patience between SIGTERM and SIGKILL; half-way a second SIGTERM says "at once".
     """
 
@@ -41,7 +42,7 @@ class ChildSpec:
     cores: tuple[int, ...] = ()
     outlives_parent: bool = False
     stop_s: float = 3.0
-    renew: "Callable[[], ChildSpec] | None" = None
+    renew: "Callable[[int | None], ChildSpec] | None" = None
 
 
 class Child:

@@ -6,6 +6,8 @@ StackError
 ├── PortInUse          somebody else listens on the chosen port
 ├── BrokerUnavailable  Valkey did not start, or REDIS_URL does not answer
 ├── DatabaseUnavailable  DATABASE_URL cannot be used
+├── HomeUnusable       the home directory cannot be made, read or written
+├── NotYet             a child has to wait for something; the message names it
 └── NotReady           the API did not become ready in time
 """
 
@@ -32,6 +34,14 @@ class BrokerUnavailable(StackError):
 
 class DatabaseUnavailable(StackError):
     """The database cannot be used."""
+
+
+class HomeUnusable(StackError):
+    """The home directory cannot be made, read or written."""
+
+
+class NotYet(StackError):
+    """A child cannot be started yet; the message is a noun: what it waits for."""
 
 
 class NotReady(StackError):

@@ -4,6 +4,7 @@ The lock is an flock, so the kernel lets go of it whatever happens to its holder
 (`up.json`) outlives a killed holder on purpose: it names the children that may be left over.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from api.stack.errors import AlreadyRunning
+from api.stack.errors import AlreadyRunning, HomeUnusable, StackError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Home:
@@ -23,7 +26,10 @@ class Home:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().resolve()
+        try:
+            self.root = root.expanduser().resolve()
+        except RuntimeError as error:  # pathlib's word for no user, or for links in a circle
+            raise HomeUnusable(f"home must be a folder, but {root}: {error}") from error
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs = self.root / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -39,7 +45,7 @@ class Home:
 
     def read_note(self) -> dict[str, Any]:
         """The note of the stack that runs, or ran last and was killed; empty without one."""
-        with suppress(FileNotFoundError, json.JSONDecodeError):
+        with suppress(OSError, ValueError):
             note = json.loads(self.note_path.read_text())
             if isinstance(note, dict):
                 return note
@@ -77,11 +83,40 @@ class Home:
         )
 
 
+@contextmanager
+def explained(root: Path) -> Iterator[None]:
+    """Turns what the system refuses in the block into a sentence about the home that says what to
+    change.
+
+    Raises:
+        StackError: Instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason, place = error.strerror or str(error), error.filename
+        if error.errno in FULL:
+            raise HomeUnusable(
+                f"home must have room, but {place or root}: {reason}. Free some space on the disk "
+                "of the home, or choose another home with --home."
+            ) from error
+        if place is None:
+            raise StackError(f"the system must let the stack start, but: {reason}") from error
+        raise HomeUnusable(
+            f"home must be a folder that can be read and written, but {place}: {reason}. "
+            "Change that, or choose another home with --home."
+        ) from error
+
+
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, atomically."""
+    """Writes a file that only its owner can read, atomically: whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

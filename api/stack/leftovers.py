@@ -16,7 +16,7 @@ def fingerprints(running: Mapping[str, int]) -> dict[str, dict[str, float]]:
     """Process id and start time of each child, for the note."""
     found = {}
     for name, pid in running.items():
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             found[name] = {"pid": pid, "started": psutil.Process(pid).create_time()}
     return found
 
@@ -24,8 +24,9 @@ def fingerprints(running: Mapping[str, int]) -> dict[str, dict[str, float]]:
 def left_over(note: Mapping[str, Any]) -> list[psutil.Process]:
     """The processes in a note that still run, with everything below them."""
     found: list[psutil.Process] = []
-    for kept in note.get("children", {}).values():
-        with suppress(psutil.NoSuchProcess, KeyError, TypeError):
+    children = note.get("children")
+    for kept in children.values() if isinstance(children, dict) else ():
+        with suppress(psutil.Error, KeyError, TypeError, ValueError):
             process = psutil.Process(int(kept["pid"]))
             if abs(process.create_time() - kept["started"]) < SAME_START_S:
                 found += [process, *process.children(recursive=True)]

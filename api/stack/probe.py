@@ -8,11 +8,13 @@ import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.stack.config import StackConfig
+from api.stack.errors import NotYet
 from api.stack.home import Home
-from jobs.database import make_engine, writing
+from jobs.database import make_engine, reading, reason, writing
 from jobs.repository import devices
 from jobs.settings import Settings
 from jobs.states import DeviceState
@@ -20,6 +22,8 @@ from latency_probes.agent import credentials
 
 TOKEN_VARIABLE = "SECATEUR_PROBE_TOKEN"  # read by latency_probes.agent
 TOKEN_LIFE = timedelta(minutes=10)
+# It is tried again, so it need not wait for long before it says what it waits for.
+PATIENCE_S = 2.0
 DEFAULT_RUNTIMES = ("onnxruntime",)
 
 log = logging.getLogger(__name__)
@@ -51,8 +55,15 @@ def probe_command(
 
 
 def probe_environment(config: StackConfig, home: Home) -> dict[str, str]:
-    """The variables of the agent: an enrolment token, made anew for every start that needs one."""
-    token = token_if_needed(state_folder(config, home))
+    """The variables of the agent: an enrolment token, made anew for every start that needs one.
+
+    Raises:
+        NotYet: The database is busy or away.
+    """
+    try:
+        token = token_if_needed(state_folder(config, home))
+    except SQLAlchemyError as error:
+        raise NotYet(f"the database: {reason(error)}") from error
     return {} if token is None else {TOKEN_VARIABLE: token}
 
 
@@ -72,15 +83,19 @@ def token_if_needed(state: Path) -> str | None:
     Credentials of a device that the database does not know, or that was revoked, are removed.
     """
     path = state / "credentials.json"
-    engine = make_engine(Settings().database_url)
+    writers = writing(make_engine(Settings().database_url, patience_s=PATIENCE_S))
+    readers = reading(writers)
     try:
-        with writing(engine).begin() as session:
+        with readers() as session:
             if is_enrolled(session, path):
                 return None
-            path.unlink(missing_ok=True)
-            return devices.create_token(session, datetime.now(UTC) + TOKEN_LIFE)
+        with writers.begin() as session:
+            token = devices.create_token(session, datetime.now(UTC) + TOKEN_LIFE)
+        path.unlink(missing_ok=True)
+        return token
     finally:
-        engine.dispose()
+        for sessions in (writers, readers):
+            sessions.kw["bind"].dispose()
 
 
 def is_enrolled(session: Session, path: Path) -> bool:

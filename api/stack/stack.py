@@ -9,13 +9,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
 import httpx
 
-from api.stack import leftovers, valkey
+from api.stack import damage, leftovers, valkey
+from api.stack.aside import aside
 from api.stack.children import ChildSpec
 from api.stack.config import StackConfig, check_binding
 from api.stack.cores import (
@@ -26,13 +29,15 @@ from api.stack.cores import (
     plan_cores,
     threads_per_worker,
 )
-from api.stack.errors import BrokerUnavailable, DatabaseUnavailable, NotReady, PortInUse
-from api.stack.home import Home
+from api.stack.errors import BrokerUnavailable, NotReady, PortInUse
+from api.stack.home import Home, explained
 from api.stack.probe import probe_command, probe_environment
-from api.stack.supervisor import Supervisor
+from api.stack.supervisor import Supervisor, heedless
 
 STOP_ORDER = ("probe", "worker", "collector", "api", "valkey")
 READY_TIMEOUT_S = 60.0
+BROKER_DEATHS = 4
+TELL_AFTER_S = 1.0
 
 
 class StopRequest:
@@ -119,7 +124,8 @@ class Stack:
     def stop(self) -> None:
         """Stops everything in order and leaves no process behind."""
         self._supervisor.stop(STOP_ORDER)
-        self._home.forget_note()
+        with suppress(OSError):
+            self._home.forget_note()
 
     def _choose_port(self) -> int:
         host = self._config.host
@@ -141,30 +147,43 @@ class Stack:
             return
         server = valkey.EmbeddedValkey(self._home)
         address = server.prepare()
-        self._supervisor.start(
-            ChildSpec(
-                "valkey",
-                server.command(),
-                self._home.log_path("valkey"),
-                cores=self._cores.servers,
-                outlives_parent=True,
-            )
+        spec = ChildSpec(
+            "valkey",
+            server.command(),
+            self._home.log_path("valkey"),
+            cores=self._cores.servers,
+            outlives_parent=True,
         )
-        valkey.wait_for(address.url)
+
+        def fresh(status: int | None) -> ChildSpec:
+            if done := server.set_damaged_data_aside(status, datetime.now(UTC)):
+                self._report(done)
+            return replace(spec, renew=fresh)
+
+        self._supervisor.start(replace(spec, renew=fresh))
+        valkey.wait_for(address.url, meanwhile=self._look_after_broker)
         self._broker = address.public_url
 
+    def _look_after_broker(self) -> None:
+        self._tick()
+        if self._supervisor.deaths("valkey") >= BROKER_DEATHS:
+            log_path = self._home.log_path("valkey")
+            words = damage.last_words(log_path).strip().rpartition("\n")[2]
+            raise BrokerUnavailable(
+                f"Valkey must start, but it ends: {words}. Its log is {log_path}"
+            )
+
     def _migrate(self) -> None:
-        from sqlalchemy.exc import SQLAlchemyError
+        from api.stack.migrate import migrate
 
-        from api.stack import migrate
-
-        try:
-            migrate.main()
-        except (SQLAlchemyError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DatabaseUnavailable(
-                f"DATABASE_URL must name a database that can be used, but: {reason}"
-            ) from error
+        done, started_s, told = aside(migrate), time.monotonic(), False
+        while not done.done():
+            self._tick()
+            if not told and time.monotonic() - started_s > TELL_AFTER_S:
+                self._report("Secateur waits for the database.")
+                told = True
+            time.sleep(0.02)
+        done.result()
 
     def _api(self, port: int) -> ChildSpec:
         serve = ("-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
@@ -182,11 +201,11 @@ class Stack:
         command = probe_command(self._config, self._home, url, cores=cores, broker=self._broker)
         spec = replace(self._python("probe", *command), cores=cores)
 
-        def fresh() -> ChildSpec:
+        def fresh(status: int | None) -> ChildSpec:
             more = probe_environment(self._config, self._home)
             return replace(spec, environment={**spec.environment, **more}, renew=fresh)
 
-        self._supervisor.start(fresh())
+        self._supervisor.start_when_possible(replace(spec, renew=fresh), self._stopping)
 
     def _python(self, name: str, *arguments: str) -> ChildSpec:
         threads = str(threads_per_worker(self._cores, self._workers))
@@ -201,15 +220,18 @@ class Stack:
     def _wait_ready(self, url: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not is_ready(url):
-            self._supervisor.tick()
-            if self._stopping():
-                raise NotReady("stopped before the API was ready")
+            self._tick()
             if time.monotonic() > deadline:
                 raise NotReady(
                     f"the API must be ready within {READY_TIMEOUT_S:g} s, but it is not. "
                     f"Its log is {self._home.log_path('api')}"
                 )
             time.sleep(0.1)
+
+    def _tick(self) -> None:
+        self._supervisor.tick()
+        if self._stopping():
+            raise NotReady("stopped before the API was ready")
 
     def _remember(self, running: dict[str, int]) -> None:
         self._note["children"] = leftovers.fingerprints(running)
@@ -223,18 +245,20 @@ def up(config: StackConfig, report: Callable[[str], None]) -> None:
         StackError: If it cannot come up.
     """
     check_binding(config.host, os.environ)
-    home = Home(config.home)
+    report = heedless(report)
     stopping = StopRequest()
-    with home.lock():
-        stopping.listen()
-        stack = Stack(config, home, report, stopping)
-        try:
-            url = stack.start()
-            report(f"Secateur is ready at {url} (dashboard: {url}/). Ctrl-C stops it.")
-            stack.run()
-        finally:
-            report("Stopping.")
-            stack.stop()
+    with explained(config.home):
+        home = Home(config.home)
+        with home.lock():
+            stopping.listen()
+            stack = Stack(config, home, report, stopping)
+            try:
+                url = stack.start()
+                report(f"Secateur is ready at {url} (dashboard: {url}/). Ctrl-C stops it.")
+                stack.run()
+            finally:
+                report("Stopping.")
+                stack.stop()
 
 
 def is_ready(url: str) -> bool:

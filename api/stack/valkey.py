@@ -8,8 +8,10 @@ import json
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from api.stack import damage
 from api.stack.errors import BrokerUnavailable
 from api.stack.home import Home, write_private
 
@@ -31,6 +34,7 @@ pidfile {pid_path}
 daemonize no
 appendonly yes
 appendfsync everysec
+aof-load-truncated yes
 save ""
 maxmemory-policy noeviction
 client-query-buffer-limit 4mb
@@ -63,6 +67,8 @@ class EmbeddedValkey:
         self._directory = home.root / "valkey"
         self._directory.mkdir(mode=0o700, exist_ok=True)
         self._address_path = home.root / "valkey.json"
+        self._log_path = home.log_path("valkey")
+        self._is_anew = False
 
     @property
     def pid_path(self) -> Path:
@@ -102,12 +108,36 @@ class EmbeddedValkey:
 
         return (str(get_binary_path()), str(self.configuration_path))
 
+    def set_damaged_data_aside(self, status: int | None, now: datetime) -> str | None:
+        """Makes room for a start without data, if the last run refused what it found.
+
+        Where Valkey refuses a start without data as well, the trouble is elsewhere, and nothing
+        is set aside again.
+
+        Args:
+            status: Exit status of the last run.
+
+        Returns:
+            What was done, as a line for the user; None if nothing was.
+        """
+        words = damage.refusal(self._log_path) if status is not None and status > 0 else None
+        was_anew, self._is_anew = self._is_anew, words is not None
+        if words is None or was_anew:
+            return None
+        kept = damage.set_aside(self._directory, now)
+        if not kept:
+            return None
+        return (
+            f"valkey cannot read what it kept ({words}). That is set aside as {kept[0]}; valkey "
+            "starts empty, and what was in it is made anew from the database."
+        )
+
     def last_address(self) -> Address | None:
         """The address of the last run of this home."""
         try:
             kept = json.loads(self._address_path.read_text())
             return Address(port=int(kept["port"]), password=str(kept["password"]))
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError):
             return None
 
     def end_orphan(self, last: Address | None, *, timeout_s: float = 5.0) -> None:
@@ -131,7 +161,7 @@ class EmbeddedValkey:
             process = psutil.Process(int(self.pid_path.read_text()))
             ours = any("valkey" in part for part in process.cmdline()[:1])
             return process if ours and same_directory(self._directory, process.cwd()) else None
-        except (FileNotFoundError, ValueError, psutil.Error):
+        except (OSError, ValueError, psutil.Error):
             return None
 
 
@@ -177,8 +207,20 @@ def answers(url: str) -> bool:
     try:
         with connect(url) as client:
             return bool(client.ping())
+    except (redis.RedisError, ValueError):
+        return False
+
+
+def is_loading(url: str) -> bool:
+    """Whether the server at `url` still reads its data."""
+    try:
+        with connect(url) as client:
+            client.ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
     except redis.RedisError:
         return False
+    return False
 
 
 def shut_down(url: str) -> None:
@@ -187,14 +229,22 @@ def shut_down(url: str) -> None:
         client.shutdown()
 
 
-def wait_for(url: str, *, timeout_s: float = 10.0) -> None:
-    """Waits until the server answers.
+def wait_for(
+    url: str, *, timeout_s: float = 10.0, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Waits until the server answers; one that reads its data is given the time it needs.
+
+    Args:
+        meanwhile: Called again and again while it waits.
 
     Raises:
         BrokerUnavailable: If it does not within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while not answers(url):
+        meanwhile()
+        if is_loading(url):
+            deadline = time.monotonic() + timeout_s
         if time.monotonic() > deadline:
             raise BrokerUnavailable(f"Valkey did not answer within {timeout_s:g} s")
         time.sleep(0.05)
