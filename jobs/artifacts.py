@@ -12,16 +12,19 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 import fsspec
 
-from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound
+from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound, ArtifactUnavailable
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _CHUNK = 2**20
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
@@ -56,8 +59,27 @@ class Stored:
     sha256: str
 
 
+def _available(method: Callable[P, T]) -> Callable[P, T]:
+    """What a remote store raises is one error of ours, and so is a refusal of a folder, of which
+    nobody could tell that it is not about a user's file. Other errors of the system say it."""
+
+    @wraps(method)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (FileNotFoundError, PermissionError) as error:
+            raise ArtifactUnavailable(str(error)) from error
+        except (ArtifactError, OSError):
+            raise
+        except Exception as error:
+            raise ArtifactUnavailable(f"{type(error).__name__}: {error}") from error
+
+    return told
+
+
 class ArtifactStore:
-    """Files by name, such as `jobs/job_1/plan.json`.
+    """Files by name, such as `jobs/job_1/plan.json`. Every method raises ArtifactUnavailable or
+    OSError where the store is full, away, or refuses.
 
     Args:
         url: a folder, or an address such as `s3://bucket/prefix`.
@@ -78,6 +100,7 @@ class ArtifactStore:
         """The folder on this machine that a file is written to before it is in its place."""
         return Path(self._root) if self._is_local else Path(tempfile.gettempdir())
 
+    @_available
     def put(self, name: str, data: bytes | BinaryIO, *, sha256: str | None = None) -> Stored:
         """Stores a file, replacing one of the same name at once.
 
@@ -94,6 +117,7 @@ class ArtifactStore:
             self._publish(path, place)
         return Stored(name, size, digest)
 
+    @_available
     def get(self, name: str, *, sha256: str | None = None) -> bytes:
         """The bytes of a file.
 
@@ -106,6 +130,7 @@ class ArtifactStore:
         _check(name, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
+    @_available
     def open(self, name: str) -> BinaryIO:
         """A file opened for reading; raises ArtifactNotFound."""
         try:
@@ -113,15 +138,18 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise ArtifactNotFound(f"artifact must exist, but got {name!r}") from error
 
+    @_available
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         return bool(self._fs.isfile(self._place(name)))
 
+    @_available
     def remove(self, name: str) -> None:
         """Deletes a file; one that is not there is no error."""
         if self.exists(name):
             self._fs.rm_file(self._place(name))
 
+    @_available
     def local_path(self, name: str, *, sha256: str | None = None) -> Path:
         """A path on this machine with the file's bytes, to be read only.
 

@@ -39,8 +39,9 @@ def writing(engine: Engine) -> sessionmaker[Session]:
 
 
 def reading(factory: sessionmaker[Session]) -> sessionmaker[Session]:
-    """Sessions on the same database that take no lock; a write in one is refused by the
-    database. They have an engine of their own, which has to be disposed of as well."""
+    """Sessions on the same database that take no lock and see one moment: a commit between two of
+    their reads is not seen. A write in one is refused by the database. They have an engine of
+    their own, which has to be disposed of as well."""
     engine: Engine = factory.kw["bind"]
     return sessionmaker(make_engine(engine.url, read_only=True), expire_on_commit=False)
 
@@ -57,7 +58,8 @@ def make_engine(
     Args:
         database_url: `sqlite:///path` or `postgresql://...`.
         foreign_keys: False only for migrations, which rebuild tables on SQLite.
-        read_only: Its transactions take no lock, and the database refuses to write in them.
+        read_only: Its transactions take no lock, see one moment, and the database refuses to
+            write in them.
         patience_s: How long a transaction waits for others that hold what it wants to write; by
             default 30 s on SQLite, and as long as the server says on PostgreSQL.
     """
@@ -65,6 +67,7 @@ def make_engine(
     options: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False)}
     if url.get_backend_name() != "sqlite":
         if read_only:
+            options["isolation_level"] = "REPEATABLE READ"
             options["execution_options"] = {"postgresql_readonly": True}
         engine = create_engine(url, pool_pre_ping=True, **options)
         if patience_s is not None:

@@ -9,6 +9,7 @@ to answers.
     ├── IdempotencyMismatch     the same idempotency key came with another request
     └── ArtifactError
         ├── ArtifactNotFound
+        ├── ArtifactUnavailable the store could not do what it was asked for; it may later
         └── ArtifactDamaged     the bytes that were read are not the bytes that were written
 """
 
@@ -64,6 +65,10 @@ class ArtifactError(JobsError):
 
 class ArtifactNotFound(ArtifactError):
     """No artifact has this name."""
+
+
+class ArtifactUnavailable(ArtifactError):
+    """The store could not do what it was asked for: full, away, or refusing; it may later."""
 
 
 class ArtifactDamaged(ArtifactError):

@@ -68,14 +68,15 @@ class DeviceState(StrEnum):
     REVOKED = "revoked"
 
 
-_ALWAYS = frozenset({JobState.FAILED, JobState.CANCELLED})
+# Also from a state that only another version knows.
+ALWAYS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 ALLOWED: Mapping[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: _ALWAYS | {JobState.PREPARING},
-    JobState.PREPARING: _ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED},
-    JobState.SEARCHING: _ALWAYS | {JobState.FINETUNING, JobState.VERIFYING, JobState.INFEASIBLE},
-    JobState.FINETUNING: _ALWAYS | {JobState.VERIFYING},
-    JobState.VERIFYING: _ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED, JobState.INFEASIBLE},
+    JobState.QUEUED: ALWAYS | {JobState.PREPARING},
+    JobState.PREPARING: ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED},
+    JobState.SEARCHING: ALWAYS | {JobState.FINETUNING, JobState.VERIFYING, JobState.INFEASIBLE},
+    JobState.FINETUNING: ALWAYS | {JobState.VERIFYING},
+    JobState.VERIFYING: ALWAYS | {JobState.SEARCHING, JobState.SUCCEEDED, JobState.INFEASIBLE},
     JobState.SUCCEEDED: frozenset(),
     JobState.INFEASIBLE: frozenset(),
     JobState.FAILED: frozenset(),

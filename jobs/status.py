@@ -1,5 +1,5 @@
-"""The only place that changes a job's state: `transition`. Stop and cancel are wishes, kept
-beside the state."""
+"""The only place that changes a job's state: `transition`. Stop is a wish, kept beside the state;
+cancel is a transition that needs no worker."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from jobs.columns import utc_now
 from jobs.errors import IllegalTransition
-from jobs.repository import events
+from jobs.repository import events, jobs, requests, tasks
 from jobs.repository.writing import changed
-from jobs.states import ALLOWED, LIVE, TERMINAL, DeviceState, InputState, JobState
+from jobs.states import ALLOWED, ALWAYS, LIVE, TERMINAL, DeviceState, InputState, JobState
 from jobs.tables import Job
 
 __all__ = [
@@ -41,7 +41,8 @@ def transition(
     now: datetime | None = None,
 ) -> bool:
     """Moves a job from one state to another, if it still is where the caller saw it, and appends
-    an event.
+    an event. Tasks and requests of a job that ends are ended with it: neither workers nor devices
+    spend time on them.
 
     Args:
         attempt: the job's attempt as the caller read it.
@@ -55,11 +56,11 @@ def transition(
     Raises:
         IllegalTransition: the table `ALLOWED` has no such way.
     """
-    if to_state not in ALLOWED[from_state]:
+    if to_state not in ALLOWED.get(from_state, ALWAYS):
         ways = ", ".join(sorted(ALLOWED[from_state])) or "nothing, it is final"
         raise IllegalTransition(f"state after {from_state} must be {ways}, but got {to_state}")
     moment = now or utc_now()
-    values: dict[str, Any] = {"state": to_state, "waiting_for": None, "updated_at": moment}
+    values: dict[str, Any] = {"state": to_state, "updated_at": moment, **jobs.AT_EASE}
     if to_state in TERMINAL:
         values["finished_at"] = moment
     if result is not None:
@@ -73,25 +74,29 @@ def transition(
     if problem is not None:
         data["problem"] = problem
     events.append(session, job_id, "state", data, now=moment)
+    if to_state in TERMINAL:
+        tasks.abandon(session, job_id)
+        requests.abandon(session, job_id)
     return True
 
 
 def request_stop(session: Session, job_id: str, *, now: datetime | None = None) -> bool:
     """Asks a job to finish with the best it has. False: it has ended, or was asked before."""
-    return _request(session, job_id, Job.stop_requested, now or utc_now())
+    moment = now or utc_now()
+    where = (Job.id == job_id, Job.state.in_(LIVE), Job.stop_requested.is_(False))
+    values = {"stop_requested": True, "updated_at": moment}
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    events.append(session, job_id, "stop_requested", {}, now=moment)
+    return True
 
 
 def request_cancel(session: Session, job_id: str, *, now: datetime | None = None) -> bool:
-    """Asks a job to end without a result. False: it has ended, or was asked before."""
-    return _request(session, job_id, Job.cancel_requested, now or utc_now())
-
-
-def _request(
-    session: Session, job_id: str, flag: InstrumentedAttribute[bool], now: datetime
-) -> bool:
-    where = (Job.id == job_id, Job.state.in_(LIVE), flag.is_(False))
-    values = {flag.key: True, "updated_at": now}
-    if not changed(session, update(Job).where(*where).values(values)):
+    """Ends a job without a result, whatever it is at. False: it has ended."""
+    job = jobs.lock(session, job_id)
+    if job is None or job.state in TERMINAL:
         return False
-    events.append(session, job_id, flag.key, {}, now=now)
-    return True
+    moment = now or utc_now()
+    session.execute(update(Job).where(Job.id == job_id).values(cancel_requested=True))
+    events.append(session, job_id, "cancel_requested", {}, now=moment)
+    return transition(session, job_id, job.state, JobState.CANCELLED, job.attempt, now=moment)

@@ -87,7 +87,9 @@ class Dataset(Base):
 class Job(Base):
     """A pruning job. Only `jobs.status.transition` writes `state`.
 
-    `version` guards `search_state`; `event_count` numbers the events without gaps.
+    `version` guards `search_state`; `event_count` numbers the events without gaps. `tries` counts
+    the decisions in a row that a passing error stopped; the next one is not made before `try_at`.
+    `trouble` is the last such error of the job or of one of its tasks, in words, while it lasts.
     """
 
     __tablename__ = "jobs"
@@ -109,6 +111,9 @@ class Job(Base):
     problem: Mapped[Document | None]
     stop_requested: Mapped[bool] = mapped_column(default=False)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    tries: Mapped[int] = mapped_column(default=0)
+    try_at: Mapped[datetime | None]
+    trouble: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
@@ -118,8 +123,8 @@ class Job(Base):
 
 
 class Task(Base):
-    """A bounded piece of a job's work, run by a worker under a lease; `attempt` counts the
-    runs."""
+    """A bounded piece of a job's work, run by a worker under a lease; `attempt` counts the runs,
+    `tries` those in a row that a passing error stopped. It is not claimed before `try_at`."""
 
     __tablename__ = "tasks"
     __table_args__ = (UniqueConstraint("job_id", "key"), Index(None, "state", "lease_until"))
@@ -135,6 +140,8 @@ class Task(Base):
     error: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(default=utc_now)
+    tries: Mapped[int] = mapped_column(default=0)
+    try_at: Mapped[datetime | None]
 
 
 class Candidate(Base):

@@ -1,17 +1,23 @@
-"""Moves a job on as far as what is known allows. Safe to run at any time, any number of times."""
+"""Moves a job on as far as what is known allows. Safe to run at any time, any number of times.
+
+An error that may pass puts the decision off; any other ends the job, so that none lives for ever.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from sqlalchemy.exc import OperationalError
-
+from jobs import status
+from jobs.repository import jobs
 from jobs.states import TERMINAL, DeviceState, JobState, TaskState
+from jobs.tables import Job
 from workers import snapshot as snapshots
 from workers.context import Context
-from workers.decision import Decision, apply
+from workers.decision import Decision, apply, problem
 from workers.library import Library
 from workers.phases import finetuning, preparing, queued, searching, verifying
+from workers.retrying import MOST_TRIES, given_up, is_passing, pause_s, words
 from workers.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -19,19 +25,69 @@ log = logging.getLogger(__name__)
 
 def advance(context: Context, library: Library, job_id: str) -> None:
     """Lets the job's phase decide, and the next one too where the state changed."""
-    moved = True
-    while moved:
-        with context.read() as session:
-            snapshot = snapshots.take(session, job_id)
-        if snapshot is None or snapshot.job.state in TERMINAL:
+    while (job := _open(context, job_id)) is not None:
+        if not _moved(context, library, job):
             return
-        moved = apply(context, snapshot, decide(context, library, snapshot))
+
+
+def _open(context: Context, job_id: str) -> Job | None:
+    """The job, unless it has ended or waits for another try."""
+    with context.read() as session:
+        job = jobs.find(session, job_id)
+    if job is None or job.state in TERMINAL:
+        return None
+    return None if job.try_at is not None and job.try_at > context.clock() else job
+
+
+def _moved(context: Context, library: Library, job: Job) -> bool:
+    """One decision. Whether to look again at once."""
+    try:
+        if job.cancel_requested:  # by a version that left this to the workers
+            return _end(context, job, JobState.CANCELLED)
+        with context.read() as session:
+            snapshot = snapshots.take(session, job.id)
+        moved = snapshot is not None and apply(
+            context, snapshot, decide(context, library, snapshot)
+        )
+    except Exception as error:
+        log.exception("%s could not decide in %s", job.id, job.state)
+        _stumble(context, job, error)
+        return False
+    if job.tries:
+        with context.unit() as unit:
+            jobs.clear_trouble(unit.session, job.id, now=context.clock())
+    return moved
+
+
+def _stumble(context: Context, job: Job, error: Exception) -> None:
+    """Puts the decision off, or ends the job where that was the last try or waiting is no use."""
+    if not is_passing(error):
+        _fail(context, job, words(error))
+    elif job.tries + 1 >= MOST_TRIES:
+        _fail(context, job, given_up(error))
+    else:
+        in_s = pause_s(job.tries + 1)
+        trouble = f"another try in {in_s:.0f} s: {words(error)}"
+        with context.unit() as unit:
+            jobs.postpone(unit.session, job, trouble, in_s=in_s, now=context.clock())
+
+
+def _fail(context: Context, job: Job, detail: str) -> None:
+    title = f"The job failed while {job.state}"
+    _end(context, job, JobState.FAILED, problem=problem(title, detail))
+
+
+def _end(
+    context: Context, job: Job, to_state: JobState, *, problem: dict[str, Any] | None = None
+) -> bool:
+    with context.unit() as unit:
+        return status.transition(
+            unit.session, job.id, job.state, to_state, job.attempt, problem=problem
+        )
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
-    """The phase's decision; a job that was cancelled, or of which work failed, ends here."""
-    if snapshot.job.cancel_requested:
-        return Decision(to_state=JobState.CANCELLED)
+    """The phase's decision; a job of which work failed ends here."""
     if snapshot.device is not None and snapshot.device.state == DeviceState.REVOKED:
         return Decision.fail(
             "The device was revoked",
@@ -44,13 +100,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     ]
     if failed:
         return Decision.fail(f"The job failed in {failed[0].kind}", failed[0].error or "unknown")
-    try:
-        return _decided(context, library, snapshot)
-    except OperationalError:
-        raise
-    except Exception as error:
-        log.exception("%s could not decide in %s", snapshot.job.id, snapshot.job.state)
-        return Decision.fail(f"The job failed while {snapshot.job.state}", str(error))
+    return _decided(context, library, snapshot)
 
 
 def _decided(context: Context, library: Library, snapshot: Snapshot) -> Decision:
@@ -63,4 +113,6 @@ def _decided(context: Context, library: Library, snapshot: Snapshot) -> Decision
         return searching.decide(context, library, snapshot)
     if state == JobState.FINETUNING:
         return finetuning.decide(snapshot)
-    return verifying.decide(snapshot)
+    if state == JobState.VERIFYING:
+        return verifying.decide(snapshot)
+    raise LookupError(f"the job's state must be known to this version, but is {state}")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from jobs.artifacts import weights_name
-from jobs.errors import ArtifactNotFound
 from jobs.repository import datasets, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import InputState, JobState
@@ -17,6 +14,7 @@ from workers.inspection import Inspection, inspect_in_child
 from workers.library import Library, dataset_source
 from workers.loaders.datasets import Source
 from workers.loaders.errors import DatasetError, LoadError
+from workers.retrying import is_passing
 
 INSPECTION_TIME_LIMIT_S = 300.0
 PREVIEW_SHAPE = (3, 32, 32)  # image files may differ in size: a job scales them to its model
@@ -57,9 +55,9 @@ def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
         preview = PREVIEW_SHAPE if spec.format == "image_folder" else None
         source = dataset_source(context, dataset_id, spec, image_shape=preview)
         info = describe(source)
-    except (SQLAlchemyError, ArtifactNotFound):
-        raise
     except Exception as error:
+        if is_passing(error):
+            raise
         refused = error if isinstance(error, LoadError) else unreadable(error)
         with context.unit() as unit:
             datasets.reject(unit.session, dataset_id, refused.problem())

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from jobs import status
 from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
-from jobs.states import TERMINAL, JobState, TaskState
+from jobs.states import JobState, TaskState
 from latency_probes.messages import Settings
 from workers.context import Context, Unit
 from workers.results import Blob
@@ -137,13 +137,10 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
     job, to_state = snapshot.job, decision.to_state
     if to_state is None:
         return True
-    moved = status.transition(
+    return status.transition(
         unit.session, job.id, job.state, to_state, job.attempt,
         result=decision.result, problem=decision.problem,
     )  # fmt: skip
-    if moved and to_state in TERMINAL:
-        requests.abandon(unit.session, job.id)
-    return moved
 
 
 def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:

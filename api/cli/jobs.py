@@ -128,7 +128,7 @@ def cancel(job_id: JobId, server: Server = None, key: ApiKey = None) -> None:
     """End a job without a result."""
     with connect(server, key) as client:
         job = client.jobs.cancel(job_id)
-    say(f"{job.id} was asked to end ({job.state})")
+    say(f"{job.id} is {job.state}")
 
 
 @app.command("artifacts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -84,13 +84,22 @@ def read_tree(job_id: str, request: Request, session: Reading, caller: Reader) -
 @router.post("/{job_id}/stop", status_code=202)
 def stop_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
     """Ask the job to finish with the best it has. Asking again changes nothing."""
-    return _wish(edge, job_id, request_stop)
+    job = found(edge.session, job_id)
+    if job.state in TERMINAL:
+        raise _over(job)
+    if request_stop(edge.session, job_id):
+        edge.after_commit(ADVANCE, job_id)
+    return JobView.model_validate(found(edge.session, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
-    """Ask the job to end without a result. Asking again changes nothing."""
-    return _wish(edge, job_id, request_cancel)
+    """End the job without a result, at once: no worker is needed. Asking again changes nothing."""
+    request_cancel(edge.session, job_id)
+    job = found(edge.session, job_id)
+    if job.state != JobState.CANCELLED:
+        raise _over(job)
+    return JobView.model_validate(job)
 
 
 def found(session: Session, job_id: str) -> Job:
@@ -119,15 +128,6 @@ def _inputs(session: Session, spec: JobSpec) -> tuple[Model, Dataset]:
     if dataset is None:
         raise invalid_field("dataset", f"must name a known data set, but got {spec.dataset!r}")
     return model, dataset
-
-
-def _wish(edge: Edge, job_id: str, wish: Callable[[Session, str], bool]) -> JobView:
-    job = found(edge.session, job_id)
-    if job.state in TERMINAL:
-        raise _over(job)
-    if wish(edge.session, job_id):
-        edge.after_commit(ADVANCE, job_id)
-    return JobView.model_validate(found(edge.session, job_id))
 
 
 def _over(job: Job) -> Problem:

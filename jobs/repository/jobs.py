@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.columns import utc_now
@@ -17,6 +17,9 @@ from jobs.repository.writing import changed
 from jobs.spec import JobSpec
 from jobs.states import LIVE, JobState
 from jobs.tables import Job
+
+# Of a job that waits for nothing, and that no passing error holds up.
+AT_EASE: Mapping[str, Any] = {"waiting_for": None, "tries": 0, "try_at": None, "trouble": None}
 
 
 def create(
@@ -47,6 +50,13 @@ def create(
 def find(session: Session, job_id: str) -> Job | None:
     """The job as the database has it now."""
     return session.get(Job, job_id, populate_existing=True)
+
+
+def lock(session: Session, job_id: str) -> Job | None:
+    """The job, which nobody else changes until the transaction ends. Who changes a job's tasks or
+    requests too takes this first: in any other order two transactions could wait for each other.
+    """
+    return session.get(Job, job_id, populate_existing=True, with_for_update=True)
 
 
 def is_in(session: Session, job_id: str, state: JobState) -> bool:
@@ -125,3 +135,32 @@ def set_waiting(
         return False
     events.append(session, job_id, "waiting", {"for": waiting_for}, now=moment)
     return True
+
+
+def postpone(session: Session, job: Job, trouble: str, *, in_s: float, now: datetime) -> bool:
+    """Notes that a passing error stopped the decision on a job, and when the next one is made.
+    Appends an event. False: another worker was first."""
+    where = (Job.id == job.id, Job.state == job.state, Job.tries == job.tries)
+    values = {"tries": job.tries + 1, "try_at": now + timedelta(seconds=in_s)}
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    set_trouble(session, job.id, trouble, now=now)
+    return True
+
+
+def set_trouble(session: Session, job_id: str, trouble: str, *, now: datetime) -> bool:
+    """Tells of a passing error that holds up a live job or one of its tasks. Appends an event."""
+    values = {"trouble": trouble, "waiting_for": trouble, "updated_at": now}
+    where = (Job.id == job_id, Job.state.in_(LIVE))
+    if not changed(session, update(Job).where(*where).values(values)):
+        return False
+    events.append(session, job_id, "retry", {"text": trouble}, now=now)
+    return True
+
+
+def clear_trouble(session: Session, job_id: str, *, now: datetime) -> bool:
+    """Notes that the passing error is over. False: there was none."""
+    where = (Job.id == job_id, Job.state.in_(LIVE), Job.trouble.is_not(None))
+    waiting_for = case((Job.waiting_for == Job.trouble, None), else_=Job.waiting_for)
+    values = {**AT_EASE, "waiting_for": waiting_for, "updated_at": now}
+    return changed(session, update(Job).where(*where).values(values))

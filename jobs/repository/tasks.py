@@ -59,19 +59,21 @@ def open_count(session: Session, job_id: str) -> int:
 
 
 def claim(session: Session, task_id: str, now: datetime, lease_s: float) -> Task | None:
-    """Takes a task that is pending, or whose runner's lease is over; its attempt grows by one.
+    """Takes a task that is pending and due, or whose runner's lease is over; its attempt grows by
+    one.
 
     Returns:
-        The task, or None: somebody else has it, or it has ended.
+        The task, or None: somebody else has it, it has ended, or it is not to be tried yet.
     """
     free = or_(
-        Task.state == TaskState.PENDING,
+        and_(Task.state == TaskState.PENDING, or_(Task.try_at.is_(None), Task.try_at <= now)),
         and_(Task.state == TaskState.RUNNING, Task.lease_until <= now),
     )
     values = {
         "state": TaskState.RUNNING,
         "attempt": Task.attempt + 1,
         "lease_until": now + timedelta(seconds=lease_s),
+        "try_at": None,
     }
     statement = update(Task).where(Task.id == task_id, free).values(values)
     return find(session, task_id) if changed(session, statement) else None
@@ -96,13 +98,42 @@ def checkpoint(
         payload=payload,
         lease_until=None,
         queued_at=now,
+        tries=0,
+    )
+
+
+def postpone(
+    session: Session,
+    task: Task,
+    payload: dict[str, Any],
+    error: str,
+    try_at: datetime,
+) -> bool:
+    """Gives a task that a passing error stopped back as pending, for a later try. False: the run
+    has lost its lease."""
+    return _end_or_keep(
+        session,
+        task.id,
+        task.attempt,
+        state=TaskState.PENDING,
+        payload=payload,
+        error=error,
+        lease_until=None,
+        tries=task.tries + 1,
+        try_at=try_at,
     )
 
 
 def finish(session: Session, task_id: str, attempt: int, result: dict[str, Any]) -> bool:
     """running -> done. False: this run lost its lease, and its result is not wanted."""
     return _end_or_keep(
-        session, task_id, attempt, state=TaskState.DONE, result=result, lease_until=None
+        session,
+        task_id,
+        attempt,
+        state=TaskState.DONE,
+        result=result,
+        error=None,
+        lease_until=None,
     )
 
 
@@ -113,6 +144,14 @@ def fail(session: Session, task_id: str, attempt: int, error: str) -> bool:
     )
 
 
+def abandon(session: Session, job_id: str) -> bool:
+    """Ends the open tasks of a job that has ended; who runs one loses its lease. False: it had
+    none."""
+    where = (Task.job_id == job_id, Task.state.in_((TaskState.PENDING, TaskState.RUNNING)))
+    values = {"state": TaskState.FAILED, "error": "the job has ended", "lease_until": None}
+    return changed(session, update(Task).where(*where).values(values))
+
+
 def expired(session: Session, now: datetime) -> Sequence[Task]:
     """Running tasks whose lease is over: to be sent again."""
     where = (Task.state == TaskState.RUNNING, Task.lease_until <= now)
@@ -121,8 +160,18 @@ def expired(session: Session, now: datetime) -> Sequence[Task]:
 
 def stale(session: Session, queued_before: datetime) -> Sequence[Task]:
     """Tasks that were queued before this time and that nobody has taken: their message may be
-    lost."""
-    where = (Task.state == TaskState.PENDING, Task.queued_at <= queued_before)
+    lost. Those that wait for another try are left out."""
+    where = (
+        Task.state == TaskState.PENDING,
+        Task.queued_at <= queued_before,
+        Task.try_at.is_(None),
+    )
+    return session.scalars(select(Task).where(*where).order_by(Task.id)).all()
+
+
+def due(session: Session, now: datetime) -> Sequence[Task]:
+    """Tasks that a passing error stopped, and that are to be tried again now."""
+    where = (Task.state == TaskState.PENDING, Task.try_at <= now)
     return session.scalars(select(Task).where(*where).order_by(Task.id)).all()
 
 

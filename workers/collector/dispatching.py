@@ -157,11 +157,12 @@ def _explain(
         )
     }
     with context.read() as session:
-        news = [
-            (job.id, waiting.get(job.id))
+        told = {
+            job.id: (job.waiting_for, waiting.get(job.id) or job.trouble)
             for job in jobs.live(session)
-            if job.state != JobState.QUEUED and job.waiting_for != waiting.get(job.id)
-        ]
+            if job.state != JobState.QUEUED
+        }
+    news = [(job_id, text) for job_id, (before, text) in told.items() if text != before]
     if news:
         with context.unit() as unit:
             for job_id, text in news:

@@ -95,13 +95,16 @@ def resend(context: Context) -> None:
     now = context.clock()
     before = now - timedelta(seconds=STALE_S)
     with context.unit() as unit:
-        for task in (*tasks.expired(unit.session, now), *tasks.stale(unit.session, before)):
+        lost = (*tasks.expired(unit.session, now), *tasks.stale(unit.session, before))
+        for task in (*lost, *tasks.due(unit.session, now)):
             if ("run_task", task.id) in waiting:
                 continue
             tasks.requeued(unit.session, task.id, now)
             unit.send("run_task", task.id)
         for job in jobs.live(unit.session):
-            if job.updated_at < before or job.cancel_requested or job.stop_requested:
+            is_due = job.try_at is None or job.try_at <= now
+            is_wanted = job.try_at or job.cancel_requested or job.stop_requested
+            if is_due and (is_wanted or job.updated_at < before):
                 unit.send("advance", job.id)
         overdue = now - timedelta(seconds=CHECK_S)
         for model in models.unchecked(unit.session):
