@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
         artifact_url: `ARTIFACT_URL`; a folder, or an address that fsspec knows.
         redis_url: `REDIS_URL`; by default the `url` in `{home}/valkey.json`.
         allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call.
+        auth: `SECATEUR_AUTH`; `on` where callers need keys.
+        data_roots: `SECATEUR_DATA_ROOTS`; folders, separated by colons, under which the paths of
+            data sets must lie. See `jobs.data_roots`.
         task_lease_s: `SECATEUR_TASK_LEASE_S`; after this long a worker counts as dead.
         request_lease_s: `SECATEUR_REQUEST_LEASE_S`; after this long without a sign from its
             device a request is given to another.
@@ -53,6 +57,8 @@ class Settings(BaseSettings):
     artifact_url: str = Field(default_factory=_artifact_url, validation_alias="artifact_url")
     redis_url: str = Field(default_factory=_redis_url, validation_alias="redis_url")
     allow: Annotated[frozenset[str], NoDecode] = frozenset()
+    auth: Literal["off", "on"] = "off"
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     task_lease_s: Annotated[float, Field(gt=0)] = 60.0
     request_lease_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
@@ -77,3 +83,13 @@ class Settings(BaseSettings):
         if isinstance(allow, str):
             return frozenset(name.strip() for name in allow.split(",") if name.strip())
         return allow
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _folders(cls, roots: Any) -> Any:
+        if isinstance(roots, str):
+            roots = [each.strip() for each in roots.split(os.pathsep) if each.strip()]
+        folders = tuple(Path(each).expanduser() for each in roots)
+        if relative := [str(each) for each in folders if not each.is_absolute()]:
+            raise ValueError(f"data roots must be absolute, but got {relative[0]!r}")
+        return folders
