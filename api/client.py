@@ -188,7 +188,19 @@ class Resource(Generic[V]):
             time.sleep(pause_s)
 
 
-class Inputs(Resource[C]):
+class Removable(Resource[V]):
+    """What can be removed."""
+
+    def remove(self, name: str) -> None:
+        """Removes the one with this id or name, with its files.
+
+        Raises:
+            ApiProblem: If there is none (404), or something that has not ended uses it (409).
+        """
+        self._http.send("DELETE", self._path(name), timeout=None)
+
+
+class Inputs(Removable[C]):
     """Models and data sets: submitted, then checked by a worker."""
 
     def wait(self, name: str, *, timeout_s: float = 300.0, pause_s: float = 0.5) -> C:
@@ -242,7 +254,7 @@ class Datasets(Inputs[DatasetView]):
             )
 
 
-class Jobs(Resource[JobView]):
+class Jobs(Removable[JobView]):
     """`/v1/jobs`."""
 
     path, view = "/v1/jobs", JobView
@@ -326,7 +338,7 @@ class Jobs(Resource[JobView]):
         return self._wait(job_id, finished, timeout_s, pause_s, seen)
 
 
-class Devices(Resource[DeviceView]):
+class Devices(Removable[DeviceView]):
     """`/v1/devices`."""
 
     path, view = "/v1/devices", DeviceView

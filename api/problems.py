@@ -24,6 +24,7 @@ from jobs.errors import (
     FieldProblem,
     IdempotencyMismatch,
     IllegalTransition,
+    InUse,
     JobsError,
     SpecError,
     UnknownCursor,
@@ -131,6 +132,10 @@ def _conflict(error: IllegalTransition) -> Problem:
     return conflict("illegal-transition", f"{error}.")
 
 
+def _in_use(error: InUse) -> Problem:
+    return conflict("in-use", f"{error}.", users=list(error.users))
+
+
 # The one table from the errors of `jobs` to answers; what is not in it is a 500.
 ANSWERS: Mapping[type[JobsError], Callable[[Any], Problem]] = {
     SpecError: _spec_error,
@@ -138,6 +143,7 @@ ANSWERS: Mapping[type[JobsError], Callable[[Any], Problem]] = {
     IdempotencyMismatch: _mismatch,
     ArtifactNotFound: _gone,
     IllegalTransition: _conflict,
+    InUse: _in_use,
 }
 
 

@@ -11,10 +11,12 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
@@ -27,17 +29,30 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _CHUNK = 2**20
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_NAME = re.compile(rf"{_PART}(/{_PART})*")
+_STAGED = ".part-"
+_NAME = re.compile(rf"({_PART}/)*({re.escape(_STAGED)})?{_PART}")
+# How file systems call the time of the last change; the time of creation is the next best.
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+
+def model_folder(model_id: str) -> str:
+    """Where all files of a model lie."""
+    return f"models/{model_id}"
 
 
 def weights_name(model_id: str) -> str:
     """Where the weights of a model lie."""
-    return f"models/{model_id}/weights.safetensors"
+    return f"{model_folder(model_id)}/weights.safetensors"
+
+
+def dataset_folder(dataset_id: str) -> str:
+    """Where all files of a data set lie."""
+    return f"datasets/{dataset_id}"
 
 
 def archive_name(dataset_id: str) -> str:
     """Where the uploaded archive of a data set lies."""
-    return f"datasets/{dataset_id}/archive"
+    return f"{dataset_folder(dataset_id)}/archive"
 
 
 def skeleton_name(digest: str) -> str:
@@ -45,9 +60,19 @@ def skeleton_name(digest: str) -> str:
     return f"skeletons/{digest[:2]}/{digest}.onnx"
 
 
+def job_folder(job_id: str) -> str:
+    """Where all files of a job lie."""
+    return f"jobs/{job_id}"
+
+
+def work_folder(job_id: str) -> str:
+    """Where a job keeps what only its own tasks need, until it ends."""
+    return f"{job_folder(job_id)}/work"
+
+
 def job_file_name(job_id: str, name: str) -> str:
     """Where a file that a job made lies."""
-    return f"jobs/{job_id}/{name}"
+    return f"{job_folder(job_id)}/{name}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +102,24 @@ def _available(method: Callable[P, T]) -> Callable[P, T]:
     return told
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file or an empty folder as the store lists it.
+
+    Attributes:
+        modified: when it was last written; None where the store does not tell.
+    """
+
+    name: str
+    size: int
+    modified: datetime | None
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether it is part of a file that has not appeared yet, and may never."""
+        return self.name.rpartition("/")[2].startswith(_STAGED)
+
+
 class ArtifactStore:
     """Files by name, such as `jobs/job_1/plan.json`. Every method raises ArtifactUnavailable or
     OSError where the store is full, away, or refuses.
@@ -96,9 +139,15 @@ class ArtifactStore:
         self._cache = cache or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}"
 
     @property
+    @property
     def staging_folder(self) -> Path:
         """The folder on this machine that a file is written to before it is in its place."""
-        return Path(self._root) if self._is_local else Path(tempfile.gettempdir())
+        return Path(self._root) if self._is_local else self._cache
+
+    @property
+    def cache(self) -> Path | None:
+        """Where this machine keeps copies of remote files; None where the store is local."""
+        return None if self._is_local else self._cache
 
     @_available
     def put(self, name: str, data: bytes | BinaryIO, *, sha256: str | None = None) -> Stored:
@@ -146,8 +195,50 @@ class ArtifactStore:
     @_available
     def remove(self, name: str) -> None:
         """Deletes a file; one that is not there is no error."""
-        if self.exists(name):
-            self._fs.rm_file(self._place(name))
+        with suppress(FileNotFoundError):
+            if self.exists(name):
+                self._fs.rm_file(self._place(name))
+
+    @_available
+    def remove_folder(self, name: str) -> None:
+        """Deletes a folder with all that is in it, and this machine's copies of that; one that is
+        not there, or that goes meanwhile, is no error."""
+        place = self._place(name)
+        with suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
+            if self._fs.exists(place):
+                self._fs.rm(place, recursive=True)
+        if not self._is_local:
+            shutil.rmtree(self._cache / name, ignore_errors=True)
+
+    @_available
+    def folders(self, name: str) -> list[str]:
+        """The names of what lies directly in a folder, sorted; none where it is not there."""
+        try:
+            self._fs.invalidate_cache()
+            found = self._fs.ls(self._place(name), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
+
+    @_available
+    def files(self, name: str) -> list[Found]:
+        """All files below a folder by name, those too that have not appeared whole; the folder
+        itself where it is empty."""
+        self._fs.invalidate_cache()
+        place = self._place(name)
+        found = self._fs.find(place, detail=True) or self._itself(place)
+        start = len(self._root) + 1
+        return [
+            Found(str(path)[start:], int(info.get("size") or 0), _modified(info))
+            for path, info in sorted(found.items())
+        ]
+
+    def _itself(self, place: str) -> dict[str, Any]:
+        try:
+            return {place: self._fs.info(place)}
+        except FileNotFoundError:
+            return {}
 
     @_available
     def local_path(self, name: str, *, sha256: str | None = None) -> Path:
@@ -183,11 +274,23 @@ class ArtifactStore:
             self._fs.put_file(str(path), place)
 
 
+def _modified(info: Mapping[str, Any]) -> datetime | None:
+    told = next((info[key] for key in _TIMES if info.get(key)), None)
+    if isinstance(told, int | float):
+        return datetime.fromtimestamp(told, UTC)
+    if isinstance(told, str):
+        with suppress(ValueError):
+            told = datetime.fromisoformat(told)
+    if not isinstance(told, datetime):
+        return None
+    return told if told.tzinfo else told.replace(tzinfo=UTC)
+
+
 @contextmanager
 def _staged(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new file in `folder` that is gone afterwards, unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=_STAGED, dir=folder)
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

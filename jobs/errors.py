@@ -7,6 +7,7 @@ to answers.
     ├── UnknownCursor           a page was asked for after something that does not exist
     ├── UnknownSchema           the database was written by a version that came after this one
     ├── IdempotencyMismatch     the same idempotency key came with another request
+    ├── InUse                   what was to be removed is needed by what has not ended
     └── ArtifactError
         ├── ArtifactNotFound
         ├── ArtifactUnavailable the store could not do what it was asked for; it may later
@@ -57,6 +58,18 @@ class UnknownSchema(JobsError):
 
 class IdempotencyMismatch(JobsError):
     """An idempotency key was used again, with another request."""
+
+
+class InUse(JobsError):
+    """What was to be removed is needed by what has not ended.
+
+    Attributes:
+        users: ids of those jobs and checks.
+    """
+
+    def __init__(self, message: str, users: Sequence[str]) -> None:
+        self.users = tuple(users)
+        super().__init__(message)
 
 
 class ArtifactError(JobsError):

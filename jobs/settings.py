@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     request_lease_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
     @property
+    def unpacked(self) -> Path:
+        """Where the workers of this machine unpack data sets, each in a folder of its id."""
+        return self.home / "datasets"
+
+    @property
     def heartbeat_s(self) -> float:
         """How often a device gives a sign."""
         return self.request_lease_s / 6

@@ -29,11 +29,13 @@ class JobState(StrEnum):
 
 
 class InputState(StrEnum):
-    """Of a model or a data set."""
+    """Of a model or a data set. `removed` is seen by nobody: jobs that have ended still name
+    it."""
 
     CHECKING = "checking"
     READY = "ready"
     REJECTED = "rejected"
+    REMOVED = "removed"
 
 
 class TaskState(StrEnum):
@@ -60,12 +62,18 @@ class CheckState(StrEnum):
 
 
 class DeviceState(StrEnum):
+    """`removed` is a revoked device that is not shown: what it measured still names it."""
+
     PENDING = "pending"
     ONLINE = "online"
     BUSY = "busy"
     DRAINING = "draining"
     OFFLINE = "offline"
     REVOKED = "revoked"
+    REMOVED = "removed"
+
+
+SHUT_OUT = frozenset({DeviceState.REVOKED, DeviceState.REMOVED})
 
 
 # Also from a state that only another version knows.

@@ -93,7 +93,12 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "state"), Index(None, "created_at", "id"))
+    __table_args__ = (
+        Index(None, "state"),
+        Index(None, "created_at", "id"),
+        Index(None, "model_id"),
+        Index(None, "dataset_id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("job"))
     name: Mapped[str | None]
@@ -229,6 +234,8 @@ class Request(Base):
         UniqueConstraint("check_id", "purpose"),
         Index(None, "state", "lease_until"),
         Index(None, "device_id", "state"),
+        Index(None, "skeleton_digest"),
+        Index(None, "reference_digest"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("req"))

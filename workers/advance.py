@@ -10,8 +10,9 @@ from typing import Any
 
 from jobs import status
 from jobs.repository import jobs
-from jobs.states import TERMINAL, DeviceState, JobState, TaskState
+from jobs.states import SHUT_OUT, TERMINAL, JobState, TaskState
 from jobs.tables import Job
+from workers import leftovers
 from workers import snapshot as snapshots
 from workers.context import Context
 from workers.decision import Decision, apply, problem
@@ -25,9 +26,9 @@ log = logging.getLogger(__name__)
 
 def advance(context: Context, library: Library, job_id: str) -> None:
     """Lets the job's phase decide, and the next one too where the state changed."""
-    while (job := _open(context, job_id)) is not None:
-        if not _moved(context, library, job):
-            return
+    while (job := _open(context, job_id)) is not None and _moved(context, library, job):
+        pass
+    leftovers.clear_job(context, job_id)
 
 
 def _open(context: Context, job_id: str) -> Job | None:
@@ -88,7 +89,7 @@ def _end(
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """The phase's decision; a job of which work failed ends here."""
-    if snapshot.device is not None and snapshot.device.state == DeviceState.REVOKED:
+    if snapshot.device is not None and snapshot.device.state in SHUT_OUT:
         return Decision.fail(
             "The device was revoked",
             f"{snapshot.device.name}, which measured this job, was revoked; submit the job again",

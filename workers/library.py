@@ -149,7 +149,7 @@ def dataset_source(
     path = spec.path or spec.function
     if path is None:
         archive = context.store.local_path(archive_name(dataset_id))
-        folder = context.settings.home / "datasets" / dataset_id
+        folder = context.settings.unpacked / dataset_id
         path = str(archive if spec.format == "npz" else unpack(archive, folder))
     return Source(
         format=spec.format,

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.repository import jobs, tasks
 from jobs.states import TERMINAL
 from jobs.tables import Task
+from workers import leftovers
 from workers import snapshot as snapshots
 from workers.context import Context, Unit
 from workers.leasing import renewed
@@ -74,15 +75,23 @@ def _end(context: Context, task: Task, outcome: Done | Again | Failed) -> None:
     with context.unit() as unit:
         # The lock also lets each of the tasks that end together see the others.
         jobs.lock(unit.session, task.job_id)
-        if not _keep(unit, context, task, outcome):
-            return
-        if isinstance(outcome, Again):
-            unit.send("run_task", task.id)
-        if task.tries:
-            jobs.clear_trouble(unit.session, task.job_id, now=context.clock())
-        is_round_over = tasks.open_count(unit.session, task.job_id) % ADVANCE_EVERY in (0, 1)
-        if is_round_over or isinstance(outcome, Failed):
-            unit.send("advance", task.job_id)
+        is_kept = _keep(unit, context, task, outcome)
+        if is_kept:
+            _wake(unit, context, task, outcome)
+    if is_kept and not isinstance(outcome, Failed):
+        leftovers.drop(context, outcome.spent)
+    else:
+        leftovers.clear_job(context, task.job_id)
+
+
+def _wake(unit: Unit, context: Context, task: Task, outcome: Done | Again | Failed) -> None:
+    if isinstance(outcome, Again):
+        unit.send("run_task", task.id)
+    if task.tries:
+        jobs.clear_trouble(unit.session, task.job_id, now=context.clock())
+    is_round_over = tasks.open_count(unit.session, task.job_id) % ADVANCE_EVERY in (0, 1)
+    if is_round_over or isinstance(outcome, Failed):
+        unit.send("advance", task.job_id)
 
 
 def _keep(unit: Unit, context: Context, task: Task, outcome: Done | Again | Failed) -> bool:

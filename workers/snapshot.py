@@ -90,7 +90,7 @@ def take(session: Session, job_id: str) -> Snapshot | None:
     job = jobs.find(session, job_id)
     if job is None:
         return None
-    model, dataset = models.find(session, job.model_id), datasets.find(session, job.dataset_id)
+    model, dataset = models.kept(session, job.model_id), datasets.kept(session, job.dataset_id)
     if model is None or dataset is None:
         raise LookupError(f"{job_id} must have its model and data set, but one is gone")
     asked = {request.purpose: request for request in requests.for_job(session, job_id)}

@@ -34,16 +34,26 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """The task's result."""
+    """The task's result.
+
+    Attributes:
+        spent: Files of the store that nobody needs once the result is kept.
+    """
 
     result: dict[str, Any]
+    spent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Again:
-    """The task goes on in another slice, from this payload."""
+    """The task goes on in another slice, from this payload.
+
+    Attributes:
+        spent: Files of the store that nobody needs once the payload is kept.
+    """
 
     payload: dict[str, Any]
+    spent: tuple[str, ...] = ()
 
 
 Handler = Callable[[Work], Done | Again]

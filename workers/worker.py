@@ -15,6 +15,7 @@ from jobs.queues import QUEUES
 from jobs.settings import Settings
 from workers.app import create_celery
 from workers.context import create_context
+from workers.leftovers import keep_tidy
 from workers.sending import celery_sender
 from workers.steps import register
 
@@ -30,6 +31,7 @@ def main() -> None:
     send = celery_sender(app)
     context = create_context(settings, send, begun=send.begun, waiting=send.waiting)
     register(app, context)
+    keep_tidy(context)
     name = f"worker-{os.getpid()}@{socket.gethostname()}"
     app.worker_main(
         ["worker", "--pool", "solo", "--queues", ",".join(QUEUES), "--hostname", name,

@@ -8,6 +8,7 @@ import typer
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.inputs import finish_check, numbers
 from api.cli.output import emit, show_table
+from api.cli.removing import add_removal
 
 app = typer.Typer(help="Labelled data.", no_args_is_help=True)
 
@@ -64,3 +65,11 @@ def list_datasets(as_json: AsJson = False, server: Server = None, key: ApiKey = 
         return
     rows = [(d.name, d.state, d.spec.get("format"), d.info, d.id) for d in datasets]
     show_table(("Name", "State", "Format", "Contents", "Id"), rows, "No data set yet.")
+
+
+add_removal(
+    app,
+    lambda client: client.datasets,
+    "Remove data sets with what was uploaded; their names are free again. "
+    "A folder on the server stays.",
+)

@@ -9,6 +9,7 @@ from api.cli.check_plot import check_svg
 from api.cli.checking import follow, line, show_check
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.output import complain, emit, percent, say, show_fields, show_table
+from api.cli.removing import Ids, add_removal
 
 app = typer.Typer(help="Devices that measure.", no_args_is_help=True)
 
@@ -139,3 +140,11 @@ def token(as_json: AsJson = False, server: Server = None, key: ApiKey = None) ->
         emit(created)
         return
     say(created.token)
+
+
+add_removal(
+    app,
+    lambda client: client.devices,
+    "Shut devices out for good and show them no more. What they measured stays readable.",
+    Ids,
+)

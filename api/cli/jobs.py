@@ -8,6 +8,7 @@ import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.output import emit, say, show_fields, show_table, size
+from api.cli.removing import Ids, add_removal
 from api.cli.results import show_result
 from api.cli.watch import facts, finish, follow
 
@@ -185,3 +186,11 @@ def tell(job: "JobView", *, as_json: bool, brief: bool) -> None:
         say(f"{job.id} is {job.state}")
     elif job.result:
         show_result(job.result)
+
+
+add_removal(
+    app,
+    lambda client: client.jobs,
+    "Remove jobs that have ended, with their files, logs and measurements.",
+    Ids,
+)

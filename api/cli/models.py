@@ -10,6 +10,7 @@ from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.inputs import finish_check, shape
 from api.cli.inspecting import Order, show_model
 from api.cli.output import emit, show_table
+from api.cli.removing import add_removal
 
 app = typer.Typer(help="Trained networks.", no_args_is_help=True)
 
@@ -112,3 +113,11 @@ def json_object(value: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise typer.BadParameter(f"must be a JSON object, but got {value!r}")
     return parsed
+
+
+add_removal(
+    app,
+    lambda client: client.models,
+    "Remove models with their files; their names are free again. Jobs that "
+    "have ended stay readable.",
+)

@@ -140,8 +140,9 @@ def _known(session: Session, device_id: str, name: str | None) -> Known | None:
 def _built_in(services: Services, edge: Edge, device: DeviceView) -> Known:
     """The model of the package, in the store, and a target that the device offers."""
     digest, model = built_in()
-    stored = services.store.put(skeleton_name(digest), model, sha256=digest)
-    skeletons.add(edge.session, digest, stored.size, stored.location)
+    # The row first: it keeps the sweep from what is stored next.
+    skeletons.add(edge.session, digest, len(model), skeleton_name(digest))
+    services.store.put(skeleton_name(digest), model, sha256=digest)
     target, offered = Target(), device.capabilities.get("runtimes", {})
     runtime = target.runtime if target.runtime in offered else next(iter(offered), target.runtime)
     return Known(BUILT_IN, digest, target.model_copy(update={"runtime": runtime}))

@@ -12,20 +12,24 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
 from api.problems import Problem, invalid_field, not_found
-from api.routes.access import Reader, Uploader
+from api.routes.access import Reader, Submitter, Uploader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
-from api.routes.edge import Composed, Reading, Services, Writing
+from api.routes.edge import Composed, Reading, Services, Writing, clear_after
 from api.routes.uploads import (
     FORM_LIMITS,
+    free_name,
+    is_taken,
     keep,
     name_taken,
     read_spec,
     refuse_foreign_code,
     refuse_non_archive,
+    unless_kept,
 )
 from api.routes.views import DatasetView
-from jobs.artifacts import archive_name
+from jobs import removal
+from jobs.artifacts import archive_name, dataset_folder
 from jobs.ids import new_id
 from jobs.queues import CHECK_DATASET
 from jobs.repository import datasets
@@ -87,19 +91,22 @@ def submit_dataset(
 ) -> Response:
     """Submit a data set: a ``path`` on the server, or an archive beside the spec.
 
-    A worker then reads it, and it becomes ``ready`` or ``rejected``.
+    The name must be new, or that of a rejected data set, which this one replaces. A worker then
+    reads it, and it becomes ``ready`` or ``rejected``.
     """
     spec = read_spec(DatasetSpec, body.spec)
     refuse_foreign_code(spec, services.settings)
     _check_source(spec, body.archive)
     with services.reading() as session:
-        if datasets.find(session, spec.name) is not None:
+        if is_taken(datasets.find(session, spec.name)):
             raise name_taken("data set", spec.name)
     dataset_id = new_id("dat")
+    folder = dataset_folder(dataset_id)
+    edge.on_rollback(unless_kept(services, folder, lambda rows: datasets.find(rows, dataset_id)))
     digest = _keep_archive(services, dataset_id, body.archive)
+    free_name(services, edge, datasets.find(edge.session, spec.name))
     row = datasets.create(edge.session, spec, archive_digest=digest, dataset_id=dataset_id)
     if row is None:
-        services.store.remove(archive_name(dataset_id))
         raise name_taken("data set", spec.name)
     edge.after_commit(CHECK_DATASET, row.id)
     view = DatasetView.model_validate(row).model_dump(mode="json")
@@ -120,6 +127,17 @@ def list_datasets(
 def read_dataset(dataset: str, request: Request, session: Reading, caller: Reader) -> Response:
     """One data set, by id or name."""
     return conditional(request, DatasetView.model_validate(found(session, dataset)))
+
+
+@router.delete("/{dataset}", status_code=204)
+def remove_dataset(dataset: str, services: Composed, edge: Writing, caller: Submitter) -> None:
+    """Remove a data set, by id or name, with what was uploaded; the name is free again.
+
+    A ``path`` on the server stays as it is. Jobs on it that have ended stay readable; where one
+    has not ended, the data set is refused.
+    """
+    remains = removal.remove_dataset(edge.session, found(edge.session, dataset).id)
+    clear_after(services, edge, remains)
 
 
 def found(session: Session, id_or_name: str) -> Dataset:

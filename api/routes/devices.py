@@ -17,6 +17,7 @@ from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading, Writing
 from api.routes.views import DeviceView, TokenView
+from jobs import removal
 from jobs.columns import utc_now
 from jobs.repository import devices, pools
 from jobs.states import DeviceState
@@ -109,10 +110,20 @@ def revoke(device_id: str, edge: Writing, caller: Keeper) -> DeviceView:
     return view(edge.session, device_id)
 
 
+@router.delete("/{device_id}", status_code=204)
+def remove_device(device_id: str, edge: Writing, caller: Keeper) -> None:
+    """Shut the device out for good, and show it no more; what it measured stays readable.
+
+    Refused where a job or a check that has not ended is measured by it or waits for it alone,
+    unless it is revoked already.
+    """
+    removal.remove_device(edge.session, view(edge.session, device_id).id)
+
+
 def view(session: Session, device_id: str) -> DeviceView:
     """The device as the API shows it, or 404."""
     device = devices.find(session, device_id)
-    if device is None:
+    if device is None or device.state == DeviceState.REMOVED:
         raise not_found("device", device_id, "GET /v1/devices lists them.")
     return DeviceView.model_validate(device)
 

@@ -13,11 +13,12 @@ from api.problems import Problem, conflict, invalid_field, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
-from api.routes.edge import Edge, Reading, Writing
+from api.routes.edge import Composed, Edge, Reading, Writing, clear_after
 from api.routes.models import rejected
 from api.routes.views import CandidateView, JobView, TreeView
+from jobs import removal
 from jobs.queues import ADVANCE
-from jobs.repository import candidates, datasets, jobs, measurements, models
+from jobs.repository import candidates, datasets, inputs, jobs, measurements, models
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
@@ -95,11 +96,22 @@ def stop_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
     """End the job without a result, at once: no worker is needed. Asking again changes nothing."""
-    request_cancel(edge.session, job_id)
+    if request_cancel(edge.session, job_id):
+        edge.after_commit(ADVANCE, job_id)  # for the files that only its tasks needed
     job = found(edge.session, job_id)
     if job.state != JobState.CANCELLED:
         raise _over(job)
     return JobView.model_validate(job)
+
+
+@router.delete("/{job_id}", status_code=204)
+def remove_job(job_id: str, services: Composed, edge: Writing, caller: Submitter) -> None:
+    """Remove a job that has ended, with its files, its log and its measurements.
+
+    Later jobs can no longer reuse what it measured.
+    """
+    remains = removal.remove_job(edge.session, found(edge.session, job_id).id)
+    clear_after(services, edge, remains)
 
 
 def found(session: Session, job_id: str) -> Job:
@@ -116,6 +128,10 @@ def _create(edge: Edge, spec: JobSpec) -> Job:
         raise rejected("model", model.name, model.problem)
     if dataset.state == InputState.REJECTED:
         raise rejected("dataset", dataset.name, dataset.problem)
+    if not inputs.hold(edge.session, Model, model.id):
+        raise not_found("model", model.name, "It was removed just now.")
+    if not inputs.hold(edge.session, Dataset, dataset.id):
+        raise not_found("data set", dataset.name, "It was removed just now.")
     job = jobs.create(edge.session, spec, model_id=model.id, dataset_id=dataset.id)
     edge.after_commit(ADVANCE, job.id)
     return found(edge.session, job.id)

@@ -10,21 +10,25 @@ from sqlalchemy.orm import Session
 
 from api.onnx_files import check_onnx
 from api.problems import Problem, not_found
-from api.routes.access import Reader, Uploader
+from api.routes.access import Reader, Submitter, Uploader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
-from api.routes.edge import Composed, Reading, Writing
+from api.routes.edge import Composed, Reading, Writing, clear_after
 from api.routes.uploads import (
     FORM_LIMITS,
+    free_name,
+    is_taken,
     keep,
     name_taken,
     read_spec,
     refuse_foreign_code,
+    unless_kept,
     upload_size,
 )
 from api.routes.views import ModelView
 from api.weights import check_weights
-from jobs.artifacts import weights_name
+from jobs import removal
+from jobs.artifacts import model_folder, weights_name
 from jobs.ids import new_id
 from jobs.queues import CHECK_MODEL
 from jobs.repository import models
@@ -48,6 +52,8 @@ def submit_model(
     With the architecture ``onnx`` the file is a float32 ONNX model, opset 11 to 23, which holds
     both; ``input_shape`` may then be left out where the file says it.
 
+    The name must be new, or that of a rejected model, which this one replaces.
+
     The bytes are checked at once; a worker then builds and traces the network, and the model
     becomes ``ready`` or ``rejected``. Jobs may be submitted on it meanwhile: they wait.
     """
@@ -56,14 +62,15 @@ def submit_model(
     check = check_onnx if wanted.is_onnx else check_weights
     check(weights.file, upload_size(weights))
     with services.reading() as session:
-        if models.find(session, wanted.name) is not None:
+        if is_taken(models.find(session, wanted.name)):
             raise name_taken("model", wanted.name)
     model_id = new_id("mdl")
-    place = weights_name(model_id)
-    stored = keep(services.store, place, weights)
+    folder = model_folder(model_id)
+    edge.on_rollback(unless_kept(services, folder, lambda rows: models.find(rows, model_id)))
+    stored = keep(services.store, weights_name(model_id), weights)
+    free_name(services, edge, models.find(edge.session, wanted.name))
     model = models.create(edge.session, wanted, weights_digest=stored.sha256, model_id=model_id)
     if model is None:
-        services.store.remove(place)
         raise name_taken("model", wanted.name)
     edge.after_commit(CHECK_MODEL, model.id)
     body = ModelView.model_validate(model).model_dump(mode="json")
@@ -84,6 +91,16 @@ def list_models(
 def read_model(model: str, request: Request, session: Reading, caller: Reader) -> Response:
     """One model, by id or name."""
     return conditional(request, ModelView.model_validate(found(session, model)))
+
+
+@router.delete("/{model}", status_code=204)
+def remove_model(model: str, services: Composed, edge: Writing, caller: Submitter) -> None:
+    """Remove a model with its files, by id or name; the name is free again.
+
+    Jobs on it that have ended stay readable; where one has not ended, the model is refused.
+    """
+    remains = removal.remove_model(edge.session, found(edge.session, model).id)
+    clear_after(services, edge, remains)
 
 
 @router.get("/{model}/graph")

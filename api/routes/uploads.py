@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict, TypeVar
 
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 from starlette.datastructures import UploadFile
 
 from api.problems import conflict, invalid, invalid_field
 from api.routes.admission import MAX_DOCUMENT_BYTES
+from api.routes.edge import Edge, Services, clear_after
+from jobs import removal
 from jobs.artifacts import ArtifactStore, Stored
 from jobs.errors import SpecError
 from jobs.settings import Settings
 from jobs.spec import DatasetSpec, ModelSpec, check_allowed
+from jobs.states import InputState
+from jobs.tables import Dataset, Model
 from jobs.validation import validate_json
 
 M = TypeVar("M", bound=BaseModel)
@@ -74,7 +80,37 @@ def keep(store: ArtifactStore, name: str, upload: UploadFile) -> Stored:
     return store.put(name, upload.file)
 
 
+def unless_kept(
+    services: Services, folder: str, find: Callable[[Session], object | None]
+) -> Callable[[], None]:
+    """What removes a folder of the store, unless `find` knows the row that it belongs to: the
+    answer to a commit may be lost."""
+
+    def remove() -> None:
+        with services.reading() as session:
+            if find(session) is not None:
+                return
+        services.store.remove_folder(folder)
+
+    return remove
+
+
+def free_name(services: Services, edge: Edge, known: Model | Dataset | None) -> None:
+    """Remove what was rejected, so that its name can be used anew."""
+    remains = known and removal.replace_rejected(edge.session, known)
+    if remains:
+        clear_after(services, edge, remains)
+
+
+def is_taken(known: Model | Dataset | None) -> bool:
+    """Whether this holds its name; what was rejected does not."""
+    return known is not None and known.state != InputState.REJECTED
+
+
 def name_taken(what: str, name: str) -> Exception:
     """409 for a second thing of one name."""
-    detail = f"name must be new, but there is a {what} {name!r} already: choose another name."
+    detail = (
+        f"name must be new, but there is a {what} {name!r} already: choose another "
+        "name, or remove that one first."
+    )
     return conflict("name-taken", detail, errors=[{"field": "name", "message": detail}])

@@ -17,7 +17,7 @@ from api.stack.home import Home
 from jobs.database import make_engine, reading, reason, writing
 from jobs.repository import devices
 from jobs.settings import Settings
-from jobs.states import DeviceState
+from jobs.states import SHUT_OUT
 from latency_probes.agent import credentials
 
 TOKEN_VARIABLE = "SECATEUR_PROBE_TOKEN"  # read by latency_probes.agent
@@ -106,4 +106,4 @@ def is_enrolled(session: Session, path: Path) -> bool:
         log.warning("the local probe enrols again: %s", error)
         return False
     device = None if kept is None else devices.find(session, kept.reply.device_id)
-    return device is not None and device.state != DeviceState.REVOKED
+    return device is not None and device.state not in SHUT_OUT

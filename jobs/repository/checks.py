@@ -19,7 +19,7 @@ from jobs.checking import CheckSettings
 from jobs.columns import utc_now
 from jobs.repository.paging import Page, newest_first
 from jobs.repository.writing import changed
-from jobs.states import CheckState, RequestState
+from jobs.states import CheckState, InputState, RequestState
 from jobs.tables import Check, Job, Measurement, Model, Request
 from latency_probes.messages import Target
 
@@ -135,6 +135,7 @@ def last_reference(session: Session, device_id: str) -> Known | None:
             Measurement.device_id == device_id,
             Measurement.counted,
             Measurement.ratio.is_not(None),
+            Model.state != InputState.REMOVED,
             Request.purpose.not_like("final:%"),
         )
         .order_by(Measurement.created_at.desc(), Measurement.id.desc())

@@ -39,9 +39,15 @@ def find(session: Session, id_or_name: str) -> Dataset | None:
     return inputs.find(session, Dataset, id_or_name)
 
 
+def kept(session: Session, dataset_id: str) -> Dataset | None:
+    """The data set with this id, one too that was removed and that jobs still name."""
+    return inputs.kept(session, Dataset, dataset_id)
+
+
 def page(session: Session, *, after: str | None = None, limit: int = 50) -> Page[Dataset]:
     """Data sets, newest first; raises UnknownCursor."""
-    return newest_first(session, Dataset, after=after, limit=limit)
+    where = [Dataset.state != InputState.REMOVED]
+    return newest_first(session, Dataset, after=after, limit=limit, where=where)
 
 
 def unchecked(session: Session) -> Sequence[Dataset]:

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.ids import new_secret, sha256_hex
 from jobs.repository.writing import changed
-from jobs.states import DeviceState
-from jobs.tables import Device, EnrolmentToken
+from jobs.states import SHUT_OUT, DeviceState
+from jobs.tables import Check, Device, EnrolmentToken, Measurement, Request
 
-_GONE = (DeviceState.OFFLINE, DeviceState.REVOKED)
+_GONE = (DeviceState.OFFLINE, *SHUT_OUT)
 
 
 def create_token(session: Session, expires_at: datetime) -> str:
@@ -65,9 +65,12 @@ def find(session: Session, device_id: str) -> Device | None:
     return session.get(Device, device_id, populate_existing=True)
 
 
-def all_devices(session: Session) -> Sequence[Device]:
-    """Every device, revoked ones too, oldest first."""
-    return session.scalars(select(Device).order_by(Device.created_at, Device.id)).all()
+def all_devices(session: Session, *, removed: bool = False) -> Sequence[Device]:
+    """Every device, revoked ones too, and on demand those that were removed; oldest first."""
+    statement = select(Device).order_by(Device.created_at, Device.id)
+    if not removed:
+        statement = statement.where(Device.state != DeviceState.REMOVED)
+    return session.scalars(statement).all()
 
 
 def present(session: Session) -> Sequence[Device]:
@@ -88,7 +91,7 @@ def alive(session: Session) -> Sequence[Device]:
 def verify(session: Session, device_id: str, secret: str) -> Device | None:
     """The device, if the secret is its own and it is not revoked."""
     device = find(session, device_id)
-    if device is None or device.state == DeviceState.REVOKED:
+    if device is None or device.state in SHUT_OUT:
         return None
     return device if hmac.compare_digest(device.secret_sha256, sha256_hex(secret)) else None
 
@@ -97,14 +100,14 @@ def heartbeat(session: Session, device_id: str, state: DeviceState, now: datetim
     """Notes that a device lives and what it says it does; one asked to drain stays draining.
     False: it is revoked or unknown."""
     shown = case((Device.drain_requested, DeviceState.DRAINING), else_=state)
-    where = (Device.id == device_id, Device.state != DeviceState.REVOKED)
+    where = (Device.id == device_id, Device.state.not_in(SHUT_OUT))
     return changed(session, update(Device).where(*where).values(state=shown, last_seen=now))
 
 
 def announce(session: Session, device_id: str, capabilities: Mapping[str, Any]) -> bool:
     """Notes what a device says that it is, in place of what it said before. False: it is revoked
     or unknown."""
-    where = (Device.id == device_id, Device.state != DeviceState.REVOKED)
+    where = (Device.id == device_id, Device.state.not_in(SHUT_OUT))
     values = {"capabilities": dict(capabilities)}
     return changed(session, update(Device).where(*where).values(**values))
 
@@ -131,7 +134,7 @@ def drain(session: Session, device_id: str) -> bool:
     """Asks that a device gets no more work. False: unknown, revoked, or asked before."""
     where = (
         Device.id == device_id,
-        Device.state != DeviceState.REVOKED,
+        Device.state.not_in(SHUT_OUT),
         Device.drain_requested.is_(False),
     )
     shown = case((Device.state == DeviceState.OFFLINE, Device.state), else_=DeviceState.DRAINING)
@@ -146,7 +149,7 @@ def resume(session: Session, device_id: str) -> bool:
 
 def revoke(session: Session, device_id: str) -> bool:
     """Shuts a device out for good. False: unknown, or revoked before."""
-    where = (Device.id == device_id, Device.state != DeviceState.REVOKED)
+    where = (Device.id == device_id, Device.state.not_in(SHUT_OUT))
     return changed(session, update(Device).where(*where).values(state=DeviceState.REVOKED))
 
 
@@ -165,3 +168,21 @@ def counts(session: Session) -> dict[DeviceState, int]:
     """How many devices are in each state; states without devices are counted as 0."""
     rows = session.execute(select(Device.state, func.count()).group_by(Device.state))
     return dict.fromkeys(DeviceState, 0) | dict(rows.all())
+
+
+def drop_removed(session: Session) -> None:
+    """Deletes the rows of removed devices that nothing names any more."""
+    named = [
+        select(table.device_id).where(table.device_id == Device.id).exists()
+        for table in (Request, Measurement, Check)
+    ]
+    where = (Device.state == DeviceState.REMOVED, *(~each for each in named))
+    gone = session.scalars(select(Device.id).where(*where)).all()
+    session.execute(delete(EnrolmentToken).where(EnrolmentToken.used_by.in_(gone)))
+    session.execute(delete(Device).where(Device.id.in_(gone)))
+
+
+def forget_tokens(session: Session, before: datetime) -> None:
+    """Drops the enrolment tokens that expired before then and let nobody in."""
+    unused = (EnrolmentToken.used_by.is_(None), EnrolmentToken.expires_at < before)
+    session.execute(delete(EnrolmentToken).where(*unused))

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.columns import utc_now
 from jobs.repository.writing import Row, changed, insert_new
 from jobs.states import InputState
-from jobs.tables import Dataset, Model
+from jobs.tables import Dataset, Job, Model
 
 T = TypeVar("T", Model, Dataset)
+_NO_SYNC = {"synchronize_session": False}
+_OWNERS: dict[type, InstrumentedAttribute[str]] = {Model: Job.model_id, Dataset: Job.dataset_id}
 
 
 def create(session: Session, table: type[T], row: Row, now: datetime | None) -> T | None:
@@ -26,9 +28,39 @@ def create(session: Session, table: type[T], row: Row, now: datetime | None) -> 
 
 def find(session: Session, table: type[T], id_or_name: str) -> T | None:
     """The entry with this id or, failing that, this name, as the database has it now."""
-    statement = select(table).where(or_(table.id == id_or_name, table.name == id_or_name))
+    named = or_(table.id == id_or_name, table.name == id_or_name)
+    statement = select(table).where(named, table.state != InputState.REMOVED)
     rows = session.scalars(statement.execution_options(populate_existing=True)).all()
     return min(rows, key=lambda row: row.id != id_or_name, default=None)
+
+
+def kept(session: Session, table: type[T], entry_id: str) -> T | None:
+    """The entry with this id, one too that was removed and that jobs still name."""
+    return session.get(table, entry_id, populate_existing=True)
+
+
+def hold(session: Session, table: type[T], entry_id: str) -> bool:
+    """Keeps an entry from being removed until the transaction ends. False: it is gone."""
+    where = (table.id == entry_id, table.state != InputState.REMOVED)
+    return session.scalar(select(table.id).where(*where).with_for_update(read=True)) is not None
+
+
+def remove(session: Session, entry: Model | Dataset) -> None:
+    """Frees the name of an entry. Its row stays, seen by nobody, while jobs name it."""
+    named = select(Job.id).where(_OWNERS[type(entry)] == entry.id).limit(1)
+    if session.scalar(named) is None:
+        session.delete(entry)
+    else:
+        entry.name, entry.state = entry.id, InputState.REMOVED
+    session.flush()
+
+
+def drop_removed(session: Session) -> None:
+    """Deletes the rows of removed models and data sets that no job names any more."""
+    for table in (Model, Dataset):
+        named = select(Job.id).where(_OWNERS[table] == table.id).exists()
+        where = (table.state == InputState.REMOVED, ~named)
+        session.execute(delete(table).where(*where), execution_options=_NO_SYNC)
 
 
 def unchecked(session: Session, table: type[T]) -> Sequence[T]:

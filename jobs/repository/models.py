@@ -39,9 +39,15 @@ def find(session: Session, id_or_name: str) -> Model | None:
     return inputs.find(session, Model, id_or_name)
 
 
+def kept(session: Session, model_id: str) -> Model | None:
+    """The model with this id, one too that was removed and that jobs still name."""
+    return inputs.kept(session, Model, model_id)
+
+
 def page(session: Session, *, after: str | None = None, limit: int = 50) -> Page[Model]:
     """Models, newest first; raises UnknownCursor."""
-    return newest_first(session, Model, after=after, limit=limit)
+    where = [Model.state != InputState.REMOVED]
+    return newest_first(session, Model, after=after, limit=limit, where=where)
 
 
 def unchecked(session: Session) -> Sequence[Model]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from jobs import resolution
 from jobs.checking import CheckSettings
 from jobs.repository import checks, devices, measurements, requests
-from jobs.states import CheckState, DeviceState, RequestState
+from jobs.states import SHUT_OUT, CheckState, DeviceState, RequestState
 from jobs.tables import Check, Device, Measurement, Request
 from latency_probes import samples
 from latency_probes.messages import Settings, Target
@@ -32,7 +32,8 @@ def check_devices(context: Context) -> None:
     """One look at every check that has not ended; writes only where something is new."""
     with context.read() as session:
         live = [(check, checks.requests_of(session, check.id)) for check in checks.live(session)]
-        known = {device.id: device for device in devices.all_devices(session)} if live else {}
+        every = devices.all_devices(session, removed=True) if live else ()
+        known = {device.id: device for device in every}
     for check, asked in live:
         _take(context, check, asked, known[check.device_id])
 
@@ -58,7 +59,7 @@ def _next(check: Check, asked: Sequence[Request], device: Device, now: datetime)
     settings = CheckSettings.model_validate(check.settings)
     trials = settings.trials()
     ended = [each for each in asked if each.state not in _OPEN]
-    if device.state == DeviceState.REVOKED:
+    if device.state in SHUT_OUT:
         return lambda unit: _fail(unit, check, "the device was revoked", now)
     if ended and ended[0].state == RequestState.FAILED:
         return lambda unit: _fail(unit, check, _reason(unit, ended[0]), now)

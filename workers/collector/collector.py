@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
 from jobs.repository import devices, leases
-from jobs.states import DeviceState
+from jobs.states import SHUT_OUT
 from workers.collector.checking import check_devices
 from workers.collector.dispatching import dispatch
 from workers.collector.ingesting import ingest
@@ -63,8 +63,8 @@ class Collector:
         if not self._leads():
             return False
         with self._context.read() as session:
-            known = devices.all_devices(session)
-        revoked = {device.id for device in known if device.state == DeviceState.REVOKED}
+            known = devices.all_devices(session, removed=True)
+        revoked = {device.id for device in known if device.state in SHUT_OUT}
         secrets = {each.id: each.secret_sha256 for each in known if each.id not in revoked}
         self._streams.ensure_users(secrets, revoked)
         self._read(list(secrets))

@@ -121,6 +121,10 @@ class Streams:
         if stream_id is not None:
             self._redis.xdel(keys.requests_stream(device_id), stream_id)
 
+    def drop(self, device_id: str) -> None:
+        """Removes both streams of a device that is gone for good."""
+        self._redis.delete(keys.requests_stream(device_id), keys.results_stream(device_id))
+
     def tidy(self, device_id: str, wanted: Collection[str]) -> None:
         """Removes the requests that nobody waits for any more: answered, or of a job that ended. A
         device that still measures one loses its claim, and stops.

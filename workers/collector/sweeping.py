@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from jobs.repository import datasets, devices, jobs, models, requests, tasks
 from jobs.repository.measurements import Finding
+from jobs.states import DeviceState
 from jobs.tables import Device, Request
 from workers.collector.checking import is_present
 from workers.collector.streams import Streams
@@ -65,12 +66,16 @@ def is_held(
 
 
 def tidy(context: Context, streams: Streams) -> None:
-    """Empties the devices' queues of what has been answered or is not wanted any more."""
+    """Empties the devices' queues of what has been answered or is not wanted any more, and drops
+    those of removed devices."""
     with context.read() as session:
         wanted = requests.entries(session)
-        known = devices.all_devices(session)
+        known = devices.all_devices(session, removed=True)
     for device in known:
-        streams.tidy(device.id, wanted.get(device.id, set()))
+        if device.state == DeviceState.REMOVED:
+            streams.drop(device.id)
+        else:
+            streams.tidy(device.id, wanted.get(device.id, set()))
 
 
 def give_up(unit: Unit, request: Request, now: datetime) -> None:

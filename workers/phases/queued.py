@@ -10,13 +10,13 @@ from workers.snapshot import Snapshot
 
 
 def decide(snapshot: Snapshot) -> Decision:
-    """Fails with the input's own problem where one was rejected."""
+    """Fails with the input's own problem where one was rejected, or another took its name."""
     for kind, row in (("model", snapshot.model), ("data set", snapshot.dataset)):
-        if row.state == InputState.REJECTED:
+        if row.state in (InputState.REJECTED, InputState.REMOVED):
             found = row.problem or {}
             return Decision.fail(
                 f"The {kind} was rejected",
-                f"{kind} {row.name}: {found.get('detail', 'no reason was kept')}",
+                f"{kind} {row.spec['name']}: {found.get('detail', 'no reason was kept')}",
                 errors=found.get("errors", []),
             )
         if row.state == InputState.CHECKING:

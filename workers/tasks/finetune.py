@@ -1,4 +1,8 @@
-"""Fine-tunes a finalist in slices; any worker goes on from the checkpoint of the last one."""
+"""Fine-tunes a finalist in slices; any worker goes on from the checkpoint of the last one.
+
+A slice leaves the checkpoint that it began with and the one that it wrote: a worker that is killed
+before the new one counts goes on from the other.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
 
 SLICE_S = 12.0
+SUFFIX = ".safetensors"
 
 
 def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
@@ -35,9 +40,10 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     run.run(time_limit_s=slice_s)
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.step)
-    location = _file(work, f"{run.step}.safetensors")
+    location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
-    return Again({**work.payload, "step": run.step, "checkpoint": location})
+    payload = {**work.payload, "step": run.step, "checkpoint": location}
+    return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
 
 
 def finetune_config(spec: JobSpec) -> FinetuneConfig:
@@ -72,7 +78,23 @@ def _finished(work: Work, student: nn.Module, steps: int) -> Done:
             steps=steps,
             validation_loss=cross_entropy_loss(student, validation),
             validation_accuracy=accuracy(student, validation),
-        ).document()
+        ).document(),
+        spent=_checkpoints(work),
+    )
+
+
+def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
+    """The checkpoints of this finalist, all or those of fewer steps than `below`.
+
+    A worker that lost its lease may come late: it finds those of its successors, which are newer,
+    and leaves them alone.
+    """
+    names = work.context.store.folders(_file(work, "").rstrip("/"))
+    steps = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+    return tuple(
+        _file(work, f"{step}{SUFFIX}")
+        for step in steps
+        if step.isdigit() and (below is None or int(step) < below)
     )
 
 
