@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from jobs import status
+from jobs.artifacts import ArtifactStore
+from jobs.errors import ArtifactNotFound
 from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
 from jobs.states import JobState, TaskState
 from latency_probes.messages import Settings
@@ -89,10 +91,13 @@ def apply(context: Context, snapshot: Snapshot, decision: Decision) -> bool:
 
     Returns:
         Whether to look again at once: the job changed its state, or another worker was first.
+
+    Raises:
+        ArtifactNotFound: A skeleton that it names is not in the store.
     """
     try:
         with context.unit() as unit:
-            _write(unit, snapshot, decision)
+            _write(unit, context.store, snapshot, decision)
     except _Void:
         return True
     return decision.to_state is not None
@@ -102,7 +107,7 @@ class _Void(Exception):
     """Another worker was first; the transaction is rolled back."""
 
 
-def _write(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
+def _write(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: Decision) -> None:
     job_id = snapshot.job.id
     if not jobs.is_in(unit.session, job_id, snapshot.job.state):
         raise _Void
@@ -110,7 +115,7 @@ def _write(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
         raise _Void
     if decision.waiting_for is not None:
         jobs.set_waiting(unit.session, job_id, decision.waiting_for)
-    _add_work(unit, snapshot, decision)
+    _add_work(unit, store, snapshot, decision)
     for kind, data in decision.events:
         events.append(unit.session, job_id, kind, data)
 
@@ -143,7 +148,7 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
     )  # fmt: skip
 
 
-def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
+def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: Decision) -> None:
     session, job_id, target = unit.session, snapshot.job.id, snapshot.spec.target
     for new in decision.tasks:
         if new.key not in snapshot.tasks:
@@ -152,7 +157,9 @@ def _add_work(unit: Unit, snapshot: Snapshot, decision: Decision) -> None:
                 unit.send("run_task", task.id)
     for wanted in decision.requests:
         for blob in (wanted.candidate, wanted.reference):
-            skeletons.add(session, blob.digest, blob.size, blob.location)
+            is_new = skeletons.add(session, blob.digest, blob.size, blob.location)
+            if is_new and not store.exists(blob.location):  # swept since it was stored
+                raise ArtifactNotFound(f"artifact must exist, but got {blob.location!r}")
         requests.add(
             session,
             job_id,

@@ -22,7 +22,7 @@ Limit = Annotated[int, Query(ge=1, le=500, description="entries per page")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="repeat the request with the same key and get the same answer",
+        description="repeat the request with the same key within 24 h and get the same answer",
         min_length=1,
         max_length=MAX_KEY_CHARACTERS,
     ),

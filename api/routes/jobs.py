@@ -35,7 +35,7 @@ def submit_job(
 
     On a model or data set that is still being checked the job waits for the verdict; on a
     rejected one it is refused with the problem found. Repeated with the same ``Idempotency-Key``
-    and the same body, the first answer is given again.
+    and the same body within 24 h, the first answer is given again.
     """
 
     def work() -> tuple[str, BaseModel]:

@@ -1,13 +1,14 @@
 """Answers kept under the `Idempotency-Key` of a request, so that a repeated POST is answered, not
 done again.
 
-Within one transaction: `reserve`, do the work, `store`. A rollback forgets all of it.
+Within one transaction: `reserve`, do the work, `store`. A rollback forgets all of it. After `LIFE`
+a key is as good as new.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, update
@@ -17,6 +18,9 @@ from jobs.columns import utc_now
 from jobs.errors import IdempotencyMismatch
 from jobs.repository.writing import changed, insert_new
 from jobs.tables import Idempotency
+
+# Clients that repeat a request do so within minutes.
+LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,21 @@ def reserve(
     """Claims a key for the request with this hash.
 
     Returns:
-        None: the caller is the first and must do the work. Else the answer to give again.
+        None: the caller is the first within `LIFE`, or the first got no answer, and must do the
+        work. Else the answer to give again.
 
     Raises:
         IdempotencyMismatch: the key was used for another request.
     """
+    moment = now or utc_now()
     row = {
         "scope": scope,
         "key": key,
         "request_sha256": request_sha256,
-        "created_at": now or utc_now(),
+        "created_at": moment,
     }
+    its_own = (Idempotency.scope == scope, Idempotency.key == key)
+    session.execute(delete(Idempotency).where(*its_own, Idempotency.created_at <= moment - LIFE))
     if insert_new(session, Idempotency, row):
         return None
     known = session.get_one(Idempotency, (scope, key), populate_existing=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, or_, select
@@ -40,10 +40,11 @@ def of_job(session: Session, job_id: str) -> set[str]:
     return {digest for row in rows for digest in row}
 
 
-def unnamed(session: Session, before: datetime) -> Sequence[str]:
-    """The skeletons from before then that no request and no check names."""
-    statement = select(Skeleton.digest).where(Skeleton.created_at < before, ~_named())
-    return session.scalars(statement.order_by(Skeleton.digest)).all()
+def unnamed(session: Session, before: datetime) -> dict[str, int]:
+    """The skeletons from before then that no request and no check names, and their sizes."""
+    where = (Skeleton.created_at < before, ~_named())
+    rows = session.execute(select(Skeleton.digest, Skeleton.size).where(*where))
+    return dict(rows.tuples().all())
 
 
 def unknown(session: Session, digests: Iterable[str]) -> set[str]:

@@ -14,6 +14,7 @@ from jobs.states import SHUT_OUT
 from workers.collector.checking import check_devices
 from workers.collector.dispatching import dispatch
 from workers.collector.ingesting import ingest
+from workers.collector.orphans import Sweep
 from workers.collector.streams import Streams
 from workers.collector.sweeping import sweep
 from workers.context import Context
@@ -43,6 +44,7 @@ class Collector:
     ) -> None:
         self._context, self._streams, self._owner = context, streams, owner
         self._monotonic = monotonic
+        self._orphans = Sweep(context, monotonic=monotonic)
         self._lead_until = self._sweep_at = float("-inf")
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -72,6 +74,7 @@ class Collector:
         dispatch(self._context, self._streams)
         if self._monotonic() >= self._sweep_at:
             sweep(self._context, self._streams)
+            self._orphans.step()
             self._sweep_at = self._monotonic() + SWEEP_S
         return True
 

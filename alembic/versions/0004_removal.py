@@ -1,6 +1,6 @@
 """Indexes for removal: which jobs use a model or a data set, which requests name a skeleton.
 
-Revision: 0003, after: 0002
+Revision: 0004, after: 0003
 Created: 2026-11-29 20:10:00
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision: str = "0003"
-down_revision: str | None = "0002"
+revision: str = "0004"
+down_revision: str | None = "0003"
 branch_labels: str | None = None
 depends_on: str | None = None
 
