@@ -66,7 +66,8 @@ def examine(
     Args:
         name: a model; see `load`.
         folder: for files that pass between processes.
-        time_limit_s: for building, tracing and pruning together; tracing is told what is left.
+        time_limit_s: for building, tracing and pruning together, as time passes; tracing is told
+            what is left.
         quick: leave out training, export and loading.
         tracer: what finds the groups.
     """
@@ -96,8 +97,8 @@ def _analyse(
         if not expected:
             raise checks.CheckFailed("the dense model returns no tensor")
     with stages.stage("trace"):
-        left = time_limit_s - stages.analysis_s
-        graph = tracer(model, inputs, time_limit_s=max(1.0, SHARE_OF_LIMIT * left))
+        left = max(1.0, SHARE_OF_LIMIT * (time_limit_s - stages.analysis_s))
+        graph = tracer(model, inputs, time_limit_s=left, wall_limit_s=left)
     findings.detail |= {"traced": True, **_described(graph)}
     findings.frozen_because = main_reason(graph)
     exact_plan, plan = half_plan(graph, EXACT), half_plan(graph, ALL)

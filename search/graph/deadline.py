@@ -1,13 +1,36 @@
 """When to stop: before a step that would end too late. Knows clocks and torch's modes, and nothing
-of pruning."""
+of pruning.
+
+| symbol | meaning |
+|---|---|
+| PATIENCE | a wall limit, as a multiple of the limit of processor time that it stands behind |
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
+
+# A tenth of a core is what nine busy neighbours leave; who gets less waits for something else.
+PATIENCE = 10.0
+
+
+def own_processor_time() -> Callable[[], float]:
+    """A clock of the processor time that the calling thread takes, in seconds.
+
+    Any thread may read it: on a GPU, a backward pass asks from a thread of its own. What other
+    threads of the process do does not count, as a server or a notebook may have busy ones; where
+    the system cannot tell threads apart, it does.
+    """
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.process_time
+    own = time.pthread_getcpuclockid(threading.get_ident())
+    return lambda: time.clock_gettime(own)
 
 
 class Deadline:
@@ -19,10 +42,13 @@ class Deadline:
     Args:
         time_limit_s: seconds from now.
         clock: seconds that only ever grow.
+        behind: another limit; the time is also over when it is there.
     """
 
-    def __init__(self, time_limit_s: float, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(
+        self, time_limit_s: float, clock: Callable[[], float], behind: Deadline | None = None
+    ) -> None:
+        self._clock, self._behind = clock, behind
         self._end = clock() + time_limit_s
         self._last: float | None = None
         self._longest_s = 0.0
@@ -32,11 +58,12 @@ class Deadline:
         if self._last is not None:
             self._longest_s = max(self._longest_s, now - self._last)
         self._last = now
-        return now + self._longest_s >= self._end
+        is_behind_over = self._behind is not None and self._behind()
+        return is_behind_over or now + self._longest_s >= self._end
 
     def is_over(self) -> bool:
         """Whether the time is over now. This is no question before a step."""
-        return self._clock() >= self._end
+        return self._clock() >= self._end or (self._behind is not None and self._behind.is_over())
 
 
 class OutOfTime(BaseException):

@@ -17,7 +17,7 @@ from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
-from search.graph.deadline import Deadline
+from search.graph.deadline import PATIENCE, Deadline, own_processor_time
 from search.graph.doubling import everything_in_float64
 from search.graph.exporting import Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
@@ -30,6 +30,7 @@ from search.graph.redrawing import double_copy, quiet_copy, stirred
 from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
 from search.graph.standardising import with_fixed_statistics
+from search.graph.threads import one_thread
 from search.graph.trials import LATE
 from search.graph.types import Group
 from search.graph.verification import frozen_by, settle
@@ -45,8 +46,10 @@ def trace(
     example_inputs: tuple[Tensor, ...],
     *,
     time_limit_s: float = 60.0,
+    wall_limit_s: float | None = None,
     rules: Mapping[str, Rule] = RULES,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] | None = None,
+    wall_clock: Callable[[], float] = time.monotonic,
 ) -> PruningGraph:
     """Find what can be pruned in `model`, and verify it.
 
@@ -60,20 +63,26 @@ def trace(
     Args:
         model: any traceable module, in any mode and dtype; it is not touched.
         example_inputs: tensors with a leading batch dimension.
-        time_limit_s: checked between steps, each of which is taken to last as long as the longest
-            before it, and while the model is exported.
+        time_limit_s: processor time of the calling thread, which does all the work, so that what
+            is found does not hang on who else uses the machine. Checked between steps, each of
+            which is taken to last as long as the longest before it, and while the model is
+            exported.
+        wall_limit_s: the same in time as it passes, for a model that waits instead of computing;
+            ten times as long by default.
         rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
             freezes groups, it cannot break a pruned model.
-        clock: seconds that only ever grow.
+        clock: of `time_limit_s`: seconds that only ever grow; by default the processor time.
+        wall_clock: of `wall_limit_s`.
 
     Raises:
         GraphError: the model cannot be copied or exported in time, it holds what cannot be pruned
             (NaN, sparse or quantized tensors, no parameters at all), its output does not depend
             on its parameters, or the inputs are not tensors.
     """
-    expired = Deadline(time_limit_s, clock)
+    wall = Deadline(PATIENCE * time_limit_s if wall_limit_s is None else wall_limit_s, wall_clock)
+    expired = Deadline(time_limit_s, clock or own_processor_time(), wall)
     check_model(model)
-    with torch.inference_mode(False), torch.enable_grad():
+    with one_thread(), torch.inference_mode(False), torch.enable_grad():
         try:
             return _traced(model, example_inputs, rules, expired)
         except ExportError as obstacle:

@@ -296,6 +296,35 @@ def test_the_time_limit_freezes_what_is_not_verified(
     assert {group.reason for group in graph.groups[:2]} == {LATE}
 
 
+@pytest.mark.parametrize(("time_limit_s", "reason"), [(9.0, LATE), (30.0, "")])
+def test_ten_times_the_limit_may_pass_without_computing(
+    monkeypatch: pytest.MonkeyPatch, time_limit_s: float, reason: str
+) -> None:
+    wall = Ending(settle)
+    monkeypatch.setattr(tracing, "settle", wall.end)
+    graph = trace(Plain(), image(), time_limit_s=time_limit_s, clock=lambda: 0.0, wall_clock=wall)
+    assert {group.reason for group in graph.groups[:2]} == {reason}
+
+
+def test_a_trace_takes_one_thread_and_leaves_the_setting_as_it_was() -> None:
+    before, seen = torch.get_num_threads(), set[int]()
+
+    class Looking(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return super().forward(x)
+
+    torch.set_num_threads(3)
+    try:
+        trace(Looking(), image())
+        with pytest.raises(GraphError):
+            trace(nn.Identity(), image())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
 def test_an_export_is_broken_off_when_the_time_is_over() -> None:
     clock = Ending(torch.relu)
 
