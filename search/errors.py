@@ -3,7 +3,8 @@
 SearchError
 ├── ConfigError      a configuration value that cannot work
 ├── GraphError       the model cannot be traced
-│   └── ExportError  it runs, but torch.export cannot trace it as a whole
+│   ├── ExportError  it runs, but torch.export cannot trace it as a whole
+│   └── LateError    the time limit was reached before it was exported
 ├── PlanError        a plan that is malformed, or does not fit the graph or the model
 ├── WeightsError     weights that do not fit the pruned model
 ├── CriterionError   an unknown criterion, or one that cannot be computed
@@ -29,6 +30,10 @@ class GraphError(SearchError):
 
 class ExportError(GraphError):
     """The model runs, but torch.export cannot trace it as a whole."""
+
+
+class LateError(GraphError):
+    """The time limit was reached before the model was exported."""
 
 
 class PlanError(SearchError, ValueError):

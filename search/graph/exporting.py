@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from search.errors import GraphError
+from search.errors import GraphError, LateError
 from search.graph.deadline import Interruptible, OutOfTime
 from search.graph.inlining import in_line
 from search.graph.recurring import shapes_at_once
@@ -111,7 +111,8 @@ def export(
         is_over: tells that the time is over; asked before every call of torch.
 
     Raises:
-        GraphError: the model does not run on `inputs`, or the time was over.
+        GraphError: the model does not run on `inputs`.
+        LateError: the time was over.
         ExportError: it does, but torch.export cannot trace it even at a fixed batch size.
     """
     for shapes in (_free_batch(model, inputs), None):
@@ -121,7 +122,7 @@ def export(
                     shell_of(model), inputs, dynamic_shapes=shapes, strict=False
                 )
         except OutOfTime:
-            raise GraphError(TOO_LATE) from None
+            raise LateError(TOO_LATE) from None
         except Exception as error:  # torch.export raises whatever the model's forward raises
             failure = error
             if isinstance(error, GuardOnDataDependentSymNode):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from search.errors import GraphError
-from search.graph.deadline import Deadline, Interruptible, OutOfTime
+from search.graph.deadline import Deadline
 from search.graph.exporting import BATCH, batch_of_two, export
 from search.graph.pruning_graph import PruningGraph
 from search.graph.redrawing import quiet_copy
 from search.graph.refusals import told
-from search.graph.trials import LATE, random_plan
+from search.graph.trials import random_plan
 from search.graph.types import Group
+from search.graph.verdicts import Hearing
 from search.graph.verification import Halving, frozen_by
 from search.surgery import prune
 from search.tensors import shell_of
@@ -88,7 +89,7 @@ def rejoined(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
     calls: Sequence[Call],
-    expired: Callable[[], bool],
+    hearing: Hearing,
 ) -> PruningGraph:
     """The analysis of the parts as one of the whole, which must run with all of them cut.
 
@@ -97,7 +98,7 @@ def rejoined(
         model: the whole.
         inputs: its example inputs.
         calls: those of the parts.
-        expired: tells that the time is over.
+        hearing: of the trials of the whole.
     """
     parts = tuple(dict.fromkeys(call.module for call in calls))
     unused = (name for name in graph.unused if name.startswith(tuple(f"{p}." for p in parts)))
@@ -113,18 +114,18 @@ def rejoined(
     )
     copied, batch = quiet_copy(model), batch_of_two(inputs)
 
-    def problem(names: Sequence[str]) -> str | None:
-        plan = random_plan(whole.groups, names, 0)
+    def hold(names: Sequence[str]) -> str | None:
         try:
-            with Interruptible(expired):
-                _run(prune(copied, whole, plan), batch)
-        except OutOfTime:
-            return LATE
+            _run(prune(copied, whole, random_plan(whole.groups, names, 0)), batch)
         except Exception as error:  # whatever the forward of a user's module raises
-            return f"outside of the traced part the model fails on smaller tensors ({told(error)})"
+            where = "outside of the traced part the model fails on smaller tensors"
+            return f"{where} ({told(error)})"
         return None
 
-    halving = Halving(expired)
+    def problem(names: Sequence[str]) -> str | None:
+        return hearing.problem("the whole", names, lambda: hold(names))
+
+    halving = Halving()
     halving.keep([group.name for group in whole.prunable], problem)
     return frozen_by(whole, halving.reasons)
 

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from search.errors import GraphError
 from search.graph.costs import Kept, Product
+from search.graph.deadline import LATE
+from search.graph.exporting import TOO_LATE
 from search.graph.grouping import kept_atoms
 from search.graph.labels import Atoms
 from search.graph.program import Program
 from search.graph.report import describe
 from search.graph.types import Form, Group
+from search.graph.verdicts import Verdicts
 from search.plan import Plan
 
 
@@ -40,6 +43,9 @@ class PruningGraph:
         exporting: makes the exported graph when a plan removes a block, if there is none yet.
         parts: the submodules that were traced where the whole could not be; else empty.
         obstacle: why the whole could not be traced; else empty.
+        complete: everything was tried. Else the time was over before, and with more of it other
+            groups may turn out to be prunable, or to leave the model in the user's own class.
+        verdicts: what the trials told; `trace` goes on from there.
     """
 
     model: nn.Module
@@ -56,6 +62,8 @@ class PruningGraph:
     exporting: Callable[[], Program] | None = None
     parts: tuple[str, ...] = ()
     obstacle: str = ""
+    complete: bool = True
+    verdicts: Verdicts = Verdicts()
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -71,6 +79,11 @@ class PruningGraph:
         """What a search may cut: the prunable groups, and where it is asked to, the blocks."""
         free = (group for group in self.groups if group.status != "frozen")
         return tuple(group for group in free if blocks or group.kind != "block")
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Names of the groups and blocks that are frozen only because the time was over."""
+        return tuple(group.name for group in self.groups if group.reason in (LATE, TOO_LATE))
 
     @cached_property
     def whole_program(self) -> Program:
@@ -128,6 +141,8 @@ class PruningGraph:
         named `approximate` are what approximate groups add.
 
         Returns:
+            `complete`: whether everything was tried; `unfinished`: the names of the groups that
+            are frozen only because the time was over;
             `groups` in model order, each with the parameters and MACs that its units touch;
             `frozen`, the frozen ones by cause; totals, shares, and the shares that are gone with
             all prunable groups at `half_width`.

@@ -45,6 +45,8 @@ def describe(graph: PruningGraph) -> dict[str, Any]:
         "parts": list(graph.parts),
         "obstacle": graph.obstacle,
         "unused": list(graph.unused),
+        "complete": graph.complete,
+        "unfinished": list(graph.unfinished),
         "batch": "dynamic" if graph.dynamic_batch else "static",
     }
 

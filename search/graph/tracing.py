@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.errors import ExportError, GraphError
+from search.errors import ExportError, GraphError, LateError
 from search.graph.blocks import with_blocks
 from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
 from search.graph.choosing import analysed
 from search.graph.costs import mac_products, parameter_products
-from search.graph.deadline import PATIENCE, Deadline, own_processor_time
+from search.graph.deadline import LATE, PATIENCE, Deadline, own_processor_time
 from search.graph.doubling import everything_in_float64
-from search.graph.exporting import Exported, batch_of_two, export
+from search.graph.exporting import TOO_LATE, Exported, batch_of_two, export
 from search.graph.grouping import Grouping, form_groups
 from search.graph.partial import NO_PROGRAM, inputs_of, rejoined, side_by_side, traceable_calls
 from search.graph.program import Program
@@ -31,8 +31,8 @@ from search.graph.refusals import check_inputs, check_model, check_outputs
 from search.graph.rules.table import RULES
 from search.graph.standardising import with_fixed_statistics
 from search.graph.threads import one_thread
-from search.graph.trials import LATE
 from search.graph.types import Group
+from search.graph.verdicts import Hearing, Verdicts
 from search.graph.verification import frozen_by, settle
 from search.tensors import named_tensors
 
@@ -47,6 +47,7 @@ def trace(
     *,
     time_limit_s: float = 60.0,
     wall_limit_s: float | None = None,
+    verdicts: Verdicts | None = None,
     rules: Mapping[str, Rule] = RULES,
     clock: Callable[[], float] | None = None,
     wall_clock: Callable[[], float] = time.monotonic,
@@ -69,6 +70,8 @@ def trace(
             exported.
         wall_limit_s: the same in time as it passes, for a model that waits instead of computing;
             ten times as long by default.
+        verdicts: what an earlier trace of the same model told (`graph.verdicts`): it goes on from
+            there, and what was verified is not verified again. What they do not fit is left aside.
         rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
             freezes groups, it cannot break a pruned model.
         clock: of `time_limit_s`: seconds that only ever grow; by default the processor time.
@@ -78,18 +81,24 @@ def trace(
         GraphError: the model cannot be copied or exported in time, it holds what cannot be pruned
             (NaN, sparse or quantized tensors, no parameters at all), its output does not depend
             on its parameters, or the inputs are not tensors.
+        LateError: a GraphError: the time was over before the model was exported.
     """
     wall = Deadline(PATIENCE * time_limit_s if wall_limit_s is None else wall_limit_s, wall_clock)
-    expired = Deadline(time_limit_s, clock or own_processor_time(), wall)
+    deadline = Deadline(time_limit_s, clock or own_processor_time(), wall)
+    hearing = Hearing(verdicts or Verdicts(), deadline)
     check_model(model)
     with one_thread(), torch.inference_mode(False), torch.enable_grad():
         try:
-            return _traced(model, example_inputs, rules, expired)
+            graph = _traced(model, example_inputs, rules, hearing, deadline)
         except ExportError as obstacle:
-            graph = _traced_in_parts(model, example_inputs, rules, expired)
-            if graph is None or not any(_is_open(group) for group in graph.groups):
+            parts = _traced_in_parts(model, example_inputs, rules, hearing, deadline)
+            if parts is None and deadline.is_over():
+                raise LateError(TOO_LATE) from obstacle
+            if parts is None or not any(_is_open(group) for group in parts.groups):
                 raise
-            return replace(graph, obstacle=str(obstacle))
+            graph = replace(parts, obstacle=str(obstacle))
+    complete = not hearing.is_over and not graph.unfinished
+    return replace(graph, complete=complete, verdicts=hearing.verdicts)
 
 
 def _is_open(group: Group) -> bool:
@@ -101,33 +110,35 @@ def _traced_in_parts(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Deadline,
+    hearing: Hearing,
+    deadline: Deadline,
 ) -> PruningGraph | None:
     """The analysis of the submodules that can be exported; None if there are none."""
-    calls = traceable_calls(model, example_inputs, expired)
+    calls = traceable_calls(model, example_inputs, deadline)
     if not calls:
         return None
     parts = side_by_side(model, calls)
-    graph = _traced(parts, inputs_of(calls), rules, expired, whole=False)
-    return rejoined(graph, model, example_inputs, calls, expired)
+    graph = _traced(parts, inputs_of(calls), rules, hearing, deadline, whole=False)
+    return rejoined(graph, model, example_inputs, calls, hearing)
 
 
 def _traced(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Deadline,
+    hearing: Hearing,
+    deadline: Deadline,
     *,
     whole: bool = True,
 ) -> PruningGraph:
     with everything_in_float64():
-        verified = _verified(model, example_inputs, rules, expired, whole=whole)
+        verified = _verified(model, example_inputs, rules, hearing, deadline, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
         return replace(graph, exporting=partial(_program_like, graph, rules))
     program = recast(verified.program, model, example_inputs)
     return (
-        _with_program(graph, rules, expired)
+        _with_program(graph, rules, deadline)
         if program is None
         else replace(graph, program=program)
     )
@@ -137,7 +148,8 @@ def _verified(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     rules: Mapping[str, Rule],
-    expired: Deadline,
+    hearing: Hearing,
+    deadline: Deadline,
     *,
     whole: bool,
 ) -> PruningGraph:
@@ -145,22 +157,22 @@ def _verified(
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
-    exported = with_fixed_statistics(export(copy, inputs, expired.is_over), named_tensors(copy))
+    exported = with_fixed_statistics(export(copy, inputs, deadline.is_over), named_tensors(copy))
     graph, found = _assembled(copy, inputs, exported, rules)
     if not whole:
         graph = frozen_by(graph, {group.name: NO_PROGRAM for group in graph.removable})
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    joined = _verified_with_branches(graph, rules, expired)
-    return settle(graph, exported, found, expired) if joined is None else joined
+    joined = _verified_with_branches(graph, rules, hearing, deadline)
+    return settle(graph, exported, found, hearing) if joined is None else joined
 
 
 def _verified_with_branches(
-    graph: PruningGraph, rules: Mapping[str, Rule], expired: Deadline
+    graph: PruningGraph, rules: Mapping[str, Rule], hearing: Hearing, deadline: Deadline
 ) -> PruningGraph | None:
     """The analysis in which auxiliary heads lose what they read; None where that cannot be."""
     copy, inputs = graph.model, graph.example_inputs
-    exported = with_branches(copy, inputs, graph.unused, expired.is_over)
+    exported = with_branches(copy, inputs, graph.unused, deadline.is_over)
     if exported is None:
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))
@@ -168,12 +180,12 @@ def _verified_with_branches(
     blocks = dict.fromkeys((group.name for group in whole.removable), BRANCHES)
     aside = frozen_by(set_aside(whole, found, graph.unused), blocks)
     with branches_of(copy):
-        settled = settle(aside, exported, found, expired)
+        settled = settle(aside, exported, found, hearing)
     return settled if settled.prunable and settled.program is None else None
 
 
 def _with_program(
-    graph: PruningGraph, rules: Mapping[str, Rule], expired: Deadline
+    graph: PruningGraph, rules: Mapping[str, Rule], deadline: Deadline
 ) -> PruningGraph:
     """The graph with the exported graph of the model in its own dtype.
 
@@ -182,7 +194,7 @@ def _with_program(
     """
     needing = [group.name for group in graph.groups if group.form == "graph"]
     try:
-        return replace(graph, program=_program_like(graph, rules, expired.is_over))
+        return replace(graph, program=_program_like(graph, rules, deadline.is_over))
     except GraphError as error:
         return frozen_by(graph, dict.fromkeys(needing, str(error)))
 

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 from search.errors import PlanError
 from search.graph.costs import Kept
-from search.graph.deadline import Interruptible, OutOfTime
+from search.graph.deadline import LATE, OutOfTime
 from search.graph.doubling import nothing_in_float64
 from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
@@ -34,12 +35,12 @@ from search.graph.redrawing import redraw
 from search.graph.reference import Reference
 from search.graph.refusals import told
 from search.graph.types import Group
+from search.graph.verdicts import Hearing, Told, problem_in
 from search.plan import Plan, best_of
 from search.surgery import prune
 from search.tensors import copy_with, named_tensors
 
 CONTROL = 100
-LATE = "unverified: the time limit was reached first"
 TOLERANCE = 1e-8
 EXACT = 1e-12
 CALMER = 0.7
@@ -53,47 +54,67 @@ class ShapeTrial:
 
     They run as an export would see them: a forward may take another way there (the attention of
     transformers repeats its keys by a constant then).
-    A batch of another size than the traced one shows sizes that do not follow it. Where even the
-    dense copy does not run there (constants on another device, sizes that depend on data),
-    `possible` is false.
+    A batch of another size than the traced one shows sizes that do not follow it.
+
+    Args:
+        graph: the analysis of a float64 copy.
+        hearing: of its trials.
     """
 
-    def __init__(self, graph: PruningGraph) -> None:
-        self._graph = graph
-        tensors = named_tensors(graph.model)
-        self._model = copy_with(graph.model, {name: t.to("meta") for name, t in tensors.items()})
-        traced = [value.to("meta") for value in graph.example_inputs]
-        larger = [value[[0, 1, 1]] if batched(value, BATCH) else value for value in traced]
-        self.possible = False
-        for inputs in (larger, traced) if graph.dynamic_batch else (traced,):
-            self._inputs = inputs
-            self.possible = self.problem([]) is None
-            if self.possible:
-                break
+    def __init__(self, graph: PruningGraph, hearing: Hearing) -> None:
+        self._graph, self._hearing = graph, hearing
+
+    @property
+    def possible(self) -> bool:
+        """Whether the dense copy runs there: not with constants on another device, or with sizes
+        that depend on data."""
+        told = self._hearing.verdict("shapes", [], lambda: {"fit": self._batch is not None})
+        return told is not None and bool(told["fit"])
 
     def problem(self, names: Sequence[str]) -> str | None:
-        """What goes wrong when the groups `names` are cut; None if nothing does."""
-        return self._problem(random_plan(self._graph.groups, names, 0))
+        """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
+        return self._heard("shapes of half", names, random_plan(self._graph.groups, names, 0))
 
     def problem_of_fewest(self, names: Sequence[str]) -> str | None:
-        """What goes wrong when the groups `names` keep as little as they may."""
+        """What goes wrong when the groups `names` keep as little as they may, LATE among it."""
         kept = dict(self._graph.dense_plan().kept)
         for group in self._graph.groups:
             if group.name in names:
                 kept[group.name] = best_of(range(group.width), group.least, group.parts)
-        return self._problem(Plan(kept))
+        return self._heard("shapes of the fewest", names, Plan(kept))
 
-    def _problem(self, plan: Plan) -> str | None:
+    def _heard(self, trial: str, names: Sequence[str], plan: Plan) -> str | None:
+        def hold() -> str | None:
+            return None if self._batch is None else self._problem(plan, self._batch)
+
+        return self._hearing.problem(trial, names, hold)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        tensors = named_tensors(self._graph.model)
+        return copy_with(self._graph.model, {name: t.to("meta") for name, t in tensors.items()})
+
+    @cached_property
+    def _batch(self) -> list[Tensor] | None:
+        """Inputs that the dense copy runs on; None where there are none."""
+        traced = [value.to("meta") for value in self._graph.example_inputs]
+        larger = [value[[0, 1, 1]] if batched(value, BATCH) else value for value in traced]
+        dense = self._graph.dense_plan()
+        batches = [larger, traced] if self._graph.dynamic_batch else [traced]
+        return next((each for each in batches if self._problem(dense, each) is None), None)
+
+    def _problem(self, plan: Plan, inputs: Sequence[Tensor]) -> str | None:
         try:
             with torch.device("meta"), _compiling_state_context(), OneStep():
-                outputs_of(prune(self._model, self._graph, plan), self._inputs)
+                outputs_of(prune(self._model, self._graph, plan), inputs)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
         return None
 
 
 class NumberTrial:
-    """Compares numbers, on parameters drawn by `seed` and `scale`; the graph's copy is redrawn.
+    """Compares numbers, on parameters drawn by `seed` and `scale`: the graph's copy is redrawn
+    before the first trial that is held.
 
     Args:
         graph: the analysis of a float64 copy.
@@ -104,7 +125,7 @@ class NumberTrial:
         alone: try the first example alone, which costs half as much; what goes wrong with it is
             tried again with both, until that has once given the same answer.
         watched: tell the influence.
-        expired: tells that the time is over; asked before every operator.
+        hearing: of its trials.
 
     Attributes:
         influence: group -> the influence of its units; of all groups and blocks, once a trial of
@@ -122,21 +143,21 @@ class NumberTrial:
         seed: int,
         scale: float = 1.0,
         *,
+        hearing: Hearing,
         alone: bool = False,
         watched: bool = True,
-        expired: Callable[[], bool] = bool,
     ) -> None:
-        redraw(graph.model, seed, scale)
         self.influence: dict[str, float] = {}
         self.off = 0.0
         self.scale = scale
         self._calming = MOST_CALMING
         self._graph = graph
         self._seed = seed
+        self._is_drawn = False
         self._reference = Reference(exported, found)
         self._has_inner = bool(exported.graph_module.graph.find_nodes(op="get_attr"))
         self._tensors = named_tensors(graph.model)
-        self._watched, self._expired = watched, expired
+        self._watched, self._hearing = watched, hearing
         one = first_examples(graph.dynamic_batch, graph.example_inputs)
         self._fewest = graph.example_inputs if one is None else one
         self._first = one if alone else None
@@ -144,11 +165,49 @@ class NumberTrial:
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
-        try:
-            with Interruptible(self._expired):
-                return self._problem_of_any(names)
-        except OutOfTime:
+
+        def hold() -> Told:
+            known, scale = bool(self.influence), self.scale
+            problem = self._problem_of_any(names)
+            influence = {} if known and self.scale == scale else self.influence
+            return {"problem": problem, "influence": influence, **self._state()}
+
+        told = self._heard("numbers", names, hold)
+        if told is None:
             return LATE
+        self._restore(told)
+        return problem_in(told)
+
+    def _heard(self, trial: str, names: Sequence[str], hold: Callable[[], Told]) -> Told | None:
+        """What a trial tells that is held on the parameters drawn."""
+
+        def hold_drawn() -> Told:
+            if not self._is_drawn:
+                redraw(self._graph.model, self._seed, self.scale)
+                self._is_drawn = True
+            return hold()
+
+        return self._hearing.verdict(f"{trial} {self._seed} {self.scale}", names, hold_drawn)
+
+    def _state(self) -> Told:
+        """What a verdict changes for those after it."""
+        return {
+            "off": self.off,
+            "scale": self.scale,
+            "calming": self._calming,
+            "alone": self._first is not None,
+            "one_tells": self._one_tells,
+        }
+
+    def _restore(self, state: Told) -> None:
+        if (
+            state["scale"] != self.scale
+        ):  # what the units move is known of the weights at hand only
+            self.influence = {}
+        self.influence, self.off = self.influence or dict(state["influence"]), state["off"]
+        self.scale, self._calming = state["scale"], state["calming"]
+        self._first = self._first if state["alone"] else None
+        self._one_tells = state["one_tells"]
 
     def _problem_of_any(self, names: Sequence[str]) -> str | None:
         if self._first is None:
@@ -203,11 +262,13 @@ class NumberTrial:
     def moved_by(self, names: Sequence[str]) -> set[str]:
         """Those of the groups `names` without half the units of which the dense graph computes
         something else: what `influence` cannot see where a gradient is zero or does not exist."""
-        try:
-            with Interruptible(self._expired):
-                return self._moved_by(names, self._without([]), self._without(names))
-        except OutOfTime:
-            return set()
+
+        def hold() -> Told:
+            moved = self._moved_by(names, self._without([]), self._without(names))
+            return {"moved": sorted(moved)}
+
+        told = self._heard("moved by", names, hold)
+        return set() if told is None else set(told["moved"])
 
     def _moved_by(
         self, names: Sequence[str], before: list[Tensor], after: list[Tensor], first: int = 0
@@ -241,11 +302,8 @@ class NumberTrial:
     def dense_error(self) -> float:
         """How far the model itself is from its exported graph, with nothing cut; 0 if the graph
         does not run, or the time is over before that is known."""
-        try:
-            with Interruptible(self._expired):
-                return self._dense_error_of_any()
-        except OutOfTime:
-            return 0.0
+        told = self._heard("dense", [], lambda: {"off": self._dense_error_of_any()})
+        return 0.0 if told is None else float(told["off"])
 
     def _dense_error_of_any(self) -> float:
         for inputs in (self._first, self._graph.example_inputs):
@@ -287,7 +345,7 @@ class NumberTrial:
         """What moving each atom changes, computed in `dtype`; see `_gradient`."""
         kept = self._graph.kept_atoms(self._graph.dense_plan())
         device, count = inputs[0].device, len(self._graph.group_of)
-        memory: AbstractContextManager[Any] = _ShortMemory(self._expired)
+        memory: AbstractContextManager[Any] = _ShortMemory(self._hearing.expired)
         if self._has_inner:  # operators that call other graphs take no hooks
             memory = torch.enable_grad()
         precision = nothing_in_float64() if dtype is torch.float32 else nullcontext()
@@ -344,31 +402,40 @@ class FormTrial:
         graph: the analysis of a float64 copy, which is redrawn; it has a program.
         seed: of the parameters and of the plan.
         scale: of the weights.
-        expired: tells that the time is over; asked before every operator.
+        hearing: of its trials.
 
     Attributes:
         off: the largest error of the trials that went well.
     """
 
-    def __init__(
-        self, graph: PruningGraph, seed: int, scale: float, expired: Callable[[], bool]
-    ) -> None:
-        redraw(graph.model, seed, scale)
+    def __init__(self, graph: PruningGraph, seed: int, scale: float, hearing: Hearing) -> None:
         self.off = 0.0
-        self._graph, self._seed, self._expired = graph, seed, expired
+        self._graph, self._seed, self._scale, self._hearing = graph, seed, scale, hearing
+        self._is_drawn = False
 
     def problem(self, names: Sequence[str]) -> str | None:
         """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
+
+        def hold() -> Told:
+            if not self._is_drawn:
+                redraw(self._graph.model, self._seed, self._scale)
+                self._is_drawn = True
+            return {"problem": self._problem_of_any(names), "off": self.off}
+
+        told = self._hearing.verdict(f"forms {self._seed} {self._scale}", names, hold)
+        if told is None:
+            return LATE
+        self.off = told["off"]
+        return problem_in(told)
+
+    def _problem_of_any(self, names: Sequence[str]) -> str | None:
         batch = self._graph.example_inputs
         one = first_examples(self._graph.dynamic_batch, batch)
+        if one is not None:  # a graph that was exported for two may have no sizes for one
+            with suppress(Exception):
+                return self._problem(names, one)
         try:
-            with Interruptible(self._expired):
-                if one is not None:  # a graph that was exported for two may have no sizes for one
-                    with suppress(Exception):
-                        return self._problem(names, one)
-                return self._problem(names, batch)
-        except OutOfTime:
-            return LATE
+            return self._problem(names, batch)
         except Exception as error:  # whatever the forward of a user's module raises
             return _told(error)
 

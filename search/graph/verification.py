@@ -16,11 +16,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from search.graph.deadline import LATE
 from search.graph.exporting import Exported
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import CONTROL, EXACT, LATE, TOLERANCE, FormTrial, NumberTrial, ShapeTrial
+from search.graph.trials import CONTROL, EXACT, TOLERANCE, FormTrial, NumberTrial, ShapeTrial
+from search.graph.verdicts import Hearing, subject_of
 
 ROUNDS, EXTRA_ROUNDS = 2, 3
 UNLIKE = 1e-4
@@ -42,32 +44,33 @@ Influences: TypeAlias = dict[Draw, dict[str, float]]  # draw -> group -> its inf
 
 
 def settle(
-    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+    graph: PruningGraph, exported: Exported, found: Propagation, hearing: Hearing
 ) -> PruningGraph:
     """Freeze what cannot be trusted, and tell the form of the rest.
 
     Blocks come last: they are removed beside everything else that has stood its trial. Takes the
     arguments of `verify`.
     """
+    hearing.turn_to(subject_of(graph, exported))
     blocks = {group.name: group for group in graph.removable}
     units = frozen_by(graph, dict.fromkeys(blocks, LATE))
     influences: Influences = {}
-    settled = _with_fewest(_settle_units(units, exported, found, expired, influences), expired)
+    settled = _with_fewest(_settle_units(units, exported, found, hearing, influences), hearing)
     if not blocks:
         return settled
     groups = tuple(blocks.get(group.name, group) for group in settled.groups)
     whole = replace(settled, groups=groups, program=Program(exported, found))
-    reasons = verify_blocks(whole, exported, found, expired, influences)
+    reasons = verify_blocks(whole, exported, found, hearing, influences)
     return frozen_by(replace(settled, groups=groups), reasons)
 
 
-def _with_fewest(graph: PruningGraph, expired: Callable[[], bool]) -> PruningGraph:
+def _with_fewest(graph: PruningGraph, hearing: Hearing) -> PruningGraph:
     """Groups that the model does not run without keep two units.
 
     Whether it runs is a matter of shapes; what the time leaves open keeps one.
     """
-    shapes = ShapeTrial(graph)
-    halving = Halving(expired, family)
+    shapes = ShapeTrial(graph, hearing)
+    halving = Halving(family)
     if shapes.possible:
         halving.keep(_free(graph), shapes.problem_of_fewest)
     refused = _refused(halving.reasons)
@@ -84,7 +87,7 @@ def verify_blocks(
     graph: PruningGraph,
     exported: Exported,
     found: Propagation,
-    expired: Callable[[], bool],
+    hearing: Hearing,
     influences: Influences,
 ) -> dict[str, str]:
     """Find the blocks that cannot be trusted.
@@ -104,9 +107,9 @@ def verify_blocks(
     for level in _levels(graph, found):
         resting = dict.fromkeys(set(blocks).difference(level), "")
         trial = frozen_by(as_graph, resting)
-        reasons |= verify(trial, exported, found, expired, influences, trusted=units)
+        reasons |= verify(trial, exported, found, hearing, influences, trusted=units)
     failed = next((name for name in reasons if name in units), None)
-    if expired():
+    if hearing.is_over:
         return dict.fromkeys(blocks, LATE)
     if failed is not None:
         return dict.fromkeys(blocks, f"{BESIDE} {failed}")
@@ -128,7 +131,7 @@ def _settle_units(
     graph: PruningGraph,
     exported: Exported,
     found: Propagation,
-    expired: Callable[[], bool],
+    hearing: Hearing,
     influences: Influences,
 ) -> PruningGraph:
     """`settle` for all groups but blocks.
@@ -138,12 +141,12 @@ def _settle_units(
     the time leaves open of that, the graph loses.
     """
     known = {group.name: GRAPH_ONLY for group in graph.prunable if group.form == "graph"}
-    halving = Halving(expired, family)
-    _of_fitting_shapes(frozen_by(graph, known), halving)
+    halving = Halving(family)
+    _of_fitting_shapes(frozen_by(graph, known), halving, hearing)
     known |= halving.reasons
     if not _refused(known):
         rest = frozen_by(graph, known)
-        joint = known | verify(rest, exported, found, expired, influences, jointly=True)
+        joint = known | verify(rest, exported, found, hearing, influences, jointly=True)
         if not _refused(joint):
             return frozen_by(graph, joint)
     as_graph = replace(
@@ -151,17 +154,17 @@ def _settle_units(
         groups=tuple(replace(group, form="graph") for group in graph.groups),
         program=Program(exported, found),
     )
-    whole = verify(as_graph, exported, found, expired, influences)
+    whole = verify(as_graph, exported, found, hearing, influences)
     rest = replace(frozen_by(graph, known), program=as_graph.program)
     trusted = not _refused(whole)
-    lost, shown = _lost_by_graph_only(rest, exported, found, expired, influences, trusted=trusted)
+    lost, shown = _lost_by_graph_only(rest, exported, found, hearing, influences, trusted=trusted)
     own = known | lost
     names = {group.name for group in graph.prunable}
-    if own.keys() >= names and _is_unlike(graph, exported, found, expired):
+    if own.keys() >= names and _is_unlike(graph, exported, found, hearing):
         return frozen_by(graph, dict.fromkeys(names, RANDOM))
     if len(_refused(whole)) > len(own):
         rest = frozen_by(graph, own)
-        return frozen_by(rest, verify(rest, exported, found, expired, influences))
+        return frozen_by(rest, verify(rest, exported, found, hearing, influences))
     left = names.difference(own, shown) | own.keys()
     groups = tuple(
         replace(group, form="graph" if group.name in left else "module") for group in graph.groups
@@ -173,7 +176,7 @@ def _lost_by_graph_only(
     graph: PruningGraph,
     exported: Exported,
     found: Propagation,
-    expired: Callable[[], bool],
+    hearing: Hearing,
     influences: Influences,
     *,
     trusted: bool,
@@ -188,12 +191,12 @@ def _lost_by_graph_only(
         graph: it has a program.
         exported: the dense graph.
         found: its labels.
-        expired: tells that the time is over.
+        hearing: of the trials.
         influences: what `verify` has seen of the graph.
         trusted: the program has been verified, so that it tells what is right; it takes less time
             than the reference.
     """
-    halving = Halving(expired, family)
+    halving = Halving(family)
     halving.most = BRIEF
     names, shown = _free(graph), set[str]()
     trial: FormTrial | NumberTrial
@@ -202,28 +205,28 @@ def _lost_by_graph_only(
         if not names:
             break
         if trusted:
-            trial = FormTrial(graph, seed, scale, expired)
+            trial = FormTrial(graph, seed, scale, hearing)
         else:
             trial = NumberTrial(
-                graph, exported, found, seed, scale, alone=True, watched=False, expired=expired
+                graph, exported, found, seed, scale, hearing=hearing, alone=True, watched=False
             )
         names = halving.keep(names, trial.problem)
         shown |= _shown(influences.get((seed, scale), {}), max(trial.off, EXACT))
     return halving.reasons, shown
 
 
-def _of_fitting_shapes(graph: PruningGraph, halving: Halving) -> list[str]:
+def _of_fitting_shapes(graph: PruningGraph, halving: Halving, hearing: Hearing) -> list[str]:
     """The groups that the model runs without, as far as shapes tell."""
-    trial = ShapeTrial(graph)
+    trial = ShapeTrial(graph, hearing)
     return halving.keep(_free(graph), trial.problem) if trial.possible else _free(graph)
 
 
 def _is_unlike(
-    graph: PruningGraph, exported: Exported, found: Propagation, expired: Callable[[], bool]
+    graph: PruningGraph, exported: Exported, found: Propagation, hearing: Hearing
 ) -> bool:
     """Whether not even the dense model is what was exported: where no trial went well, that may
     be the reason."""
-    trial = NumberTrial(graph, exported, found, 0, alone=True, expired=expired)
+    trial = NumberTrial(graph, exported, found, 0, hearing=hearing, alone=True)
     return trial.dense_error() > UNLIKE
 
 
@@ -241,7 +244,7 @@ def verify(
     graph: PruningGraph,
     exported: Exported,
     found: Propagation,
-    expired: Callable[[], bool],
+    hearing: Hearing,
     influences: Influences,
     *,
     jointly: bool = False,
@@ -259,7 +262,7 @@ def verify(
         graph: the analysis of a float64 copy; the copy's parameters are overwritten.
         exported: the dense graph.
         found: its labels.
-        expired: tells that the time is over; asked before every step.
+        hearing: of the trials.
         influences: those of all groups and blocks on the draws of before, whatever the form; what
             is seen here is added. A group is proven only by a trial on a draw on which it matters.
         jointly: the shapes are known to fit, and once a group is refused all are, because they
@@ -270,17 +273,17 @@ def verify(
     Returns:
         Group name -> the reason why it must be frozen.
     """
-    halving = Halving(expired)
+    halving = Halving()
     if jointly:
         halving.most = 0
         names = _free(graph)
     else:
-        names = _of_fitting_shapes(graph, halving)
+        names = _of_fitting_shapes(graph, halving, hearing)
     proven: set[str] = set(trusted)
     calm, first = 1.0, (0, 1.0)
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
-        if not names or expired():
+        if not names or hearing.is_over:
             break
         scale = calm * 0.5 ** max(0, seed - ROUNDS + 1)
         trial = NumberTrial(
@@ -289,9 +292,9 @@ def verify(
             found,
             seed,
             scale,
+            hearing=hearing,
             alone=bool(trusted) or seed != 1,
             watched=not proven.issuperset(names) and not influences.get((seed, scale)),
-            expired=expired,
         )
         halving.failed = False
         names = halving.keep(names, trial.problem)
@@ -303,13 +306,13 @@ def verify(
         influences[draw] = trial.influence or influences.get(draw, {})
         proven |= _shown(influences[draw], max(trial.off, EXACT)).intersection(names)
     idle = [name for name in names if name not in proven]
-    if idle and not expired():
-        trial = NumberTrial(graph, exported, found, *first, watched=False, expired=expired)
+    if idle:
+        trial = NumberTrial(graph, exported, found, *first, hearing=hearing, watched=False)
         moved = trial.moved_by(idle)
-        influences[first] = influences[first] | dict.fromkeys(moved, CONTROL * TOLERANCE)
+        influences[first] = influences.get(first, {}) | dict.fromkeys(moved, CONTROL * TOLERANCE)
         proven |= moved
     idle = [name for name in _free(graph) if name not in proven]
-    reason = LATE if expired() else IDLE
+    reason = LATE if hearing.is_over else IDLE
     problems = {
         name: told
         for name, told in halving.reasons.items()
@@ -336,11 +339,11 @@ class Halving:
         failed: whether a trial has told a problem.
     """
 
-    def __init__(self, expired: Callable[[], bool], family: Callable[[str], str] = str) -> None:
+    def __init__(self, family: Callable[[str], str] = str) -> None:
         self.reasons: dict[str, str] = {}
         self.most = math.inf
         self.failed = False
-        self._expired, self._family = expired, family
+        self._family = family
 
     def keep(self, names: list[str], problem: Problem) -> list[str]:
         """The groups of `names` that pass `problem`, jointly."""
@@ -371,8 +374,6 @@ class Halving:
     def _ask(self, families: Families, problem: Problem) -> str | None:
         if not families:
             return None
-        if self._expired():
-            return LATE
         self.most -= 1
         told = problem(_names(families))
         self.failed |= told not in (None, LATE)

@@ -20,11 +20,13 @@ from search.errors import PlanError
 from search.graph import PruningGraph, trace
 from search.graph.blocks import blocks_of, with_blocks
 from search.graph.choosing import analysed
+from search.graph.deadline import LATE
 from search.graph.exporting import batch_of_two, export
 from search.graph.partial import NO_PROGRAM
 from search.graph.program import Program, PrunedGraph
 from search.graph.redrawing import double_copy
-from search.graph.trials import LATE, random_plan
+from search.graph.trials import random_plan
+from search.graph.verdicts import Hearing, Verdicts
 from search.graph.verification import verify_blocks
 from search.plan import Plan
 from search.skeleton import export_onnx
@@ -282,7 +284,7 @@ def test_a_wrong_shortcut_is_caught() -> None:
         whole = replace(
             graph, model=copy, example_inputs=inputs, program=Program(exported, blocks)
         )
-        reasons = verify_blocks(whole, exported, blocks, lambda: False, {})
+        reasons = verify_blocks(whole, exported, blocks, Hearing(Verdicts(), bool), {})
         assert list(reasons) == caught
         assert all("the pruned model is off by" in reason for reason in reasons.values())
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from search.errors import ExportError
 from search.graph import PruningGraph, trace
-from search.graph.trials import LATE, random_plan
+from search.graph.deadline import LATE
+from search.graph.trials import random_plan
 from search.graph.verification import settle
 from search.surgery import prune
 from tests.search_tests.graph_tests.around import Ending

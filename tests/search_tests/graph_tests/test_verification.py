@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 from search.errors import GraphError
 from search.graph import PruningGraph, trace, tracing, trials, verification
 from search.graph.call import Call, Outcome, Rule
+from search.graph.deadline import LATE
 from search.graph.exporting import TOO_LATE
 from search.graph.rules import convolution, elementwise, joining, norms
 from search.graph.rules.table import RULES
 from search.graph.tracing import program_of
-from search.graph.trials import LATE, NumberTrial, ShapeTrial, random_plan
+from search.graph.trials import NumberTrial, ShapeTrial, random_plan
+from search.graph.verdicts import Hearing, Verdicts
 from search.graph.verification import Halving, settle
 from tests.search_tests.graph_tests.around import Ending
 from tests.search_tests.models import (
@@ -394,7 +395,7 @@ def test_halving_keeps_what_stands_together() -> None:
             return "c is wrong"
         return "a and h clash" if {"a", "h"} <= set(names) else None
 
-    halving = Halving(lambda: False)
+    halving = Halving()
     kept = halving.keep(list("abcdefgh"), problem)
     assert kept == ["a", "b", "d"]
     assert halving.reasons["c"] == "unverified: c is wrong"
@@ -409,7 +410,7 @@ def test_after_so_many_trials_what_failed_together_is_refused_together() -> None
         asked.append(tuple(names))
         return "wrong" if {"c", "g"} & set(names) else None
 
-    halving = Halving(lambda: False)
+    halving = Halving()
     halving.most = 3
     assert halving.keep(list("abcdefgh"), problem) == ["a", "b"]
     assert asked == [tuple("abcdefgh"), tuple("abcd"), tuple("ab"), tuple("cd"), tuple("efgh")]
@@ -428,7 +429,11 @@ def test_one_example_tells_once_two_have_said_the_same(monkeypatch: pytest.Monke
     graph = replace(trace(model, image()), example_inputs=(torch.rand(2, 3, 8, 8),))
     program, _ = program_of(graph.model, graph.example_inputs)
     monkeypatch.setattr(NumberTrial, "_problem", instead)
-    made = partial(NumberTrial, graph, program.exported, program.found, 0, alone=True)
+
+    def made() -> NumberTrial:
+        hearing = Hearing(Verdicts(), bool)
+        return NumberTrial(graph, program.exported, program.found, 0, hearing=hearing, alone=True)
+
     trial = made()
     assert [trial.problem(["conv1"]) for _ in range(3)] == ["off"] * 3
     assert tried == [1, 2, 1, 1]
