@@ -4,15 +4,17 @@ An interpreter of the exported ATen graph. Parameters come with NaN wherever the
 removed unit; pointwise operators and shape changes carry NaN along by themselves. Contractions
 skip it (an output is absent where everything that it would sum is), and norms, means and softmax
 run over what is present. A removed unit that leaks into an output turns it into NaN, so leaks
-cannot pass. It shares nothing with the library: no labels, no rules, no groups.
+cannot pass. Weights that are standardised keep the mean and variance that they have in the dense
+model. It shares nothing with the library: no labels, no rules, no groups.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +23,10 @@ from torch.export.graph_signature import InputKind
 from benchmarks.coverage.redraw import tensors_of
 
 NAN = float("nan")
+
+Weights: TypeAlias = Mapping[fx.Node, Tensor]
+NO_WEIGHTS: Weights = MappingProxyType({})
+_SPREADS = ("batch_norm", "std", "std_mean", "var", "var_mean")
 
 
 class AbsentUnits(fx.Interpreter):
@@ -35,9 +41,47 @@ class AbsentUnits(fx.Interpreter):
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             self._program = torch.export.export(model, tuple(inputs), strict=False)
         super().__init__(self._program.graph_module)
+        self._weights, self._standardised = self._nodes_of_weights()
 
-    def outputs(self, marked: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors that the model returns when what is NaN in `marked` is absent."""
+    @property
+    def standardises(self) -> bool:
+        """Whether the model takes the variance of a weight before it uses it."""
+        return bool(self._standardised)
+
+    def outputs(
+        self, marked: nn.Module, inputs: Sequence[Tensor], weights: Weights = NO_WEIGHTS
+    ) -> list[Tensor]:
+        """The tensors that the model returns when what is NaN in `marked` is absent.
+
+        Args:
+            marked: the dense model with NaN for what is absent.
+            inputs: the model's inputs.
+            weights: those that are standardised; see `standardised`.
+        """
+        arguments = self._arguments(marked, inputs)
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            results = self.run(*arguments, initial_env=dict(weights))
+        mutated = len(self._program.graph_signature.buffers_to_mutate)
+        return [value for value in results[mutated:] if isinstance(value, Tensor)]
+
+    def standardised(
+        self, dense: nn.Module, inputs: Sequence[Tensor], marks: Iterable[tuple[nn.Module, float]]
+    ) -> Weights:
+        """The weights that are standardised, by the statistics that they have in `dense`.
+
+        Args:
+            dense: the dense model.
+            inputs: the model's inputs.
+            marks: the same with NaN for what is absent, and the value that stands for that.
+        """
+        values = self._computed(self._arguments(dense, inputs))
+        for marked, value in marks:
+            after = self._computed(self._arguments(marked, inputs))
+            for node in self._standardised:
+                values[node] = values[node].masked_fill(after[node].isnan(), value)
+        return {node: values[node] for node in self._standardised}
+
+    def _arguments(self, marked: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
         tensors = tensors_of(marked)
         given = iter(inputs)
         arguments: list[Any] = []
@@ -48,10 +92,37 @@ class AbsentUnits(fx.Interpreter):
                 arguments.append(tensors[spec.target].detach().clone())
             else:
                 arguments.append(self._program.constants[str(spec.target)].clone())
+        return arguments
+
+    def _computed(self, arguments: Sequence[Any]) -> dict[fx.Node, Any]:
+        """Everything that is computed from weights alone."""
+        values: dict[fx.Node, Any] = dict(zip(self._placeholders(), arguments, strict=True))
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            results = self.run(*arguments)
-        mutated = len(self._program.graph_signature.buffers_to_mutate)
-        return [value for value in results[mutated:] if isinstance(value, Tensor)]
+            for node in self._weights:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = self.call_function(node.target, args, kwargs)
+        return values
+
+    def _placeholders(self) -> list[fx.Node]:
+        return list(self._program.graph_module.graph.find_nodes(op="placeholder"))
+
+    def _nodes_of_weights(self) -> tuple[list[fx.Node], list[fx.Node]]:
+        """The nodes that depend on weights alone, and those of them that come after a variance
+        and that others read."""
+        specs = self._program.graph_signature.input_specs
+        pairs = zip(self._placeholders(), specs, strict=True)
+        known = {node for node, spec in pairs if spec.kind is not InputKind.USER_INPUT}
+        found, spread = list[fx.Node](), set[fx.Node]()
+        for node in self._program.graph_module.graph.nodes:
+            sources = node.all_input_nodes
+            if node.op == "call_function" and sources and known.issuperset(sources):
+                known.add(node)
+                found.append(node)
+                if _name(node.target) in _SPREADS or not spread.isdisjoint(sources):
+                    spread.add(node)
+        return found, [
+            node for node in found if node in spread and not known.issuperset(node.users)
+        ]
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operator; those that mix units skip what is absent."""
@@ -322,7 +393,7 @@ _RULES: Mapping[str, Callable[[Any, Any, Any], Any]] = {
         _convolution,
     ),
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), _recurrent),
-    **dict.fromkeys(("std", "std_mean", "var", "var_mean"), _spread),
+    **dict.fromkeys(_SPREADS[1:], _spread),
     **dict.fromkeys(("linalg_vector_norm", "norm", "sum"), _total),
     **dict.fromkeys(("amax", "max"), _largest),
     **dict.fromkeys(("amin", "min"), _smallest),

@@ -28,7 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.coverage.absence import NAN, AbsentUnits
+from benchmarks.coverage.absence import NAN, NO_WEIGHTS, AbsentUnits
 from benchmarks.coverage.plans import ALL, EXACT, other_plan
 from benchmarks.coverage.redraw import noise, redrawn, shaken, tensors_of
 from search import Plan, PruningGraph
@@ -212,19 +212,23 @@ class Comparison:
     def _graph_outputs(self, plan: Plan, values: Mapping[str, float]) -> Outputs:
         if self._absent is None:
             self._absent = AbsentUnits(self._dense, self._inputs)
+        weights = NO_WEIGHTS
+        if self._absent.standardises:
+            marks = ((self._marked(plan, {s: NAN}, MEMBERS), v) for s, v in values.items())
+            weights = self._absent.standardised(self._dense, self._inputs, marks)
         marked = self._marked(plan, values, MEMBERS)
-        return self._absent.outputs(marked, self._inputs)
+        return self._absent.outputs(marked, self._inputs, weights)
 
     def _marked(
         self, plan: Plan, values: Mapping[str, float], roles: Collection[str]
     ) -> nn.Module:
         """A dense copy; what belongs to removed units, in members of `roles`, is that of `values`
-        which stands for the status of the group."""
+        which stands for the status of the group; without one it stays."""
         marked = copy.deepcopy(self._dense)
         tensors = tensors_of(marked)
         for group in self._graph.groups:
             gone = set(range(group.width)) - set(plan.kept[group.name])
-            for member in group.members if gone else ():
+            for member in group.members if gone and group.status in values else ():
                 tensor = tensors[member.tensor]
                 if member.role in roles and tensor.is_floating_point():
                     places = [index for unit in gone for index in member.indices[unit]]

@@ -45,6 +45,31 @@ def normalised() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return nn.Sequential(nn.Linear(6, 8), second, nn.Linear(16, 3)), (torch.randn(1, 6),)
 
 
+class Standardised(nn.Conv2d):
+    """A convolution that standardises its weights first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.flatten(1)[None]
+        weight = nn.functional.batch_norm(rows, None, None, training=True, eps=1e-6)
+        return self._conv_forward(x, weight.view_as(self.weight), self.bias)
+
+
+def standardised() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Weights are standardised, and a layer norm runs over the units of the last of them."""
+    model = nn.Sequential(
+        Standardised(3, 8, 3),
+        nn.ReLU(),
+        Standardised(8, 12, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.LayerNorm(12),
+        nn.Linear(12, 9),
+        nn.ReLU(),
+        nn.Linear(9, 4),
+    )
+    return model, (torch.randn(1, 3, 9, 9),)
+
+
 def single() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Nothing in it can be cut."""
     return nn.Linear(4, 3), (torch.randn(1, 4),)

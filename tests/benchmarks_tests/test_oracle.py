@@ -15,7 +15,7 @@ from benchmarks.coverage.absence import AbsentUnits
 from benchmarks.coverage.oracle import SINGLE_TOLERANCE, TOLERANCE, Oracle, WrongOutput
 from benchmarks.coverage.plans import ALL, EXACT, half_plan, other_plan, random_plan
 from search import Plan, PruningGraph, prune, trace
-from tests.benchmarks_tests.nets import chain, mixer, normalised, reader
+from tests.benchmarks_tests.nets import chain, mixer, normalised, reader, standardised
 
 Net = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
 
@@ -53,7 +53,8 @@ def test_exact_plan_is_judged_by_masked_columns(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "way"), [(mixer, "absent"), (normalised, "absent"), (reader, "zeroed")]
+    ("net", "way"),
+    [(mixer, "absent"), (normalised, "absent"), (standardised, "absent"), (reader, "zeroed")],
 )
 def test_norms_run_over_what_is_present_or_count_zeros(net: Net, way: str) -> None:
     model, inputs, graph = traced(net)
@@ -116,6 +117,17 @@ def test_units_must_matter_by_far_more_than_the_pruned_model_is_off_by() -> None
 
     with pytest.raises(WrongOutput, match="with other units removed it is off by"):
         Oracle(model, inputs, graph, nearly).judge(plan)
+
+
+def test_standardised_weights_must_keep_the_statistics_that_they_have() -> None:
+    model, inputs, graph = traced(standardised)
+    assert graph.form(half_plan(graph, EXACT)) == "graph"
+    by_class = tuple(replace(group, form="module") for group in graph.groups)
+    anew = replace(graph, groups=by_class, program=None)  # the class takes them of what is left
+    oracle = Oracle(model, inputs, graph, lambda dense, _, plan: prune(dense, anew, plan))
+    for statuses in (EXACT, ALL):
+        with pytest.raises(WrongOutput, match="the pruned model is off by"):
+            oracle.judge(half_plan(graph, statuses))
 
 
 def test_unit_that_leaks_into_an_output_makes_it_absent() -> None:
