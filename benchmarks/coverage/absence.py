@@ -112,17 +112,15 @@ class AbsentUnits(fx.Interpreter):
         specs = self._program.graph_signature.input_specs
         pairs = zip(self._placeholders(), specs, strict=True)
         known = {node for node, spec in pairs if spec.kind is not InputKind.USER_INPUT}
-        found, spread = list[fx.Node](), set[fx.Node]()
+        found, after = list[fx.Node](), set[fx.Node]()
         for node in self._program.graph_module.graph.nodes:
             sources = node.all_input_nodes
             if node.op == "call_function" and sources and known.issuperset(sources):
                 known.add(node)
                 found.append(node)
-                if _name(node.target) in _SPREADS or not spread.isdisjoint(sources):
-                    spread.add(node)
-        return found, [
-            node for node in found if node in spread and not known.issuperset(node.users)
-        ]
+                if _name(node.target) in _SPREADS or not after.isdisjoint(sources):
+                    after.add(node)
+        return found, [n for n in found if n in after and not known.issuperset(n.users)]
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operator; those that mix units skip what is absent."""

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 
-def redrawn(model: nn.Module, seed: int) -> nn.Module:
+def redrawn(model: nn.Module, seed: int, scale: float = 1.0) -> nn.Module:
     """A float64 copy in evaluation mode; every parameter and running statistic is random.
 
     At initialisation zero gains and tiny layer scales hide whole branches: a wrong pruning would
-    compute the right output.
+    compute the right output. Matrices are multiplied by `scale`.
     """
     doubled = _doubled(model)
     source = torch.Generator().manual_seed(seed)
     for parameter in doubled.parameters():
-        parameter.copy_(_weights(parameter, source))
+        parameter.copy_(_weights(parameter, source, scale))
     for name, buffer in doubled.named_buffers():
         if name.endswith("running_var"):
             buffer.copy_(_uniform(buffer, source))
@@ -58,6 +58,14 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def last_bit_moved(tensor: Tensor, source: torch.Generator) -> Tensor:
+    """Every decimal number moved by about its last bit."""
+    if not tensor.is_floating_point():
+        return tensor
+    bit = torch.finfo(tensor.dtype).eps
+    return tensor * (1 + bit * _normal(tensor, source).to(tensor.dtype))
+
+
 def noise(
     inputs: Sequence[Tensor], seed: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, ...]:
@@ -69,12 +77,13 @@ def noise(
     )
 
 
-def _weights(tensor: Tensor, source: torch.Generator) -> Tensor:
-    """Matrices keep the variance of what passes; vectors are gains, or biases: of order one."""
+def _weights(tensor: Tensor, source: torch.Generator, scale: float) -> Tensor:
+    """Matrices keep the variance of what passes, but for their scale; vectors are gains, or
+    biases: of order one."""
     if tensor.ndim < 2 or tensor.numel() == max(tensor.shape):
         return _uniform(tensor, source)
     fan_in = tensor.numel() // tensor.shape[0]
-    return _normal(tensor, source) * math.sqrt(1.5 / max(fan_in, 1))
+    return _normal(tensor, source) * scale * math.sqrt(1.5 / max(fan_in, 1))
 
 
 def _normal(tensor: Tensor, source: torch.Generator) -> Tensor:

@@ -156,15 +156,50 @@ def test_what_the_last_bit_decides_is_judged_on_weights_that_are_shaken_only() -
     with torch.no_grad():
         for parameter in model[-1].parameters():
             parameter.div_(Wild.GAIN)
+    plan = half_plan(graph, EXACT)
     oracle = Oracle(model, inputs, graph, prune)
-    assert oracle._double.is_chaotic()
-    assert not Oracle(plain, inputs, graph, prune)._double.is_chaotic()
-    verdict = oracle.judge(half_plan(graph, EXACT))
+    assert oracle._double.is_chaotic(plan)
+    assert not Oracle(plain, inputs, graph, prune)._double.is_chaotic(plan)
+    wild = Oracle(plain, inputs, graph, lambda dense, _, plan: Wild(*dense.children()))
+    assert wild._double.is_chaotic(plan)  # the pruned model is asked too
+    verdict = oracle.judge(plan)
     assert verdict.error <= TOLERANCE < verdict.control
     wrong = rolled(graph, "consumer")
     oracle = Oracle(model, inputs, graph, lambda dense, _, plan: prune(dense, wrong, plan))
     with pytest.raises(WrongOutput, match="the pruned model is off by"):
         oracle.judge(half_plan(graph, EXACT))
+
+
+class Folding(nn.Module):
+    """So deep, and so far from linear, that on drawn weights the last bit decides all outputs;
+    its own weights give zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(24)))
+        self.head = nn.Linear(12, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.sin(6 * layer(x))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_what_the_last_bit_decides_is_judged_on_smaller_weights() -> None:
+    torch.manual_seed(0)
+    model, inputs = Folding().eval(), (torch.randn(2, 12),)
+    graph = trace(model, inputs)
+    plan = half_plan(graph, EXACT)
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        Oracle(model, inputs, graph, prune)._double.judge(plan)
+    verdict = Oracle(model, inputs, graph, prune).judge(plan)
+    assert verdict.error <= TOLERANCE < verdict.control
+    wrong = rolled(graph, "consumer")
+    oracle = Oracle(model, inputs, graph, lambda dense, _, plan: prune(dense, wrong, plan))
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        oracle.judge(plan)
 
 
 def test_control_plan_keeps_as_many_units_but_others() -> None:
