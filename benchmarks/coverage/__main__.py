@@ -1,6 +1,7 @@
 """How much of many networks can be pruned, and whether the results are right.
 
     python -m benchmarks.coverage --models benchmarks/coverage/models.txt --json rows.json
+    python -m benchmarks.coverage --draw 30 --seed 7 --json drawn.json
 
 Every model runs in a process of its own that is killed when it overstays.
 """
@@ -14,8 +15,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.coverage.children import Limits, child_command, run
+from benchmarks.coverage.drawing import CATALOGUES, drawn
 from benchmarks.coverage.names import ModelNameError, installed_peers, read_names
 from benchmarks.coverage.rows import Row, RowFile, summary, table
+from workers.loaders.architectures import ArchitectureError
 
 LIST = Path(__file__).with_name("models.txt")
 
@@ -24,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         names = read_names(options.models)
+        if options.draw:
+            names = drawn(options.draw, options.seed, options.zoos, names)
         file = RowFile(options.json, resume=options.resume)
-    except (ModelNameError, ValueError) as error:
+    except (ArchitectureError, ModelNameError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     file.drop(options.again)
@@ -72,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE|NAME",
         help="names (timm:NAME, torchvision:NAME, transformers:CLASS, pytorchcv:NAME, "
         "python:MODULE:FUNCTION) and files of them; by default the list in this folder",
+    )
+    parser.add_argument(
+        "--draw",
+        type=_count,
+        metavar="N",
+        help="run N models drawn by chance from all that the zoos have and --models has not",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument(
+        "--zoos", nargs="+", default=list(CATALOGUES), choices=CATALOGUES, help="to draw from"
     )
     parser.add_argument(
         "--time-limit",
