@@ -136,7 +136,8 @@ def test_an_upload_over_the_limit_is_refused_while_it_is_read(start: Start) -> N
 def test_an_onnx_file_is_taken_by_its_first_bytes(service: Service) -> None:
     form = {"spec": json.dumps({"name": "net", "architecture": "onnx"})}
 
-    response = service.client.post("/v1/models", data=form, files={"weights": b"\x08\x08rest"})
+    files = {"weights": b"\x08\x08\x3a\x00"}
+    response = service.client.post("/v1/models", data=form, files=files)
 
     assert response.status_code == 202
     assert response.json()["spec"]["input_shape"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from api.problems import Problem
-from api.weights import check_weights
+from api.weights import MAX_HEADER_BYTES, check_weights
 from tests.api_tests.rest_tests.tensors import safetensors, tensor
 
 
@@ -113,6 +114,50 @@ def test_a_malformed_file_is_refused_with_what_is_wrong(data: bytes, message: st
     assert problem.document["type"].endswith("invalid-weights")
     assert message in str(problem)
     assert problem.document["errors"][0]["field"] == "weights"
+
+
+def headed(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+FULL = MAX_HEADER_BYTES - 100
+BOMBS = {
+    "many tensors": headed(
+        b'{"":' + b'"t":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 100_000 + b"}"
+    ),
+    "empty lists": headed(b'{"a":[' + b"[]," * (FULL // 3) + b"[]]}"),
+    "objects": headed(b'{"a":[' + b'{"":0},' * 59_000 + b"0]}"),
+    "wide characters": headed('{"😀":['.encode() + b'"ab",' * (FULL // 5) + b"0]}"),
+    "one wide text": headed('{"😀":"'.encode() + b"a" * FULL + b'"}'),
+    "large numbers": headed(
+        b'{"a":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,0]}}'
+    ),
+    "a large product": headed(
+        b'{"a":{"dtype":"F32","shape":['
+        + b",".join([b"9" * 18] * 64)
+        + b'],"data_offsets":[0,0]}}'
+    ),
+    "deep nesting": headed(b"[" * FULL),
+    "not UTF-8": headed("{}".encode("utf-16")),
+}
+
+
+@pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS.keys())
+def test_a_header_that_grows_when_it_is_parsed_is_refused_within_50_mb(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        problem_of(data)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_header_of_a_mixture_of_many_experts_is_accepted() -> None:
+    name = "encoder.block.11.layer.1.mlp.experts.expert_{}.wo.weight"
+    described = {
+        name.format(n): tensor((1, 1, 1, 2), "F16", (4 * n, 4 * n + 4)) for n in range(7000)
+    }
+    check(safetensors(described, b"\0" * 28_000))
 
 
 def test_the_demo_checkpoint_is_accepted() -> None:
