@@ -197,6 +197,7 @@ class Device(Base):
     last_seen: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     problem: Mapped[Document | None]
+    dropped_answers: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Check(Base):

@@ -62,13 +62,21 @@ class _Snapshot(Collector):
         with self._services.reading() as session:
             job_counts, device_counts = jobs.counts(session), devices.counts(session)
             measured = measurements.count(session)
-            device_ids = [device.id for device in devices.all_devices(session)]
-        lengths = self._services.broker.queue_lengths(device_ids)
+            known = devices.all_devices(session)
+        lengths = self._services.broker.queue_lengths([device.id for device in known])
         yield _gauge("secateur_jobs", "Jobs by state.", "state", job_counts)
         yield _gauge("secateur_devices", "Devices by state.", "state", device_counts)
         yield CounterMetricFamily(
             "secateur_measurements", "Counted measurements so far.", value=measured
         )
+        dropped = CounterMetricFamily(
+            "secateur_dropped_answers",
+            "Answers under leases that their device was never given.",
+            labels=["device"],
+        )
+        for device in known:
+            dropped.add_metric([device.id], device.dropped_answers)
+        yield dropped
         yield _gauge("secateur_queue_length", "Entries waiting per queue.", "queue", lengths)
 
 

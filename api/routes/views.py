@@ -120,6 +120,7 @@ class DeviceView(_View):
     last_seen: datetime | None
     created_at: datetime
     problem: Document | None
+    dropped_answers: int
     pools: list[Document] = []
 
 

@@ -164,6 +164,17 @@ def clear_problem(session: Session, device_id: str) -> bool:
     return changed(session, update(Device).where(*where).values(problem=None))
 
 
+def count_dropped(session: Session, device_id: str) -> int:
+    """Counts an answer that was dropped; returns how many there are by now."""
+    statement = (
+        update(Device)
+        .where(Device.id == device_id)
+        .values(dropped_answers=Device.dropped_answers + 1)
+        .returning(Device.dropped_answers)
+    )
+    return session.execute(statement).scalar_one_or_none() or 0
+
+
 def counts(session: Session) -> dict[DeviceState, int]:
     """How many devices are in each state; states without devices are counted as 0."""
     rows = session.execute(select(Device.state, func.count()).group_by(Device.state))

@@ -197,6 +197,19 @@ def expired(session: Session, now: datetime) -> Sequence[Request]:
     return session.scalars(select(Request).where(*where).order_by(Request.id)).all()
 
 
+def may_answer(
+    session: Session, request: Request, *, attempt: int, lease_token: str, device_id: str
+) -> bool:
+    """Whether an answer is worth keeping: it came under the present lease, or it is the first one
+    to an attempt whose lease was lost. Of those leases only the number is known, so a request
+    keeps one answer an attempt at most, whoever sends more."""
+    if attempt == request.attempt and request.lease_token is not None:
+        return (lease_token, device_id) == (request.lease_token, request.device_id)
+    answers = (Measurement.request_id == request.id, Measurement.attempt == attempt)
+    was_given = 1 <= attempt <= request.attempt
+    return was_given and session.scalar(select(Measurement.id).where(*answers).limit(1)) is None
+
+
 def complete(
     session: Session,
     request_id: str,

@@ -79,11 +79,20 @@ def _believe(unit: Unit, device_id: str, report: Report, now: datetime) -> None:
 
 def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> None:
     request = requests.find(unit.session, result.request_id)
-    if request is None or request.device_id is None:
-        log.warning("device %s answered the unknown request %s", device_id, result.request_id)
+    if request is None:
+        _drop(unit, device_id, result)
         return
     if measurements.of_lease(unit.session, request.id, device_id, result.lease_token) is not None:
         return  # delivered again
+    if not requests.may_answer(
+        unit.session,
+        request,
+        attempt=result.attempt,
+        lease_token=result.lease_token,
+        device_id=device_id,
+    ):
+        _drop(unit, device_id, result)
+        return
     if isinstance(result.outcome, Measurement):
         check(result.outcome, Settings.model_validate(request.settings))
     counted = requests.complete(
@@ -105,6 +114,17 @@ def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> 
         and requests.open_count(unit.session, request.job_id) % ADVANCE_EVERY == 0
     ):
         unit.send("advance", request.job_id)
+
+
+def _drop(unit: Unit, device_id: str, result: MeasureResult) -> None:
+    """Counts an answer that nobody asked this device for. It is logged ever more seldom, so that
+    no device fills the log."""
+    dropped = devices.count_dropped(unit.session, device_id)
+    if dropped & (dropped - 1) == 0:
+        log.warning(
+            "device %s answered %s under a lease that it was not given; %d answers dropped so far",
+            device_id, result.request_id, dropped,
+        )  # fmt: skip
 
 
 def is_worth_another_try(result: MeasureResult, *, is_check: bool = False) -> bool:

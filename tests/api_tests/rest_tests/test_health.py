@@ -13,6 +13,7 @@ from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import CeleryDispatch
 from jobs.queues import ADVANCE, ADVANCE_QUEUE, CHECK_MODEL, QUEUE
+from jobs.repository import devices
 from jobs.settings import Settings
 from latency_probes import keys
 from tests.api_tests.rest_tests.conftest import Start
@@ -131,3 +132,17 @@ async def test_the_applications_end_closes_its_connections(home: Path) -> None:
         assert engine.pool.checkedin() == 1
 
     assert engine.pool.checkedin() == 0
+
+
+def test_answers_that_were_dropped_are_counted_by_device(start: Start, broker_url: str) -> None:
+    with start(redis_url=broker_url) as service:
+        device_id, _ = new_device(service)
+        with service.rows() as session:
+            devices.count_dropped(session, device_id)
+            devices.count_dropped(session, device_id)
+
+        text = service.client.get("/metrics").text
+        shown = service.client.get(f"/v1/devices/{device_id}").json()
+
+    assert f'secateur_dropped_answers_total{{device="{device_id}"}} 2.0' in text
+    assert shown["dropped_answers"] == 2

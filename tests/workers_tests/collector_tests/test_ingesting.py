@@ -177,6 +177,59 @@ def test_result_under_a_forged_lease_does_not_count(yard: Yard, forgery: dict[st
     assert count(yard, counted_only=True) == 0
 
 
+def test_answers_under_leases_that_were_never_given_are_dropped_and_counted(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    evil = yard.device("evil")
+    asked = yard.look_at(request_id)
+    for sender in (device_id, evil):
+        for token, attempt in (("a", 1), ("b", 1), ("c", 0), ("d", 2)):
+            forged = {"lease_token": token, "attempt": attempt}
+            take_in(yard, sender, encode(answer_to(asked).model_copy(update=forged)))
+    take_in(yard, evil, text_of(asked))
+    take_in(yard, evil, text_of(asked).replace(request_id, "req_gone"))
+
+    assert count(yard, counted_only=False) == 0
+    assert yard.look_at_device(device_id).dropped_answers == 4
+    assert yard.look_at_device(evil).dropped_answers == 6
+    take_in(yard, device_id, text_of(asked))
+    assert count(yard, counted_only=True) == 1
+
+
+def test_a_request_keeps_one_answer_to_each_lost_lease(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    late = answer_to(yard.look_at(request_id))
+    with yard.bench.write() as session:
+        requests.release(session, request_id, 1)
+    for token in ("invented", str(late.lease_token), "again"):
+        take_in(yard, device_id, encode(late.model_copy(update={"lease_token": token})))
+
+    assert count(yard, counted_only=False) == 1
+    assert yard.look_at_device(device_id).dropped_answers == 2
+
+
+def test_malformed_answers_under_invented_leases_leave_no_rows(yard: Yard) -> None:
+    device_id, request_id = dispatched(yard)
+    text = text_of(yard.look_at(request_id)).replace('"candidate_ns":[[600]]', '"candidate_ns":0')
+    token = str(yard.look_at(request_id).lease_token)
+    for number in range(5):
+        take_in(yard, device_id, text.replace(token, f"invented{number}"))
+
+    assert count(yard, counted_only=False) == 0
+    assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_dropped_answers_are_logged_ever_more_seldom(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    device_id, request_id = dispatched(yard)
+    forged = answer_to(yard.look_at(request_id)).model_copy(update={"lease_token": "guess"})
+    for _ in range(20):
+        take_in(yard, device_id, encode(forged))
+
+    told = [record.getMessage().split(";")[1] for record in caplog.records]
+    assert told == [f" {count} answers dropped so far" for count in (1, 2, 4, 8, 16)]
+
+
 def test_number_that_no_column_holds_does_not_stop_the_collector(yard: Yard) -> None:
     device_id, request_id = dispatched(yard)
     text = text_of(yard.look_at(request_id)).replace('"attempt":1', f'"attempt":{10**30}')
