@@ -1,4 +1,4 @@
-"""Column types and the clock. Times are UTC and aware on both databases; JSON keeps the order of
+"""Column types and the clocks. Times are UTC and aware on both databases; JSON keeps the order of
 its keys."""
 
 from __future__ import annotations
@@ -7,7 +7,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Enum
+from sqlalchemy import JSON, DateTime, Dialect, Enum, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 # `json`, not `jsonb`, on PostgreSQL: jsonb would sort the keys of an explorer's state.
@@ -15,7 +19,7 @@ Json = JSON(none_as_null=True)
 
 
 def utc_now() -> datetime:
-    """The present time, aware, in UTC."""
+    """The present time by this machine's clock, aware, in UTC."""
     return datetime.now(UTC)
 
 
@@ -37,6 +41,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         if not isinstance(value, datetime):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class _present(FunctionElement[datetime]):
+    """The database's own clock, also within a transaction that began long ago."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_present, "sqlite")
+def _present_of_sqlite(element: _present, compiler: SQLCompiler, **options: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+@compiles(_present, "postgresql")
+def _present_of_postgresql(element: _present, compiler: SQLCompiler, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+def database_time(session: Session) -> datetime:
+    """The present time as the database has it, aware, in UTC. Whatever several machines compare
+    goes by this one clock: theirs may be wrong."""
+    return session.scalars(select(_present())).one()
 
 
 def state_column(states: type[StrEnum]) -> Enum:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.errors import IllegalTransition
 from jobs.repository import events, jobs, requests, tasks
 from jobs.repository.writing import changed
@@ -59,7 +59,7 @@ def transition(
     if to_state not in ALLOWED.get(from_state, ALWAYS):
         ways = ", ".join(sorted(ALLOWED[from_state])) or "nothing, it is final"
         raise IllegalTransition(f"state after {from_state} must be {ways}, but got {to_state}")
-    moment = now or utc_now()
+    moment = now or database_time(session)
     values: dict[str, Any] = {"state": to_state, "updated_at": moment, **jobs.AT_EASE}
     if to_state in TERMINAL:
         values["finished_at"] = moment
@@ -82,7 +82,7 @@ def transition(
 
 def request_stop(session: Session, job_id: str, *, now: datetime | None = None) -> bool:
     """Asks a job to finish with the best it has. False: it has ended, or was asked before."""
-    moment = now or utc_now()
+    moment = now or database_time(session)
     where = (Job.id == job_id, Job.state.in_(LIVE), Job.stop_requested.is_(False))
     values = {"stop_requested": True, "updated_at": moment}
     if not changed(session, update(Job).where(*where).values(values)):
@@ -96,7 +96,7 @@ def request_cancel(session: Session, job_id: str, *, now: datetime | None = None
     job = jobs.lock(session, job_id)
     if job is None or job.state in TERMINAL:
         return False
-    moment = now or utc_now()
+    moment = now or database_time(session)
     session.execute(update(Job).where(Job.id == job_id).values(cancel_requested=True))
     events.append(session, job_id, "cancel_requested", {}, now=moment)
     return transition(session, job_id, job.state, JobState.CANCELLED, job.attempt, now=moment)

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.database import reading, sessions
 from jobs.queues import Message
 from jobs.settings import Settings
@@ -43,7 +43,8 @@ class Context:
 
     Attributes:
         send: Sends one step by name to the broker; may raise when the broker is away.
-        clock: The time that is written into rows.
+        clock: The time that is written into rows and compared with theirs: the database's, so
+            that a machine whose clock is wrong steals no lease.
         begun: Told of a step and its id when that begins, so that it may be sent again.
         waiting: The steps and ids that the broker holds and nobody has begun.
     """
@@ -53,7 +54,7 @@ class Context:
     reading: sessionmaker[Session]
     store: ArtifactStore
     send: Send
-    clock: Callable[[], datetime] = utc_now
+    clock: Callable[[], datetime]
     begun: Send = _nothing
     waiting: Waiting = frozenset
 
@@ -84,12 +85,19 @@ def create_context(
 ) -> Context:
     """The context of a process on the databases that `settings` names."""
     writing = sessions(settings)
+    looking = reading(writing)
+
+    def clock() -> datetime:
+        with looking() as session:
+            return database_time(session)
+
     return Context(
         settings=settings,
         writing=writing,
-        reading=reading(writing),
+        reading=looking,
         store=ArtifactStore(settings.artifact_url),
         send=send,
+        clock=clock,
         begun=begun,
         waiting=waiting,
     )

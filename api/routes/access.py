@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.auth import DEVICE_PREFIX, KEY_PREFIX, SCOPES, Scope, bearer, grants, parse_token
 from api.problems import Problem
 from api.routes.edge import Composed, Services
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.database import be_impatient, is_busy
 from jobs.repository import devices, keys
 
@@ -77,8 +77,9 @@ def calling_device(request: Request, services: Composed) -> str:
 
 
 def _key_owner(text: str, services: Services) -> Caller:
-    token, now = parse_token(text, KEY_PREFIX), utc_now()
+    token = parse_token(text, KEY_PREFIX)
     with services.reading() as session:
+        now = database_time(session)
         key = token and keys.verify(session, token.owner, token.secret, now)
     if not key:
         detail = "The key must be known, unexpired and not revoked: ask an admin for a new one."

@@ -17,7 +17,7 @@ from api.routes.edge import Composed, Edge, Reading, Services, Writing
 from api.routes.views import CheckView, DeviceView
 from jobs.artifacts import skeleton_name
 from jobs.checking import BUILT_IN, CheckSettings, built_in
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository import checks, models, skeletons
 from jobs.repository.checks import Known
 from jobs.states import DeviceState
@@ -91,7 +91,7 @@ def read_check(check_id: str, request: Request, session: Reading, caller: Reader
 def cancel_check(check_id: str, edge: Writing, caller: Keeper) -> CheckView:
     """End a check without a result. One that has ended stays as it is."""
     _found(edge.session, check_id)
-    checks.fail(edge.session, check_id, "it was cancelled", utc_now())
+    checks.fail(edge.session, check_id, "it was cancelled", database_time(edge.session))
     return CheckView.model_validate(_found(edge.session, check_id))
 
 

@@ -18,7 +18,7 @@ from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading, Writing
 from api.routes.views import DeviceView, TokenView
 from jobs import removal
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository import devices, pools
 from jobs.states import DeviceState
 from latency_probes.messages import Enrolment, EnrolmentReply
@@ -41,7 +41,7 @@ def create_token(
     edge: Writing, caller: Keeper, body: Annotated[TokenRequest | None, Body()] = None
 ) -> TokenView:
     """Make a token with which one device may enrol, once. It is shown in this answer only."""
-    expires_at = utc_now() + timedelta(minutes=(body or TokenRequest()).minutes)
+    expires_at = database_time(edge.session) + timedelta(minutes=(body or TokenRequest()).minutes)
     token = devices.create_token(edge.session, expires_at)
     return TokenView(token=token, expires_at=expires_at)
 
@@ -59,7 +59,7 @@ def enrol(enrolment: Enrolment, services: Composed, edge: Writing) -> EnrolmentR
         name=enrolment.name,
         labels=enrolment.labels,
         capabilities=enrolment.capabilities.model_dump(mode="json"),
-        now=utc_now(),
+        now=database_time(edge.session),
     )
     if enrolled is None:
         detail = "The token is unknown, expired or used: get one from POST /v1/devices/tokens."

@@ -12,7 +12,7 @@ from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Reading, Writing
 from api.routes.views import KeyView, NewKeyView
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository import keys
 from jobs.validation import UtcMoment
 
@@ -32,7 +32,7 @@ class KeyRequest(BaseModel):
 @router.post("", status_code=201)
 def create_key(body: KeyRequest, edge: Writing, caller: Admin) -> NewKeyView:
     """Make a key. The whole key is shown in this answer only; its hash is kept."""
-    if body.expires_at is not None and body.expires_at <= utc_now():
+    if body.expires_at is not None and body.expires_at <= database_time(edge.session):
         message = f"must be in the future, but got {body.expires_at.isoformat()}"
         raise invalid_field("expires_at", message)
     scopes = sorted(set(body.scopes))
@@ -53,4 +53,4 @@ def revoke_key(key_id: str, edge: Writing, caller: Admin) -> None:
     """End a key at once. Ending it again changes nothing."""
     if key_id not in {key.id for key in keys.all_keys(edge.session)}:
         raise not_found("key", key_id, "GET /v1/keys lists them.")
-    keys.revoke(edge.session, key_id, utc_now())
+    keys.revoke(edge.session, key_id, database_time(edge.session))

@@ -5,7 +5,7 @@ announces them when it enrols), so a token is needed at the first start only.
 """
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.stack.config import StackConfig
 from api.stack.errors import NotYet
 from api.stack.home import Home
+from jobs.columns import database_time
 from jobs.database import make_engine, reading, reason, writing
 from jobs.repository import devices
 from jobs.settings import Settings
@@ -90,7 +91,7 @@ def token_if_needed(state: Path) -> str | None:
             if is_enrolled(session, path):
                 return None
         with writers.begin() as session:
-            token = devices.create_token(session, datetime.now(UTC) + TOKEN_LIFE)
+            token = devices.create_token(session, database_time(session) + TOKEN_LIFE)
         path.unlink(missing_ok=True)
         return token
     finally:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.artifacts import Stored
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository.writing import insert_or_replace
 from jobs.tables import Artifact
 
@@ -25,7 +25,7 @@ def record(
         "size": stored.size,
         "sha256": stored.sha256,
         "location": stored.location,
-        "created_at": now or utc_now(),
+        "created_at": now or database_time(session),
     }
     insert_or_replace(session, Artifact, [row])
     session.expire_all()

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from jobs.checking import CheckSettings
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository.paging import Page, newest_first
 from jobs.repository.writing import changed
 from jobs.states import CheckState, InputState, RequestState
@@ -54,7 +54,7 @@ def create(
         target_key=target.key,
         settings=settings.model_dump(mode="json"),
         progress={"ended": 0, "of": len(settings.trials())},
-        created_at=now or utc_now(),
+        created_at=now or database_time(session),
     )
     session.add(check)
     session.flush()

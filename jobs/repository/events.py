@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.tables import Event, Job
 
 MAX_NUMBER = 2**31 - 1  # of its column on PostgreSQL
@@ -38,7 +38,9 @@ def append(
     number = session.execute(statement).scalar_one_or_none()
     if number is None:
         raise LookupError(f"job must exist, but got {job_id!r}")
-    session.add(Event(job_id=job_id, number=number, at=now or utc_now(), kind=kind, data=data))
+    session.add(
+        Event(job_id=job_id, number=number, at=now or database_time(session), kind=kind, data=data)
+    )
     session.flush()
     return int(number)
 

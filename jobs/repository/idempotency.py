@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.errors import IdempotencyMismatch
 from jobs.repository.writing import changed, insert_new
 from jobs.tables import Idempotency
@@ -43,7 +43,7 @@ def reserve(
     Raises:
         IdempotencyMismatch: the key was used for another request.
     """
-    moment = now or utc_now()
+    moment = now or database_time(session)
     row = {
         "scope": scope,
         "key": key,

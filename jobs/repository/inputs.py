@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository.writing import Row, changed, insert_new
 from jobs.states import InputState
 from jobs.tables import Dataset, Job, Model
@@ -21,7 +21,7 @@ _OWNERS: dict[type, InstrumentedAttribute[str]] = {Model: Job.model_id, Dataset:
 
 def create(session: Session, table: type[T], row: Row, now: datetime | None) -> T | None:
     """A new entry, to be checked. None: its name is taken."""
-    moment = now or utc_now()
+    moment = now or database_time(session)
     is_new = insert_new(session, table, {**row, "created_at": moment, "updated_at": moment})
     return session.get(table, row["id"]) if is_new else None
 
@@ -75,5 +75,6 @@ def judge(
     """Leaves the state `checking`. False: the check of another worker came first."""
     where = (table.id == entry_id, table.state == InputState.CHECKING)
     return changed(
-        session, update(table).where(*where).values(updated_at=now or utc_now(), **values)
+        session,
+        update(table).where(*where).values(updated_at=now or database_time(session), **values),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository import events
 from jobs.repository.paging import Page, newest_first
 from jobs.repository.writing import changed
@@ -31,7 +31,7 @@ def create(
     now: datetime | None = None,
 ) -> Job:
     """A new job, queued, with its first event."""
-    moment = now or utc_now()
+    moment = now or database_time(session)
     job = Job(
         name=spec.name,
         spec=spec.model_dump(mode="json"),
@@ -103,7 +103,7 @@ def save_search(
             version=version + 1,
             search_state=dict(search_state),
             progress=dict(progress),
-            updated_at=now or utc_now(),
+            updated_at=now or database_time(session),
         )
     )
     return changed(session, statement)
@@ -113,7 +113,7 @@ def save_progress(
     session: Session, job_id: str, progress: Mapping[str, Any], *, now: datetime | None = None
 ) -> bool:
     """Replaces what pollers see of a live job's progress."""
-    values = {"progress": dict(progress), "updated_at": now or utc_now()}
+    values = {"progress": dict(progress), "updated_at": now or database_time(session)}
     return changed(
         session, update(Job).where(Job.id == job_id, Job.state.in_(LIVE)).values(values)
     )
@@ -124,7 +124,7 @@ def set_waiting(
 ) -> bool:
     """Says what a live job waits for, or that it waits no more. Appends an event where that is
     news."""
-    moment = now or utc_now()
+    moment = now or database_time(session)
     where = (
         Job.id == job_id,
         Job.state.in_(LIVE),

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.ids import new_secret, sha256_hex
 from jobs.repository.writing import changed
 from jobs.tables import ApiKey
@@ -30,7 +30,7 @@ def create(
         scopes=list(scopes),
         secret_sha256=sha256_hex(secret),
         expires_at=expires_at,
-        created_at=now or utc_now(),
+        created_at=now or database_time(session),
     )
     session.add(key)
     session.flush()

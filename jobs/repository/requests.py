@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.ids import new_id, new_secret
 from jobs.repository import measurements, pools
 from jobs.repository.measurements import Finding
@@ -52,7 +52,7 @@ def add(
         "selector": selector,
         "target": target.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
-        "created_at": now or utc_now(),
+        "created_at": now or database_time(session),
     }
     insert_new(session, Request, row)
     owner = Request.job_id == job_id if check_id is None else Request.check_id == check_id
@@ -262,7 +262,7 @@ def complete(
         target_key=Target.model_validate(request.target).key,
         kind=Settings.model_validate(request.settings).kind,
         counted=counted,
-        created_at=now or utc_now(),
+        created_at=now or database_time(session),
         **finding.columns(),
     )
     session.add(row)

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.repository.writing import insert_new
 from jobs.states import LIVE, TaskState
 from jobs.tables import Check, Job, Request, Skeleton, Task
@@ -24,7 +24,12 @@ def add(
     session: Session, digest: str, size: int, location: str, *, now: datetime | None = None
 ) -> bool:
     """Notes a stored skeleton. False: it was known."""
-    row = {"digest": digest, "size": size, "location": location, "created_at": now or utc_now()}
+    row = {
+        "digest": digest,
+        "size": size,
+        "location": location,
+        "created_at": now or database_time(session),
+    }
     return insert_new(session, Skeleton, row)
 
 

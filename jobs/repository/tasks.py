@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from jobs.columns import utc_now
+from jobs.columns import database_time
 from jobs.ids import new_id
 from jobs.repository.writing import changed, insert_new
 from jobs.states import TaskState
@@ -33,7 +33,7 @@ def add(
         "kind": kind,
         "key": key,
         "payload": payload,
-        "queued_at": now or utc_now(),
+        "queued_at": now or database_time(session),
     }
     insert_new(session, Task, row)
     return session.scalars(select(Task).where(Task.job_id == job_id, Task.key == key)).one()
