@@ -42,7 +42,7 @@ def create_app(
     settings: Settings | None = None,
     access: AccessSettings | None = None,
     dispatch: Dispatch | None = None,
-    write_patience_s: float = PATIENCE_S,
+    patience_s: float = PATIENCE_S,
 ) -> FastAPI:
     """The service on the database, broker and store that the environment names.
 
@@ -50,10 +50,10 @@ def create_app(
         settings: Where things are kept; from the environment by default.
         access: Keys, hosts and limits; from the environment by default.
         dispatch: Sends steps to the workers; Celery messages by default.
-        write_patience_s: How long a write waits for its turn, and then for the database.
+        patience_s: How long a write waits for its turn, and any request for a locked database.
     """
     settings, access = settings or Settings(), access or AccessSettings()
-    services = _compose(settings, access, dispatch, write_patience_s)
+    services = _compose(settings, access, dispatch, patience_s)
     app = FastAPI(
         title="Secateur",
         summary="Prunes a trained network until it meets a latency budget measured on its device.",
@@ -74,20 +74,20 @@ def create_app(
 
 
 def _compose(
-    settings: Settings, access: AccessSettings, dispatch: Dispatch | None, write_patience_s: float
+    settings: Settings, access: AccessSettings, dispatch: Dispatch | None, patience_s: float
 ) -> Services:
-    writers = writing(make_engine(settings.database_url, patience_s=write_patience_s))
+    writers = writing(make_engine(settings.database_url, patience_s=patience_s))
     store, spool = ArtifactStore(settings.artifact_url), Path(tempfile.gettempdir())
     return Services(
         settings=settings,
         access=access,
         writing=writers,
-        reading=reading(writers),
+        reading=reading(writers, patience_s=patience_s),
         dispatch=dispatch or CeleryDispatch(settings.redis_url),
         broker=Broker(settings.redis_url),
         store=store,
         space=UploadSpace(spool, [store.staging_folder], access.min_free_mb * MIB),
-        turns=Turns(patience_s=write_patience_s),
+        turns=Turns(patience_s=patience_s),
     )
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
@@ -38,12 +38,15 @@ def writing(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
-def reading(factory: sessionmaker[Session]) -> sessionmaker[Session]:
+def reading(
+    factory: sessionmaker[Session], *, patience_s: float | None = None
+) -> sessionmaker[Session]:
     """Sessions on the same database that take no lock and see one moment: a commit between two of
     their reads is not seen. A write in one is refused by the database. They have an engine of
     their own, which has to be disposed of as well."""
-    engine: Engine = factory.kw["bind"]
-    return sessionmaker(make_engine(engine.url, read_only=True), expire_on_commit=False)
+    writers: Engine = factory.kw["bind"]
+    engine = make_engine(writers.url, read_only=True, patience_s=patience_s)
+    return sessionmaker(engine, expire_on_commit=False)
 
 
 def make_engine(
@@ -70,8 +73,7 @@ def make_engine(
             options["isolation_level"] = "REPEATABLE READ"
             options["execution_options"] = {"postgresql_readonly": True}
         engine = create_engine(url, pool_pre_ping=True, **options)
-        if patience_s is not None:
-            event.listen(engine, "begin", partial(_begin_postgresql, patience_s=patience_s))
+        event.listen(engine, "begin", partial(_begin_postgresql, patience_s=patience_s))
         return engine
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,7 @@ def make_engine(
 
 def be_impatient(session: Session) -> None:
     """Begins a transaction that waits for nobody: where another one writes, it fails as busy.
-
-    For notes that are worth no wait. The engine must have been made with a patience.
-    """
+    For notes that are worth no wait."""
     session.connection(execution_options={PATIENCE: 0.01})
 
 
@@ -145,6 +145,7 @@ def _begin_sqlite(connection: Connection, *, read_only: bool, patience_s: float)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-def _begin_postgresql(connection: Connection, *, patience_s: float) -> None:
+def _begin_postgresql(connection: Connection, *, patience_s: float | None) -> None:
     wait_s = connection.get_execution_options().get(PATIENCE, patience_s)
-    connection.execute(text(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}"))
+    if wait_s is not None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(wait_s * 1000)}")

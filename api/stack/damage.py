@@ -24,7 +24,8 @@ def refusal(log_path: Path) -> str | None:
     if not loading or READY in words or any(os.strerror(code) in words for code in PASSING):
         return None
     lines = [line.partition(" # ")[2].strip() for line in words.splitlines() if " # " in line]
-    return next((line.rstrip(".") for line in reversed(lines) if line), "it did not say why")
+    said = next((line for line in reversed(lines) if line), "it did not say why")
+    return said.partition(": make a backup")[0].rstrip(".")
 
 
 def last_words(log_path: Path) -> str:

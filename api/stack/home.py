@@ -29,7 +29,9 @@ class Home:
         try:
             self.root = root.expanduser().resolve()
         except RuntimeError as error:  # pathlib's word for no user, or for links in a circle
-            raise HomeUnusable(f"home must be a folder, but {root}: {error}") from error
+            raise HomeUnusable(
+                f"home must be a folder, but {root}: {error}. Choose another home with --home."
+            ) from error
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs = self.root / "logs"
         self.logs.mkdir(exist_ok=True)

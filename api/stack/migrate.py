@@ -52,8 +52,13 @@ def is_damaged(error: Exception) -> TypeGuard[DBAPIError]:
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Migrates, or exits with 1 and the reason."""
     try:
         migrate()
     except DatabaseUnavailable as problem:
         sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    main()

@@ -55,14 +55,16 @@ def probe_command(
     return tuple(command)
 
 
-def probe_environment(config: StackConfig, home: Home) -> dict[str, str]:
+def probe_environment(
+    config: StackConfig, home: Home, *, patience_s: float = PATIENCE_S
+) -> dict[str, str]:
     """The variables of the agent: an enrolment token, made anew for every start that needs one.
 
     Raises:
         NotYet: The database is busy or away.
     """
     try:
-        token = token_if_needed(state_folder(config, home))
+        token = token_if_needed(state_folder(config, home), patience_s)
     except SQLAlchemyError as error:
         raise NotYet(f"the database: {reason(error)}") from error
     return {} if token is None else {TOKEN_VARIABLE: token}
@@ -78,13 +80,13 @@ def probe_name(config: StackConfig) -> str:
     return "-".join(("local", *(r for r in config.probe_runtimes if r not in DEFAULT_RUNTIMES)))
 
 
-def token_if_needed(state: Path) -> str | None:
+def token_if_needed(state: Path, patience_s: float) -> str | None:
     """A fresh enrolment token, unless the kept credentials are those of a device we know.
 
     Credentials of a device that the database does not know, or that was revoked, are removed.
     """
     path = state / "credentials.json"
-    writers = writing(make_engine(Settings().database_url, patience_s=PATIENCE_S))
+    writers = writing(make_engine(Settings().database_url, patience_s=patience_s))
     readers = reading(writers)
     try:
         with readers() as session:

@@ -1,4 +1,5 @@
-"""`kill -9` of any process in a job, and a stop and a start, change nothing but its time."""
+"""`kill -9` of any process in a job, a stop and a start, and a broker that lost everything change
+nothing but its time."""
 
 from __future__ import annotations
 
@@ -37,6 +38,7 @@ def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
     undisturbed = running.client.jobs.get(finished_job).result
     assert undisturbed is not None
     monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "10")
+    monkeypatch.setenv("SECATEUR_REQUEST_LEASE_S", "6")
     home = tmp_path / "home"
     with service(home) as stack:
         add_inputs(stack, tmp_path)
@@ -48,12 +50,14 @@ def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
             assert stack.replaced(name, pid)
         pids = [child["pid"] for child in stack.children().values()]
     assert_all_gone(pids)
+    (home / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("damaged")
     with background(home, OPTIONS) as url, Client(url) as client:
         assert job.id in {each.id for each in client.jobs.list()}
         stack = Service(home, url, client)
         assert stack.wait(job.id, partial(is_in, "finetuning")).state == "finetuning"
         stack.kill("worker-0")
         ended = stack.wait(job.id)
+    assert len(list((home / "valkey").glob("appendonlydir.damaged-*"))) == 1
     assert ended.state == "succeeded", ended.problem
     assert ended.result is not None
     for same in ("plan_digest", "ratio", "accuracy", "measured"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
+from jobs.database import be_impatient
 from jobs.repository import devices, leases
 from jobs.states import SHUT_OUT
 from workers.collector.checking import check_devices
@@ -57,8 +58,16 @@ class Collector:
                 log.warning("waiting for a server that is away: %s", error)
                 self._sweep_at = float("-inf")
                 time.sleep(0.5)
-        with self._context.unit() as unit:
-            leases.release(unit.session, LEASE, self._owner)
+        self._retire()
+
+    def _retire(self) -> None:
+        """Gives the lead back; where the database is busy or away, it lapses by itself."""
+        try:
+            with self._context.unit() as unit:
+                be_impatient(unit.session)
+                leases.release(unit.session, LEASE, self._owner)
+        except OperationalError as error:
+            log.warning("the lead lapses in %g s: %s", LEADER_LEASE_S, error.orig)
 
     def turn(self) -> bool:
         """One round; False if another collector leads."""

@@ -1,5 +1,6 @@
 """Data that Valkey refuses: a real server on damaged files, under a real supervisor."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -66,16 +67,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with connect(broker.start().url) as client:
         client.set("before", "v" * 100)
         client.bgrewriteaof()
-        wait_until_rewritten(client.info)
+        while not list(broker.data.glob("*.2.base.rdb")):
+            broker.supervisor.tick()
         client.set("after", "v" * 100)
         client.set("last", "v" * 100)
     broker.supervisor.stop()
     return broker.data
-
-
-def wait_until_rewritten(info: Callable[[str], dict[str, object]]) -> None:
-    while info("persistence")["aof_rewrite_in_progress"] or "rdb" not in str(info("persistence")):
-        pass
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -171,24 +168,24 @@ def test_a_tail_that_is_missing_is_repaired_and_the_rest_kept(
     assert broker.told == []
 
 
-def test_data_damaged_while_valkey_runs_are_set_aside_at_its_next_start_each_time(
-    broker: Broker,
-) -> None:
+def test_data_damaged_while_valkey_runs_are_set_aside_at_its_next_start(broker: Broker) -> None:
     address = broker.start()
-    for times in (1, 2):
-        spoil_tail(broker.data)
-        pid = broker.supervisor.running()["valkey"]
-        signal_to(pid, signal.SIGKILL)
-        while broker.supervisor.running().get("valkey", pid) == pid:
-            broker.supervisor.tick()
-        wait_for(address.url, meanwhile=broker.supervisor.tick)
-        assert len(list(broker.data.parent.glob("*.damaged-*"))) == times
+    spoil_tail(broker.data)
+    pid = broker.supervisor.running()["valkey"]
+    os.kill(pid, signal.SIGKILL)
+    while broker.supervisor.running().get("valkey", pid) == pid:
+        broker.supervisor.tick()
+    wait_for(address.url, meanwhile=broker.supervisor.tick)
+    assert len(list(broker.data.parent.glob("*.damaged-*"))) == 1
 
 
-def signal_to(pid: int, number: signal.Signals) -> None:
-    import os
-
-    os.kill(pid, number)
+def test_data_are_set_aside_again_once_valkey_has_run_between(broker: Broker) -> None:
+    broker.home.log_path("valkey").write_text(REFUSED)
+    broker.data.mkdir()
+    assert broker.server.set_damaged_data_aside(1, NOW) is not None
+    assert broker.server.set_damaged_data_aside(-9, NOW) is None
+    broker.data.mkdir()
+    assert broker.server.set_damaged_data_aside(1, NOW) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import socket
@@ -11,10 +12,11 @@ import psutil
 import pytest
 
 from api.stack import leftovers
+from api.stack.aside import aside
 from api.stack.config import StackConfig, check_binding
 from api.stack.cores import CorePlan, default_workers, plan_cores, threads_per_worker
 from api.stack.errors import AlreadyRunning, StackError, UnsafeBinding
-from api.stack.home import Home
+from api.stack.home import Home, explained
 from api.stack.launcher import command_line
 from api.stack.stack import StopRequest, allowed, reachable
 from api.stack.valkey import free_port, is_free
@@ -99,6 +101,49 @@ def test_a_home_is_private_and_held_once(tmp_path: Path) -> None:
     with home.lock():
         home.forget_note()
     assert home.read_note() == {}
+
+
+@pytest.mark.parametrize(
+    "note", ["{", "[]", '{"children": 3}', '{"children": {"api": 3}}', "\xff"]
+)
+def test_a_note_that_cannot_be_read_names_nobody(tmp_path: Path, note: str) -> None:
+    home = Home(tmp_path)
+    home.note_path.write_text(note, encoding="latin-1")
+    assert leftovers.left_over(home.read_note()) == []
+
+
+def test_a_note_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.note_path.mkdir()
+    with pytest.raises(OSError, match="up.json"):
+        home.write_note({"pid": 7})
+    assert {path.name for path in tmp_path.iterdir()} == {"up.json", "logs"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/h/x"),
+            "home must have room, but /h/x",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/h/x"), "be read and written, but /h/x"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "home must have room, but /h: No space",
+        ),
+        (OSError(errno.EAGAIN, "try again"), "the system must let the stack start, but: try aga"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(error: OSError, words: str) -> None:
+    with pytest.raises(StackError, match=words), explained(Path("/h")):
+        raise error
+
+
+def test_a_call_aside_hands_back_its_result_or_its_error() -> None:
+    assert aside(lambda: 7).result(10) == 7
+    with pytest.raises(ZeroDivisionError):
+        aside(lambda: 1 // 0).result(10)
 
 
 def test_a_launched_command_is_kept_to_its_cores() -> None:

@@ -83,7 +83,7 @@ def test_what_keeps_a_child_from_starting_is_told_once_and_waited_out(
     supervisor.start(renewal.spec)
     kill(supervisor)
     renewal.error = error
-    tick_until(supervisor, lambda: len(renewal.statuses) == 3)
+    tick_until(supervisor, lambda: len(renewal.statuses) == 2)
     renewal.error = None
     tick_until(supervisor, runs(supervisor))
     assert "probe ended (signal 9)" in told[0]

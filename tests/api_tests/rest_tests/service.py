@@ -81,13 +81,13 @@ def running(
     stage: Stage,
     home: Path,
     access: AccessSettings,
-    write_patience_s: float = PATIENCE_S,
+    patience_s: float = PATIENCE_S,
     **settings: Any,
 ) -> Iterator[Service]:
     """The application on the stage until the block ends."""
     dispatch = RecordingDispatch()
     configured = Settings(home=home, **{"redis_url": NOBODY, **settings})
-    stage.app = create_app(configured, access, dispatch, write_patience_s)
+    stage.app = create_app(configured, access, dispatch, patience_s)
     services: Services = stage.app.state.services
     try:
         with httpx.Client(base_url=stage.address) as client:

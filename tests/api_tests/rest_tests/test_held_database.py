@@ -40,7 +40,7 @@ def waiting_writes(service: Service, job_id: str) -> Iterator[list[Future[httpx.
 
 
 def test_reads_are_answered_while_many_writes_wait(start: Start, home: Path) -> None:
-    with start(write_patience_s=30) as service:
+    with start(patience_s=30) as service:
         job_id = new_job(service)
         with held(home) as let_go, waiting_writes(service, job_id) as writes:
             reads = [service.client.get(path, timeout=5).status_code for path in READS]
@@ -52,7 +52,7 @@ def test_reads_are_answered_while_many_writes_wait(start: Start, home: Path) -> 
 
 
 def test_a_write_whose_patience_ends_is_told_to_come_again(start: Start, home: Path) -> None:
-    with start(write_patience_s=0.05) as service:
+    with start(patience_s=0.05) as service:
         job_id = new_job(service)
         with held(home), waiting_writes(service, job_id) as writes:
             answers = [write.result() for write in writes]
@@ -64,7 +64,7 @@ def test_a_write_whose_patience_ends_is_told_to_come_again(start: Start, home: P
 
 def test_a_read_with_a_key_does_not_wait_to_note_the_keys_use(start: Start, home: Path) -> None:
     access = AccessSettings(auth="on", admin_key=ADMIN_KEY)
-    with start(access, write_patience_s=30) as service:
+    with start(access, patience_s=30) as service:
         admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
         made = service.client.post(
             "/v1/keys", json={"name": "reader", "scopes": ["read"]}, headers=admin

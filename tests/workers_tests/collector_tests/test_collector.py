@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 
 from jobs.repository import devices, leases
 from jobs.states import DeviceState, RequestState
@@ -101,6 +104,18 @@ def test_revoked_device_loses_its_account(yard: Yard, valkey: ValkeyProcess) -> 
             devices.revoke(session, device_id)
         leader.turn()
         assert f"device-{device_id}" not in admin.acl_users()
+
+
+def test_collector_that_ends_waits_for_no_busy_database(yard: Yard) -> None:
+    leader = collector(yard)
+    assert leader.turn()
+    with closing(sqlite3.connect(yard.bench.settings.home / "secateur.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started_s = time.monotonic()
+        leader.run(after(0))
+        assert time.monotonic() - started_s < 5.0
+    with yard.context.read() as session:
+        assert leases.holder(session, LEASE, yard.context.clock()) == "first"
 
 
 def test_collector_that_ends_gives_its_lease_back(yard: Yard) -> None:
