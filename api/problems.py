@@ -188,7 +188,7 @@ def install(app: FastAPI) -> None:
         log.warning("the database refused: %s", reason(error))
         if is_busy(error):
             return database_busy().response()
-        detail = "The database cannot be reached: try again in a few seconds."
+        detail = "The database cannot be used at the moment: try again in a few seconds."
         headers = {"Retry-After": "3"}
         return Problem(503, "database-unavailable", detail, headers=headers).response()
 

@@ -8,9 +8,12 @@ import errno
 import os
 from datetime import datetime
 from pathlib import Path
+from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 
 DATA = ("appendonlydir", "dump.rdb")
 LOG_TAIL = 2**16
+# How it ends by itself: it refuses, or stumbles over what it reads.
+STUMBLED = tuple(-number for number in (SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL))
 STARTING, LOADING, READY = "is starting", "Server initialized", "Ready to accept connections"
 # What keeps a good file from being read as well.
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -26,6 +29,11 @@ def refusal(log_path: Path) -> str | None:
     lines = [line.partition(" # ")[2].strip() for line in words.splitlines() if " # " in line]
     said = next((line for line in reversed(lines) if line), "it did not say why")
     return said.partition(": make a backup")[0].rstrip(".")
+
+
+def ended_by_itself(status: int | None) -> bool:
+    """Whether an exit status is neither a stop in order nor somebody else's signal."""
+    return status is not None and (status > 0 or status in STUMBLED)
 
 
 def last_words(log_path: Path) -> str:

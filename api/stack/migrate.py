@@ -3,7 +3,7 @@
 import sys
 from typing import TypeGuard
 
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from api.stack.errors import DatabaseUnavailable
 from jobs.database import is_busy, reason
@@ -11,6 +11,7 @@ from jobs.errors import UnknownSchema
 from jobs.migrations import upgrade
 from jobs.settings import Settings
 
+POSTGRESQL_FULL = "53100"  # disk_full
 ELSEWHERE = "or name another database with DATABASE_URL, or another home with --home"
 
 
@@ -35,21 +36,26 @@ def sentence(error: Exception) -> str:
             "the database must be free while it is brought to the present schema, but another "
             f"process writes to it ({reason(error)}): end that one, and start again."
         )
-    if is_damaged(error):
+    if has_code(error, "SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return (
             f"the database must be one that can be read, but {reason(error)}: put a backup in "
             f"its place, {ELSEWHERE}."
+        )
+    if has_code(error, "SQLITE_FULL", POSTGRESQL_FULL):
+        return (
+            f"the disk of the database must have room, but {reason(error)}: free some space, "
+            f"{ELSEWHERE}."
         )
     words = reason(error) if isinstance(error, SQLAlchemyError) else str(error).splitlines()[0]
     return f"DATABASE_URL must name a database that can be used, but: {words}"
 
 
-def is_damaged(error: Exception) -> TypeGuard[DBAPIError]:
-    """Whether the database itself is broken, rather than the way to it."""
-    if isinstance(error, OperationalError) or not isinstance(error, DBAPIError):
+def has_code(error: Exception, *codes: str) -> TypeGuard[DBAPIError]:
+    """Whether the database gave one of these codes as its reason."""
+    if not isinstance(error, DBAPIError):
         return False
-    name = str(getattr(error.orig, "sqlite_errorname", ""))
-    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+    name = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
+    return str(name).startswith(codes)
 
 
 def main() -> None:

@@ -120,7 +120,8 @@ class EmbeddedValkey:
         Returns:
             What was done, as a line for the user; None if nothing was.
         """
-        words = damage.refusal(self._log_path) if status is not None and status > 0 else None
+        ended = damage.ended_by_itself(status)
+        words = damage.refusal(self._log_path) if ended else None
         was_anew, self._is_anew = self._is_anew, words is not None
         if words is None or was_anew:
             return None

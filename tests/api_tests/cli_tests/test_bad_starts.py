@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from api.cli.main import main
@@ -122,6 +123,16 @@ def test_a_damaged_database_is_named(
     path.write_bytes(damage or content[:100] + b"\xff" * (len(content) - 100))
     with pytest.raises(DatabaseUnavailable, match="one that can be read, but .*: put a backup in"):
         migrate()
+
+
+def test_a_database_without_room_is_named(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'secateur.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("PRAGMA max_page_count = 1"))
+        with pytest.raises(OperationalError) as refused:
+            connection.execute(text("CREATE TABLE more (id INTEGER)"))
+    engine.dispose()
+    assert "must have room, but database or disk is full: free some" in sentence(refused.value)
 
 
 def test_a_database_that_is_up_to_date_is_used_while_another_process_writes(

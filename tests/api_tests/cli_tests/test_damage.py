@@ -209,6 +209,14 @@ def test_data_stay_where_another_reason_ended_valkey(
     assert broker.data.exists()
 
 
+@pytest.mark.parametrize("status", [1, -signal.SIGSEGV, -signal.SIGABRT])
+def test_data_that_valkey_stumbles_over_are_set_aside_too(broker: Broker, status: int) -> None:
+    broker.data.mkdir()
+    broker.home.log_path("valkey").write_text(REFUSED)
+    assert broker.server.set_damaged_data_aside(status, NOW) is not None
+    assert not broker.data.exists()
+
+
 def test_a_start_without_data_that_fails_too_sets_nothing_aside(broker: Broker) -> None:
     broker.home.log_path("valkey").write_text(REFUSED)
     broker.data.mkdir()
