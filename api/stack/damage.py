@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 
 DATA = ("appendonlydir", "dump.rdb")
-LOG_TAIL = 2**16
+LOG_TAIL = 2**20
 # How it ends by itself: it refuses, or stumbles over what it reads.
 STUMBLED = tuple(-number for number in (SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL))
 STARTING, LOADING, READY = "is starting", "Server initialized", "Ready to accept connections"

@@ -122,10 +122,11 @@ class EmbeddedValkey:
         """
         ended = damage.ended_by_itself(status)
         words = damage.refusal(self._log_path) if ended else None
-        was_anew, self._is_anew = self._is_anew, words is not None
-        if words is None or was_anew:
+        if words is None or self._is_anew:
+            self._is_anew = words is not None
             return None
         kept = damage.set_aside(self._directory, now)
+        self._is_anew = True
         if not kept:
             return None
         return (

@@ -25,6 +25,13 @@ REFUSED = """\
 """
 
 
+class LongTime(datetime):
+    """A time of which the text fits into no file name."""
+
+    def __format__(self, form: str) -> str:
+        return "0" * 300
+
+
 @dataclass
 class Broker:
     """Valkey in a home, kept running."""
@@ -223,6 +230,15 @@ def test_a_start_without_data_that_fails_too_sets_nothing_aside(broker: Broker) 
     assert "Bad file format" in str(broker.server.set_damaged_data_aside(1, NOW))
     broker.data.mkdir()
     assert broker.server.set_damaged_data_aside(1, NOW) is None
+
+
+def test_data_that_could_not_be_set_aside_are_tried_again(broker: Broker) -> None:
+    """The name that they would get is too long for the first time."""
+    broker.home.log_path("valkey").write_text(REFUSED)
+    broker.data.mkdir()
+    with pytest.raises(OSError, match="name too long"):
+        broker.server.set_damaged_data_aside(1, LongTime(2026, 1, 2))
+    assert broker.server.set_damaged_data_aside(1, NOW) is not None
 
 
 def test_what_was_set_aside_is_never_overwritten(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_a_child_that_keeps_dying_is_told_of_three_times(
     supervisor.start(spec("worker", "raise SystemExit(3)"))
     tick_until(supervisor, lambda: len(told) == 3)
     assert "keeps ending (status 3)" in told[-1]
+    assert supervisor.deaths("worker") == 3
+    assert supervisor.deaths("api") == 0
 
 
 def test_the_pause_between_starts_grows_to_a_limit() -> None:
