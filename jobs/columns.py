@@ -1,5 +1,6 @@
 """Column types and the clocks. Times are UTC and aware on both databases; JSON keeps the order of
-its keys."""
+its keys. What a row holds and this version cannot read is handed on as it is: who needs it refuses
+it, and who only lists rows goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Enum, select
+from sqlalchemy import JSON, DateTime, Dialect, String, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -16,6 +17,19 @@ from sqlalchemy.types import TypeDecorator
 
 # `json`, not `jsonb`, on PostgreSQL: jsonb would sort the keys of an explorer's state.
 Json = JSON(none_as_null=True)
+
+UNREADABLE = "unreadable"
+
+
+class Documents(TypeDecorator[dict[str, Any]]):
+    """A JSON object. Anything else that a row holds is an object with the one key `unreadable`,
+    which no model of this project accepts."""
+
+    impl = Json
+    cache_ok = True
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> dict[str, Any] | None:
+        return value if value is None or isinstance(value, dict) else {UNREADABLE: value}
 
 
 def utc_now() -> datetime:
@@ -66,12 +80,18 @@ def database_time(session: Session) -> datetime:
     return session.scalars(select(_present())).one()
 
 
-def state_column(states: type[StrEnum]) -> Enum:
-    """A column that holds one of `states` as its text, without a database type of its own."""
-    return Enum(
-        states,
-        native_enum=False,
-        create_constraint=False,
-        length=16,
-        values_callable=lambda enum: [member.value for member in enum],
-    )
+class States(TypeDecorator[StrEnum]):
+    """One of `states`, as its text. A state that only another version knows stays a text."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        super().__init__()
+        self.states = states
+
+    def process_bind_param(self, value: StrEnum | str | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Any:
+        return self.states(value) if value in set(self.states) else value

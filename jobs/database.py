@@ -67,7 +67,10 @@ def make_engine(
             default 30 s on SQLite, and as long as the server says on PostgreSQL.
     """
     url = parse_url(database_url)
-    options: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False)}
+    options: dict[str, Any] = {
+        "json_serializer": partial(json.dumps, allow_nan=False),
+        "json_deserializer": _read_json,
+    }
     if url.get_backend_name() != "sqlite":
         if read_only:
             options["isolation_level"] = "REPEATABLE READ"
@@ -124,6 +127,14 @@ def parse_url(database_url: str | URL) -> URL:
     if backend != "sqlite":
         raise ValueError(f"DATABASE_URL must be for sqlite or postgresql, but got {backend}")
     return url
+
+
+def _read_json(text: str | bytes) -> Any:
+    """The value; the text itself where it is damaged, so that its row can still be listed."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text if isinstance(text, str) else text.decode(errors="replace")
 
 
 def _prepare_sqlite(

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from jobs.columns import Json, UtcDateTime, state_column, utc_now
+from jobs.columns import Documents, Json, States, UtcDateTime, utc_now
 from jobs.ids import new_id
 from jobs.states import (
     CheckState,
@@ -40,14 +40,14 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {
         datetime: UtcDateTime(),
-        Document: Json,
+        Document: Documents(),
         list[Any]: Json,
-        JobState: state_column(JobState),
-        InputState: state_column(InputState),
-        TaskState: state_column(TaskState),
-        RequestState: state_column(RequestState),
-        DeviceState: state_column(DeviceState),
-        CheckState: state_column(CheckState),
+        JobState: States(JobState),
+        InputState: States(InputState),
+        TaskState: States(TaskState),
+        RequestState: States(RequestState),
+        DeviceState: States(DeviceState),
+        CheckState: States(CheckState),
     }
 
 

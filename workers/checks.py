@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs.artifacts import weights_name
 from jobs.repository import datasets, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
@@ -14,7 +16,7 @@ from workers.inspection import Inspection, inspect_in_child
 from workers.library import Library, dataset_source
 from workers.loaders.datasets import Source
 from workers.loaders.errors import DatasetError, LoadError
-from workers.retrying import is_passing
+from workers.retrying import is_passing, words
 
 INSPECTION_TIME_LIMIT_S = 300.0
 PREVIEW_SHAPE = (3, 32, 32)  # image files may differ in size: a job scales them to its model
@@ -27,9 +29,16 @@ def check_model(context: Context, _library: Library, model_id: str) -> None:
         model = models.find(session, model_id)
     if model is None or model.state != InputState.CHECKING:
         return
+    try:
+        spec = ModelSpec.model_validate(model.spec)
+    except ValidationError as error:
+        with context.unit() as unit:
+            models.reject(unit.session, model_id, LoadError(words(error)).problem())
+            _wake_waiting_jobs(unit, model_id)
+        return
     answer = inspect_in_child(
         Inspection(
-            spec=ModelSpec.model_validate(model.spec),
+            spec=spec,
             weights=context.store.local_path(weights_name(model_id)),
             allow=sorted(context.settings.allow),
             time_limit_s=INSPECTION_TIME_LIMIT_S,

@@ -97,6 +97,7 @@ function heading(base, job, artifacts, refresh) {
 
 function summary(job) {
   const { model, dataset, target, budget } = job.spec;
+  if (!target || !budget) return "what was asked for cannot be read by this version";
   const runtime = `${target.runtime}, batch ${target.batch_size}, ${target.threads} thread${target.threads === 1 ? "" : "s"}`;
   return `${model} on ${dataset}, ${budgetText(budget)} latency on ${target.device} (${runtime})`;
 }

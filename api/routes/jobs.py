@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from api.problems import Problem, conflict, invalid_field, not_found
@@ -19,7 +19,7 @@ from api.routes.views import CandidateView, JobView, TreeView
 from jobs import removal
 from jobs.queues import ADVANCE
 from jobs.repository import candidates, datasets, inputs, jobs, measurements, models
-from jobs.spec import JobSpec
+from jobs.spec import BudgetSpec, JobSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
 from jobs.tables import Dataset, Job, Measurement, Model
@@ -165,7 +165,10 @@ def _budget_ratio(job: Job, dense_ms: float | None) -> float | None:
         told = (document or {}).get("budget_ratio")
         if isinstance(told, int | float):
             return float(told)
-    budget = job.spec["budget"]
-    if budget.get("ratio") is not None:
-        return float(budget["ratio"])
-    return float(budget["latency_ms"]) / dense_ms if dense_ms else None
+    try:
+        budget = BudgetSpec.model_validate(job.spec.get("budget"))
+    except ValidationError:  # another version's job can be looked at, all the same
+        return None
+    if budget.ratio is not None:
+        return budget.ratio
+    return budget.latency_ms / dense_ms if budget.latency_ms and dense_ms else None

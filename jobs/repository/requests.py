@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
@@ -191,6 +192,13 @@ def abandon(session: Session, job_id: str) -> bool:
     return _changed(session, where, values)
 
 
+def give_up(session: Session, request_id: str) -> bool:
+    """Ends an open request without an answer. False: it has ended."""
+    is_open = Request.state.in_((RequestState.PENDING, RequestState.DISPATCHED))
+    values = {"state": RequestState.FAILED, "lease_token": None, "lease_until": None}
+    return _changed(session, (Request.id == request_id, is_open), values)
+
+
 def expired(session: Session, now: datetime) -> Sequence[Request]:
     """Dispatched requests whose lease is over."""
     where = (Request.state == RequestState.DISPATCHED, Request.lease_until <= now)
@@ -259,8 +267,8 @@ def complete(
         lease_token=lease_token,
         skeleton_digest=request.skeleton_digest,
         reference_digest=request.reference_digest,
-        target_key=Target.model_validate(request.target).key,
-        kind=Settings.model_validate(request.settings).kind,
+        target_key=_target_key(request),
+        kind=str(request.settings.get("kind", "unknown")),
         counted=counted,
         created_at=now or database_time(session),
         **finding.columns(),
@@ -268,6 +276,14 @@ def complete(
     session.add(row)
     session.flush()
     return counted
+
+
+def _target_key(request: Request) -> str:
+    """Under which its measurements are found again. A target that cannot be read has none."""
+    try:
+        return Target.model_validate(request.target).key
+    except ValidationError:
+        return "unknown"
 
 
 def _held(request_id: str, attempt: int) -> tuple[Any, ...]:

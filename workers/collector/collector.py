@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
 from jobs.database import be_impatient
@@ -19,11 +18,13 @@ from workers.collector.orphans import Sweep
 from workers.collector.streams import Streams
 from workers.collector.sweeping import sweep
 from workers.context import Context
+from workers.retrying import is_passing
 
 LEASE = "collector"
 LEADER_LEASE_S = 10.0
 SWEEP_S = 5.0
 READ_BLOCK_MS = 100
+FAILED_PAUSE_S = 0.5
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +55,9 @@ class Collector:
             try:
                 if not self.turn():
                     time.sleep(1.0)
-            except (RedisError, OperationalError, OSError) as error:
+            except Exception as error:
+                if not is_passing(error):
+                    raise
                 log.warning("waiting for a server that is away: %s", error)
                 self._sweep_at = float("-inf")
                 time.sleep(0.5)
@@ -78,14 +81,25 @@ class Collector:
         revoked = {device.id for device in known if device.state in SHUT_OUT}
         secrets = {each.id: each.secret_sha256 for each in known if each.id not in revoked}
         self._streams.ensure_users(secrets, revoked)
-        self._read(list(secrets))
-        check_devices(self._context)
-        dispatch(self._context, self._streams)
+        self._do(lambda: self._read(list(secrets)))
+        self._do(lambda: check_devices(self._context))
+        self._do(lambda: dispatch(self._context, self._streams))
         if self._monotonic() >= self._sweep_at:
-            sweep(self._context, self._streams)
-            self._orphans.step()
+            self._do(lambda: sweep(self._context, self._streams))
+            self._do(self._orphans.step)
             self._sweep_at = self._monotonic() + SWEEP_S
         return True
+
+    def _do(self, part: Callable[[], object]) -> None:
+        """One part of a turn. What it cannot cope with does not keep the others from their work,
+        nor end the process, which would only meet it again."""
+        try:
+            part()
+        except Exception as error:
+            if is_passing(error):
+                raise
+            log.exception("a part of this turn failed")
+            time.sleep(FAILED_PAUSE_S)
 
     def _leads(self) -> bool:
         now = self._monotonic()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from jobs.errors import JobsError
 from jobs.pools import Pool
-from jobs.repository import devices, jobs, requests, skeletons
+from jobs.repository import devices, events, jobs, requests, skeletons
 from jobs.repository.measurements import Finding
 from jobs.repository.pools import JOIN
 from jobs.selectors import Selector
@@ -21,9 +21,14 @@ from latency_probes.messages import MeasureRequest, Settings, Target, Workload
 from workers.collector.pooling import invite, pools_of
 from workers.collector.streams import Streams
 from workers.context import Context
+from workers.retrying import words
 
 IN_FLIGHT = 2
 ALONE = Pool()
+UNKNOWN_KIND = {
+    "title": "What the device announced cannot be read",
+    "detail": "it gets no work; start its agent again, which announces it anew",
+}
 log = logging.getLogger(__name__)
 
 
@@ -34,8 +39,11 @@ def dispatch(context: Context, streams: Streams) -> int:
         How many requests were sent.
     """
     with context.read() as session:
-        pending, unsent = requests.pending(session), requests.unsent(session)
-        present, loads = devices.present(session), requests.loads(session)
+        asked, unsent = requests.pending(session), requests.unsent(session)
+        there, loads = devices.present(session), requests.loads(session)
+    pending = [each for each in asked if _is_readable(context, each)]
+    present = [each for each in there if _tells_what_it_is(context, each)]
+    with context.read() as session:
         pools = pools_of(session, pending, present)
     placed = place(pending, present, loads, pools)
     if placed:
@@ -54,6 +62,38 @@ def dispatch(context: Context, streams: Streams) -> int:
     invite(context, [each for each in pending if each.id not in placed], present)
     _explain(context, pending, present, pools)
     return len(unsent)
+
+
+def _is_readable(context: Context, request: Request) -> bool:
+    """Whether the request can be read; one that cannot ends here, and holds up no other."""
+    try:
+        Selector.parse(request.selector)
+        Target.model_validate(request.target)
+        Settings.model_validate(request.settings)
+    except ValueError as error:
+        log.error("%s cannot be read: %s", request.id, error)
+        with context.unit() as unit:
+            requests.give_up(unit.session, request.id)
+            if request.job_id:
+                data = {"purpose": request.purpose, "reason": words(error)}
+                events.append(unit.session, request.job_id, "unreadable", data)
+                unit.send("advance", request.job_id)
+        return False
+    return True
+
+
+def _tells_what_it_is(context: Context, device: Device) -> bool:
+    """Whether what the device announced can be read; one that cannot gets no work, and is told."""
+    runtimes, cores = device.capabilities.get("runtimes", {}), device.capabilities.get("cores", 1)
+    is_known = (
+        isinstance(runtimes, dict)
+        and all(isinstance(each, dict) and "providers" in each for each in runtimes.values())
+        and isinstance(cores, int)
+    )
+    if not is_known and device.problem != UNKNOWN_KIND:
+        with context.unit() as unit:
+            devices.set_problem(unit.session, device.id, UNKNOWN_KIND)
+    return is_known
 
 
 def place(

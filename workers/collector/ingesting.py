@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.exc import OperationalError
 
 from jobs.findings import finding_of
-from jobs.repository import devices, measurements, requests
+from jobs.repository import devices, jobs, measurements, requests
 from jobs.states import DeviceState
 from latency_probes.messages import (
     Heartbeat,
@@ -57,11 +57,22 @@ def ingest(unit: Unit, entry: Entry, now: datetime) -> None:
         problem = {"title": "The device sent a malformed message", "detail": detail[:500]}
         devices.set_problem(unit.session, entry.device_id, problem)
         if lease := lease_of(entry.text):
-            _refuse(unit, entry.device_id, lease, detail, now)
+            _end(unit, entry.device_id, lease, detail, now)
+
+
+def _end(unit: Unit, device_id: str, lease: Lease, detail: str, now: datetime) -> None:
+    """Ends the request, if the device still holds its lease. A request that cannot be read itself
+    is left to the sweep, which takes it back and ends it."""
+    try:
+        with unit.session.begin_nested():
+            _refuse(unit, device_id, lease, detail, now)
+    except OperationalError:
+        raise
+    except Exception:
+        log.exception("%s cannot be ended", lease.request_id)
 
 
 def _refuse(unit: Unit, device_id: str, lease: Lease, detail: str, now: datetime) -> None:
-    """Ends the request, if the device still holds its lease."""
     message = f"the server refused the result: {detail}"[:2000]
     outcome = MeasureError(kind="invalid", message=message)
     _store(unit, device_id, MeasureResult(**lease.model_dump(), outcome=outcome), now)
@@ -79,6 +90,8 @@ def _believe(unit: Unit, device_id: str, report: Report, now: datetime) -> None:
 
 def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> None:
     request = requests.find(unit.session, result.request_id)
+    if request is not None and request.job_id is not None:
+        jobs.lock(unit.session, request.job_id)
     if request is None:
         _drop(unit, device_id, result)
         return
