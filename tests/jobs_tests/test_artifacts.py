@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import fsspec
@@ -12,6 +13,7 @@ import pytest
 
 from jobs import artifacts
 from jobs.artifacts import ArtifactStore
+from jobs.columns import utc_now
 from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound
 
 DATA = b"weights" * 1000
@@ -47,6 +49,30 @@ class TestArtifactStore:
         assert store.put("a", io.BytesIO(DATA), sha256=SHA256).size == len(DATA)
         with store.open("a") as file:
             assert file.read(7) == b"weights"
+
+    def test_what_lies_in_a_folder_is_listed_with_its_size_and_age(
+        self, store: ArtifactStore
+    ) -> None:
+        before = utc_now() - timedelta(seconds=5)
+        for name in ("jobs/job_1/plan.json", "jobs/job_1/work/a", "jobs/job_2/plan.json"):
+            store.put(name, DATA)
+        assert store.folders("jobs") == ["job_1", "job_2"]
+        found = store.files("jobs/job_1")
+        assert [(each.name, each.size) for each in found] == [
+            ("jobs/job_1/plan.json", len(DATA)),
+            ("jobs/job_1/work/a", len(DATA)),
+        ]
+        assert all(each.modified and each.modified > before for each in found)
+        assert store.folders("models") == store.files("models") == []
+
+    def test_a_folder_goes_with_all_that_is_in_it(self, store: ArtifactStore) -> None:
+        for name in ("jobs/job_1/plan.json", "jobs/job_1/work/a", "jobs/job_11/plan.json"):
+            store.put(name, DATA)
+        store.local_path("jobs/job_1/work/a")
+        for _ in range(2):
+            store.remove_folder("jobs/job_1")
+        assert store.folders("jobs") == ["job_11"]
+        assert store.cache is None or not list(store.cache.glob("jobs/job_1/**/*"))
 
     def test_a_second_file_replaces_the_first(self, store: ArtifactStore) -> None:
         store.put("a", b"one")
@@ -115,3 +141,20 @@ def test_every_kind_of_file_has_its_place(tmp_path: Path) -> None:
         artifacts.job_file_name("job_1", "plan.json"),
     ]
     assert [store.put(name, DATA).location for name in names] == names
+
+
+def test_parts_of_a_file_are_told_apart_and_an_empty_folder_is_found(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    (tmp_path / "models/mdl_1").mkdir(parents=True)
+    assert [each.name for each in store.files("models/mdl_1")] == ["models/mdl_1"]
+    (tmp_path / "models/mdl_1/.part-x1").write_bytes(b"half")
+    (part,) = store.files("models/mdl_1")
+    assert part.is_staged
+    store.remove(part.name)
+    assert not list((tmp_path / "models/mdl_1").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../x", "/x", ".hidden", ".part-../x", "a/.part-"])
+def test_a_name_does_not_leave_the_store(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match="plain relative path"):
+        ArtifactStore(str(tmp_path)).remove_folder(name)

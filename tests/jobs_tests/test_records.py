@@ -141,3 +141,13 @@ class TestIdempotency:
         idempotency.reserve(session, "jobs", "k", "hash", now=at(0))
         idempotency.forget(session, at(1))
         assert idempotency.reserve(session, "jobs", "k", "other") is None
+
+    def test_a_key_is_as_good_as_new_after_a_day(self, session: Session) -> None:
+        day_s = idempotency.LIFE.total_seconds()
+        idempotency.reserve(session, "jobs", "k", "hash", now=at(0))
+        idempotency.store(session, "jobs", "k", 202, {"id": "job_1"})
+        known = idempotency.reserve(session, "jobs", "k", "hash", now=at(day_s - 1))
+        assert known == Replay(202, {"id": "job_1"})
+        assert idempotency.reserve(session, "jobs", "k", "other", now=at(day_s)) is None
+        with pytest.raises(IdempotencyMismatch):
+            idempotency.reserve(session, "jobs", "k", "hash", now=at(day_s + 1))

@@ -14,6 +14,7 @@ from jobs.repository import artifacts, datasets, devices, models
 from jobs.repository import jobs as jobs_rows
 from jobs.states import JobState
 from jobs.status import transition
+from jobs.tables import Device
 from tests.api_tests.cli_tests.conftest import Secateur, Served
 from tests.api_tests.cli_tests.rows import PROGRESS, RESULT, add_inputs, add_job
 
@@ -397,3 +398,40 @@ def test_a_server_that_is_away_is_explained(
         main(["jobs", "list"])
     assert ended.value.code == 1
     assert "secateur up" in capsys.readouterr().err
+
+
+def test_what_is_removed_is_gone_and_its_name_is_free(
+    secateur: Secateur, api: Served, capsys: Captured, tmp_path: Path
+) -> None:
+    job = add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
+    with api.sessions.begin() as session:
+        session.add(Device(id="dev_1", name="d", labels={}, capabilities={}, secret_sha256="0"))
+    for kind, name in (
+        ("models", "net"),
+        ("datasets", "data"),
+        ("jobs", job),
+        ("devices", "dev_1"),
+    ):
+        assert secateur(kind, "remove", name) == 0
+        assert f"{name} is removed" in capsys.readouterr().out
+        assert secateur(kind, "rm", name) == 1
+        assert f"'{name}'" in capsys.readouterr().err
+    assert add_model(secateur, tmp_path, "--no-wait") == 0
+
+
+def test_one_refused_removal_does_not_keep_the_others(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    ended = add_job(api.sessions, JobState.CANCELLED)
+    assert secateur("jobs", "remove", "job_gone", ended, "--json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"removed": [ended]}
+    assert "There is no job 'job_gone'" in told.err
+
+
+def test_a_refused_removal_names_who_is_in_the_way(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    live = add_job(api.sessions, JobState.QUEUED)
+    assert secateur("models", "remove", "net") == 1
+    assert live in capsys.readouterr().err
