@@ -49,7 +49,7 @@ def unnamed(session: Session, before: datetime) -> dict[str, int]:
     """The skeletons from before then that no request and no check names, and their sizes."""
     where = (Skeleton.created_at < before, ~_named())
     rows = session.execute(select(Skeleton.digest, Skeleton.size).where(*where))
-    return dict(rows.tuples().all())
+    return {row.digest: row.size for row in rows}
 
 
 def unknown(session: Session, digests: Iterable[str]) -> set[str]:
