@@ -18,7 +18,7 @@ from benchmarks.coverage.children import Limits, child_command, run
 from benchmarks.coverage.drawing import CATALOGUES, drawn
 from benchmarks.coverage.names import ModelNameError, installed_peers, read_names
 from benchmarks.coverage.rows import Row, RowFile, summary, table
-from workers.loaders.architectures import ArchitectureError
+from workers.loaders.errors import ArchitectureError
 
 LIST = Path(__file__).with_name("models.txt")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobs import status
-from jobs.errors import IllegalTransition
+from jobs.errors import ArtifactNotFound, IllegalTransition
 from jobs.repository import candidates, events, jobs, requests
 from jobs.spec import BudgetSpec, DatasetSpec, JobSpec, ModelSpec
 from jobs.states import JobState, RequestState
@@ -43,6 +43,12 @@ def look(bench: Bench, job_id: str) -> Snapshot:
     if snapshot is None:
         raise LookupError(job_id)
     return snapshot
+
+
+@pytest.fixture(autouse=True)
+def skeleton(bench: Bench) -> None:
+    """Decisions name only what is in the store."""
+    bench.context.store.put(BLOB.location, b"x")
 
 
 @pytest.fixture
@@ -191,3 +197,18 @@ def test_broker_that_is_away_does_not_undo_the_commit(bench: Bench, snapshot: Sn
     bench.is_broker_away = True
     apply(bench.context, snapshot, Decision(tasks=(NewTask("score", "score:a"),)))
     assert look(bench, snapshot.job.id).tasks.keys() == {"score:a"}
+
+
+def test_skeleton_that_was_swept_before_its_request_was_written_is_asked_for_again(
+    bench: Bench, snapshot: Snapshot
+) -> None:
+    bench.context.store.remove(BLOB.location)
+    with pytest.raises(ArtifactNotFound):
+        apply(bench.context, snapshot, Decision(requests=(REQUEST,)))
+    assert look(bench, snapshot.job.id).requests == {}
+    bench.context.store.put(BLOB.location, b"x")
+    apply(bench.context, snapshot, Decision(requests=(REQUEST,)))
+    bench.context.store.remove(BLOB.location)
+    again = replace(REQUEST, purpose="screening:b")
+    apply(bench.context, look(bench, snapshot.job.id), Decision(requests=(again,)))
+    assert set(look(bench, snapshot.job.id).requests) == {"screening:a", "screening:b"}

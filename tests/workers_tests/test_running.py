@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from jobs import status
+from jobs import removal, status
+from jobs.artifacts import job_file_name
 from jobs.repository import tasks
 from jobs.states import JobState, TaskState
 from jobs.tables import Task
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.test_decision import add_job, look
 from tests.workers_tests.workshop import Workshop
+from workers.advance import advance
 from workers.library import Library
 from workers.running import MAX_CRASHES, run_task
 from workers.tasks import HANDLERS
@@ -201,3 +204,126 @@ def test_result_that_json_cannot_hold_fails_the_task_with_advice(
     task = run(bench, add_task(bench, job_id), lambda work: Done({"loss": float("nan")}))
     assert task.state == TaskState.FAILED
     assert "learning_rate" in (task.error or "")
+
+
+class Finetuning:
+    """The fine-tuning task of a job, run slice by slice, and its files in the store."""
+
+    def __init__(self, workshop: Workshop, job_id: str) -> None:
+        self.workshop, self.job_id = workshop, job_id
+        (self.task,) = workshop.tasks(job_id, "finetune")
+
+    def slice(self, slice_s: float = SHORT_S) -> Task:
+        """Runs the task once."""
+        bench, library = self.workshop.bench, self.workshop.library
+        handler = partial(finetune, slice_s=slice_s)
+        run_task(bench.context, library, self.task.id, handlers={"finetune": handler})
+        (self.task,) = self.workshop.tasks(self.job_id, "finetune")
+        return self.task
+
+    def checkpoints(self) -> list[int]:
+        """The steps of those that are there."""
+        place = job_file_name(self.job_id, f"work/{self.task.payload['digest']}")
+        names = self.workshop.bench.context.store.folders(place)
+        stems = [name.partition(".")[0] for name in names]
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+@pytest.fixture
+def finetuning(workshop: Workshop) -> Finetuning:
+    """One that has not begun."""
+    job_id = workshop.submit(finetune={"steps": 200, "batch_size": 16})
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    workshop.bench.take_messages()
+    return Finetuning(workshop, job_id)
+
+
+def test_the_last_two_checkpoints_are_kept_and_none_when_the_task_is_done(
+    finetuning: Finetuning,
+) -> None:
+    steps = [int(finetuning.slice().payload["step"]) for _ in range(4)]
+    assert finetuning.checkpoints() == steps[-2:]
+    assert finetuning.slice(slice_s=600.0).state == TaskState.DONE
+    assert finetuning.checkpoints() == []
+    weights = (finetuning.task.result or {})["weights"]
+    assert finetuning.workshop.bench.context.store.exists(weights)
+
+
+def test_a_worker_killed_before_its_checkpoint_counts_loses_only_its_slice(
+    finetuning: Finetuning,
+) -> None:
+    bench = finetuning.workshop.bench
+    first = int(finetuning.slice().payload["step"])
+    snapshot = finetuning.workshop.snapshot(finetuning.job_id)
+    work = Work(bench.context, finetuning.workshop.library, snapshot, finetuning.task.payload)
+    lost = finetune(work, slice_s=SHORT_S)
+    assert isinstance(lost, Again)
+    second = finetuning.slice()
+    assert second.state == TaskState.PENDING
+    assert first in finetuning.checkpoints()
+    assert int(second.payload["step"]) in finetuning.checkpoints()
+
+
+def test_a_worker_that_comes_late_leaves_the_checkpoints_of_its_successors(
+    finetuning: Finetuning,
+) -> None:
+    bench, library = finetuning.workshop.bench, finetuning.workshop.library
+    finetuning.slice()
+
+    def overtaken(work: Work) -> Done | Again:
+        outcome = finetune(work, slice_s=SHORT_S)
+        bench.now = bench.context.clock() + timedelta(hours=1)
+        for _ in range(3):
+            finetuning.slice()
+        return outcome
+
+    try:
+        run_task(bench.context, library, finetuning.task.id, handlers={"finetune": overtaken})
+        step = int(finetuning.task.payload["step"])
+        assert step in finetuning.checkpoints()
+        assert int(finetuning.slice().payload["step"]) > step
+    finally:
+        bench.now = None
+
+
+@pytest.mark.parametrize("end", [JobState.CANCELLED, JobState.FAILED])
+def test_a_slice_that_outlives_its_job_leaves_nothing(
+    finetuning: Finetuning, end: JobState
+) -> None:
+    bench, job_id = finetuning.workshop.bench, finetuning.job_id
+    finetuning.slice()
+
+    def outlived(work: Work) -> Done | Again:
+        with bench.write() as session:
+            status.transition(session, job_id, JobState.FINETUNING, end, 1)
+            session.execute(update(Task).where(Task.job_id == job_id).values(attempt=9))
+        return finetune(work, slice_s=SHORT_S)
+
+    library = finetuning.workshop.library
+    run_task(bench.context, library, finetuning.task.id, handlers={"finetune": outlived})
+    assert bench.context.store.folders(job_file_name(job_id, "work")) == []
+
+
+def test_a_slice_whose_job_was_removed_leaves_nothing(finetuning: Finetuning) -> None:
+    bench, job_id = finetuning.workshop.bench, finetuning.job_id
+
+    def outlived(work: Work) -> Done | Again:
+        with bench.write() as session:
+            status.transition(session, job_id, JobState.FINETUNING, JobState.CANCELLED, 1)
+            removal.remove_job(session, job_id)
+        return finetune(work, slice_s=SHORT_S)
+
+    library = finetuning.workshop.library
+    run_task(bench.context, library, finetuning.task.id, handlers={"finetune": outlived})
+    assert job_id not in bench.context.store.folders("jobs")
+
+
+def test_work_of_a_job_is_gone_when_it_has_ended(finetuning: Finetuning) -> None:
+    bench, job_id = finetuning.workshop.bench, finetuning.job_id
+    finetuning.slice()
+    assert bench.context.store.folders(job_file_name(job_id, "work"))
+    with bench.write() as session:
+        status.request_cancel(session, job_id)
+    advance(bench.context, finetuning.workshop.library, job_id)
+    assert finetuning.workshop.has_ended(job_id)
+    assert bench.context.store.folders(job_file_name(job_id, "work")) == []
