@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.data_roots import DataRoots
 from jobs.errors import FieldProblem, SpecError
 from jobs.selectors import Selector
 from jobs.settings import Settings
@@ -33,6 +34,11 @@ SCHEMES = ("python", "torchvision", "timm", "transformers")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PYTHON = re.compile(r"python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _ZOO = re.compile(rf"({'|'.join(SCHEMES[1:])}):[A-Za-z0-9][\w./-]*")
+
+
+def _is_text(path: str) -> bool:
+    """Whether it has no half of a surrogate pair, which no file system and no database takes."""
+    return path.encode(errors="replace").decode() == path
 
 
 def _not_empty(entries: tuple[float, ...]) -> tuple[float, ...]:
@@ -136,6 +142,8 @@ class DatasetSpec(_Spec):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and ("\0" in path or not _is_text(path)):
+            raise ValueError("must be the path of a file or folder, but holds other characters")
         if path is not None and not PurePosixPath(path).is_absolute():
             raise ValueError(f"must be absolute, but got {path!r}")
         return path
@@ -278,3 +286,15 @@ def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:
     allowed = ", ".join(sorted(settings.allow)) or "nothing so far"
     message = f"{field} must be allowed by SECATEUR_ALLOW ({allowed}), but got {name!r}"
     raise SpecError([FieldProblem(field, message)])
+
+
+def check_path(spec: DatasetSpec, roots: DataRoots) -> None:
+    """Refuses a path outside the data roots, with the same words whether or not it exists.
+
+    Raises:
+        SpecError: the path, or what its links lead to, lies elsewhere.
+    """
+    if spec.path is None or roots.hold(spec.path):
+        return
+    message = f"path must lie under a data root of this server ({roots}), but got {spec.path!r}"
+    raise SpecError([FieldProblem("path", message)])

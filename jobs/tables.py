@@ -52,7 +52,10 @@ class Base(DeclarativeBase):
 
 
 class Model(Base):
-    """A trained network as submitted. Its weights lie at `artifacts.weights_name(id)`."""
+    """A trained network as submitted. Its weights lie at `artifacts.weights_name(id)`.
+
+    `attempt` counts the runs of its check, which hold it until `lease_until`.
+    """
 
     __tablename__ = "models"
 
@@ -63,13 +66,15 @@ class Model(Base):
     weights_digest: Mapped[str]
     report: Mapped[Document | None]
     problem: Mapped[Document | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Dataset(Base):
     """A data set. An uploaded one lies at `artifacts.archive_name(id)`, and `archive_digest` is
-    set."""
+    set. `attempt` and `lease_until` are as those of a model."""
 
     __tablename__ = "datasets"
 
@@ -80,6 +85,8 @@ class Dataset(Base):
     archive_digest: Mapped[str | None]
     info: Mapped[Document | None]
     problem: Mapped[Document | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -3,94 +3,125 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from jobs.artifacts import weights_name
-from jobs.repository import datasets, jobs, models
+from jobs.data_roots import data_roots
+from jobs.repository import datasets, inputs, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
-from jobs.states import InputState, JobState
+from jobs.states import JobState
+from jobs.tables import Dataset, Model
 from workers.context import Context, Unit
+from workers.data_inspection import DataInspection, inspect_data_in_child
 from workers.inspection import Inspection, inspect_in_child
-from workers.library import Library, dataset_source
-from workers.loaders.datasets import Source
-from workers.loaders.errors import DatasetError, LoadError
-from workers.retrying import is_passing, words
+from workers.leasing import kept
+from workers.library import Library, upload_of
+from workers.loaders.errors import CheckError
+from workers.retrying import words
 
 INSPECTION_TIME_LIMIT_S = 300.0
-PREVIEW_SHAPE = (3, 32, 32)  # image files may differ in size: a job scales them to its model
+MAX_ATTEMPTS = 5  # as often as a task's worker may die
+T = TypeVar("T", Model, Dataset)
 log = logging.getLogger(__name__)
 
 
 def check_model(context: Context, _library: Library, model_id: str) -> None:
     """Builds, loads and traces the model in a child process and keeps the verdict."""
-    with context.read() as session:
-        model = models.find(session, model_id)
-    if model is None or model.state != InputState.CHECKING:
-        return
-    try:
-        spec = ModelSpec.model_validate(model.spec)
-    except ValidationError as error:
+    with _held(context, Model, model_id) as model:
+        if model is None:
+            return
+        answer = _answered(model, lambda: inspect_in_child(_model_request(context, model)))
         with context.unit() as unit:
-            models.reject(unit.session, model_id, LoadError(words(error)).problem())
+            if "report" in answer:
+                models.accept(unit.session, model_id, answer["report"])
+            else:
+                models.reject(unit.session, model_id, answer["problem"])
             _wake_waiting_jobs(unit, model_id)
-        return
-    answer = inspect_in_child(
-        Inspection(
-            spec=spec,
-            weights=context.store.local_path(weights_name(model_id)),
-            allow=sorted(context.settings.allow),
-            time_limit_s=INSPECTION_TIME_LIMIT_S,
-        )
-    )
-    with context.unit() as unit:
-        if "report" in answer:
-            models.accept(unit.session, model_id, answer["report"])
-        else:
-            models.reject(unit.session, model_id, answer["problem"])
-        _wake_waiting_jobs(unit, model_id)
     log.info("model %s: %s", model_id, "ready" if "report" in answer else "rejected")
 
 
 def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
-    """Reads the training split and keeps the verdict; the test images stay unread."""
-    with context.read() as session:
-        dataset = datasets.find(session, dataset_id)
-    if dataset is None or dataset.state != InputState.CHECKING:
-        return
-    try:
-        spec = DatasetSpec.model_validate(dataset.spec)
-        preview = PREVIEW_SHAPE if spec.format == "image_folder" else None
-        source = dataset_source(context, dataset_id, spec, image_shape=preview)
-        info = describe(source)
-    except Exception as error:
-        if is_passing(error):
-            raise
-        refused = error if isinstance(error, LoadError) else unreadable(error)
+    """Reads the training split in a child process and keeps the verdict; of the test split, the
+    names, headers, labels and range of pixels."""
+    with _held(context, Dataset, dataset_id) as dataset:
+        if dataset is None:
+            return
+        answer = _answered(dataset, lambda: inspect_data_in_child(_request(context, dataset)))
         with context.unit() as unit:
-            datasets.reject(unit.session, dataset_id, refused.problem())
+            if "info" in answer:
+                datasets.accept(unit.session, dataset_id, answer["info"])
+            else:
+                datasets.reject(unit.session, dataset_id, answer["problem"])
             _wake_waiting_jobs(unit, dataset_id)
-        return
+    log.info("data set %s: %s", dataset_id, "ready" if "info" in answer else "rejected")
+
+
+def _answered(entry: Model | Dataset, inspect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer of the child; a problem of ours where there can be none."""
+    try:
+        return _out_of_attempts(entry) or inspect()
+    except ValidationError as error:  # a spec that this version cannot read
+        return {"problem": CheckError(words(error)).problem()}
+
+
+def _model_request(context: Context, model: Model) -> Inspection:
+    return Inspection(
+        spec=ModelSpec.model_validate(model.spec),
+        weights=context.store.local_path(weights_name(model.id)),
+        allow=sorted(context.settings.allow),
+        time_limit_s=INSPECTION_TIME_LIMIT_S,
+    )
+
+
+def _request(context: Context, dataset: Dataset) -> DataInspection:
+    spec = DatasetSpec.model_validate(dataset.spec)
+    upload = upload_of(context, dataset.id) if spec.needs_archive else None
+    return DataInspection(
+        spec=spec,
+        upload=None if upload is None else (upload.file, upload.folder),
+        allow=sorted(context.settings.allow),
+        roots=data_roots(context.settings).folders,
+    )
+
+
+@contextmanager
+def _held(context: Context, table: type[T], entry_id: str) -> Iterator[T | None]:
+    """The entry under a lease that is renewed while the block runs, and given back if it fails.
+    None: another worker holds it, or it has been judged."""
+    lease_s = context.settings.task_lease_s
     with context.unit() as unit:
-        datasets.accept(unit.session, dataset_id, info)
-        _wake_waiting_jobs(unit, dataset_id)
+        entry = inputs.claim(unit.session, table, entry_id, context.clock(), lease_s)
+    if entry is None:
+        yield None
+        return
+
+    def renew(session: Session, now: datetime, lease_s: float) -> bool:
+        return inputs.renew(session, table, entry, now + timedelta(seconds=lease_s))
+
+    try:
+        with kept(context, entry_id, renew):
+            yield entry
+    except Exception:
+        with context.unit() as unit:
+            inputs.renew(unit.session, table, entry, None)
+        raise
 
 
-def unreadable(error: Exception) -> DatasetError:
-    """A reader's own error, which no check had foreseen, as a problem of the data set."""
-    return DatasetError(f"the data set cannot be read: {type(error).__name__}: {error}")
-
-
-def describe(source: Source) -> dict[str, Any]:
-    """What the page shows of a data set."""
-    source.require("test")
-    train = source.read("train")
-    return {
-        "train_images": len(train),
-        "image_shape": None if source.image_shape else list(train.images.shape[1:]),
-        "classes": int(train.labels.max()) + 1,
-    }
+def _out_of_attempts(entry: Model | Dataset) -> dict[str, Any] | None:
+    """The problem of an entry whose checks never come to an end."""
+    if entry.attempt <= MAX_ATTEMPTS:
+        return None
+    detail = (
+        f"its check was begun {MAX_ATTEMPTS} times and never came to an end: its worker died "
+        "or could not reach the store; see the workers' logs, then submit it again"
+    )
+    return {"problem": CheckError(detail).problem()}
 
 
 def _wake_waiting_jobs(unit: Unit, input_id: str) -> None:

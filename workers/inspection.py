@@ -8,7 +8,6 @@ The request is an `Inspection`; the answer is {"report": …} or {"problem": …
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from jobs.spec import ModelSpec
+from workers.child import Limits, run_in_child
 
 
 class Inspection(BaseModel):
@@ -35,31 +35,13 @@ def inspect_in_child(request: Inspection) -> dict[str, Any]:
     Returns:
         {"report": the graph report} or {"problem": a problem document}.
     """
-    command = [sys.executable, "-m", "workers.inspection"]
-    try:
-        done = subprocess.run(
-            command,
-            input=request.model_dump_json().encode(),
-            capture_output=True,
-            timeout=request.time_limit_s,
-        )
-    except subprocess.TimeoutExpired:
+    limits = Limits(request.time_limit_s)
+    ended = run_in_child("workers.inspection", request.model_dump_json(), limits)
+    if ended.status is None:
         return _problem(f"tracing took longer than {request.time_limit_s:.0f} s and was stopped")
-    answer = _answer(done.stdout)
-    if done.returncode == 0 and answer is not None:
-        return answer
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    said = lines[-1] if lines else "it said nothing"
-    return _problem(f"the inspection ended with status {done.returncode}: {said[:500]}")
-
-
-def _answer(stdout: bytes) -> dict[str, Any] | None:
-    """The last line that is an answer, whatever the model printed around it."""
-    for line in reversed(stdout.splitlines()):
-        if line.startswith((b'{"report":', b'{"problem":')):
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-    return None
+    if ended.answer is not None:
+        return ended.answer
+    return _problem(f"the inspection ended with status {ended.status}: {ended.words}")
 
 
 def _problem(detail: str) -> dict[str, Any]:

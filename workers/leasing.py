@@ -1,13 +1,15 @@
-"""Keeps the lease of a running task alive, so that a long step is not taken for a dead one."""
+"""Keeps the lease of running work alive, so that a long step is not taken for a dead one."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from jobs.repository import tasks
 from jobs.tables import Task
@@ -16,12 +18,27 @@ from workers.context import Context
 log = logging.getLogger(__name__)
 
 
+Renew = Callable[[Session, datetime, float], bool]
+
+
 @contextmanager
 def renewed(context: Context, task: Task) -> Iterator[None]:
     """Renews the task's lease from a thread of its own until the block ends."""
+
+    def renew(session: Session, now: datetime, lease_s: float) -> bool:
+        return tasks.renew(session, task.id, task.attempt, now, lease_s)
+
+    with kept(context, task.id, renew):
+        yield
+
+
+@contextmanager
+def kept(context: Context, name: str, renew: Renew) -> Iterator[None]:
+    """Calls `renew` from a thread of its own, three times a lease, until it says that the lease
+    is lost or the block ends."""
     ended = threading.Event()
-    arguments = (context, task.id, task.attempt, ended)
-    thread = threading.Thread(target=_renew, args=arguments, daemon=True)
+    arguments = (context, name, renew, ended)
+    thread = threading.Thread(target=_keep, args=arguments, daemon=True)
     thread.start()
     try:
         yield
@@ -30,12 +47,12 @@ def renewed(context: Context, task: Task) -> Iterator[None]:
         thread.join()
 
 
-def _renew(context: Context, task_id: str, attempt: int, ended: threading.Event) -> None:
+def _keep(context: Context, name: str, renew: Renew, ended: threading.Event) -> None:
     lease_s = context.settings.task_lease_s
     while not ended.wait(lease_s / 3):
         try:
             with context.unit() as unit:
-                if not tasks.renew(unit.session, task_id, attempt, context.clock(), lease_s):
+                if not renew(unit.session, context.clock(), lease_s):
                     return
         except SQLAlchemyError as error:
-            log.warning("the lease of %s was not renewed: %s", task_id, error)
+            log.warning("the lease of %s was not renewed: %s", name, error)

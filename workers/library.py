@@ -11,6 +11,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from jobs.artifacts import ArtifactStore, archive_name, skeleton_name, weights_name
+from jobs.data_roots import data_roots
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.tables import Dataset, Model
 from search.graph import PruningGraph, trace
@@ -18,9 +19,9 @@ from search.plan import Plan
 from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices
 from workers.context import Context
-from workers.loaders.archives import unpack
 from workers.loaders.datasets import Images, Source
 from workers.loaders.models import example_inputs, load_model
+from workers.loaders.sources import Upload
 from workers.results import Blob
 from workers.snapshot import Snapshot
 
@@ -146,21 +147,24 @@ def dataset_source(
     Raises:
         DatasetError: The archive cannot be unpacked.
     """
-    path = spec.path or spec.function
-    if path is None:
-        archive = context.store.local_path(archive_name(dataset_id))
-        folder = context.settings.unpacked / dataset_id
-        path = str(archive if spec.format == "npz" else unpack(archive, folder))
-    return Source(
-        format=spec.format,
-        path=path,
-        num_classes=spec.num_classes,
-        mean=tuple(spec.mean or ()),
-        std=tuple(spec.std or ()),
-        kwargs=spec.kwargs,
+    settings = context.settings
+    return Source.of(
+        spec,
+        upload_of(context, dataset_id) if spec.needs_archive else None,
+        allow=settings.allow,
+        roots=data_roots(settings),
         image_shape=image_shape,
-        allow=context.settings.allow,
     )
+
+
+def upload_of(context: Context, dataset_id: str) -> Upload:
+    """The uploaded file of a data set on this worker, and where it is unpacked.
+
+    Raises:
+        ArtifactNotFound: It is not in the store.
+    """
+    file = context.store.local_path(archive_name(dataset_id))
+    return Upload(file, context.settings.unpacked / dataset_id)
 
 
 def stored_blob(store: ArtifactStore, data: bytes, digest: str) -> Blob:

@@ -33,6 +33,10 @@ def up(
             help="Function that specs may name: python:module:function; may be repeated."
         ),
     ] = None,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder under which the paths of data sets must lie; may be repeated."),
+    ] = None,
 ) -> None:
     """Run the whole service on this machine: broker, API, collector, workers and a probe."""
     try:
@@ -51,6 +55,7 @@ def up(
             probe_runtimes=tuple(probe_runtime or ("onnxruntime",)) if probe else (),
             replay=replay,
             allow=tuple(allow or ()),
+            data_roots=tuple(data_root or ()),
         )
         run(config, tell)
     except StackError as problem:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
-from api.problems import Problem, invalid_field, not_found
+from api.problems import Problem, invalid, invalid_field, not_found
 from api.routes.access import Reader, Submitter, Uploader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
@@ -30,10 +30,12 @@ from api.routes.uploads import (
 from api.routes.views import DatasetView
 from jobs import removal
 from jobs.artifacts import archive_name, dataset_folder
+from jobs.data_roots import data_roots
+from jobs.errors import SpecError
 from jobs.ids import new_id
 from jobs.queues import CHECK_DATASET
 from jobs.repository import datasets
-from jobs.spec import DatasetSpec
+from jobs.spec import DatasetSpec, check_path
 from jobs.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=AdmittedRoute)
@@ -96,6 +98,7 @@ def submit_dataset(
     """
     spec = read_spec(DatasetSpec, body.spec)
     refuse_foreign_code(spec, services.settings)
+    _refuse_foreign_path(spec, services)
     _check_source(spec, body.archive)
     with services.reading() as session:
         if is_taken(datasets.find(session, spec.name)):
@@ -146,6 +149,18 @@ def found(session: Session, id_or_name: str) -> Dataset:
     if dataset is None:
         raise not_found("data set", id_or_name, "GET /v1/datasets lists them.")
     return dataset
+
+
+def _refuse_foreign_path(spec: DatasetSpec, services: Services) -> None:
+    """422 for a path outside the data roots, saying how to add one."""
+    try:
+        check_path(spec, data_roots(services.settings, auth=services.access.auth))
+    except SpecError as error:
+        hint = (
+            "Upload an archive instead. The operator adds a folder by starting the service with "
+            "`secateur up --data-root DIR`, or in SECATEUR_DATA_ROOTS of the api and the workers."
+        )
+        raise invalid(error.problems, "path-not-allowed", hint) from None
 
 
 def _check_source(spec: DatasetSpec, archive: UploadFile | None) -> None:

@@ -3,6 +3,7 @@
 Knows the environment variables that replace an embedded part; starts nothing.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ class StackConfig:
         probe_runtimes: Runtimes that the local probe offers; empty starts no probe.
         replay: Recording for the runtime `replay`.
         allow: Functions `python:module:function` that model and data set specs may name.
+        data_roots: Folders under which the paths of data sets must lie.
     """
 
     home: Path
@@ -31,6 +33,7 @@ class StackConfig:
     probe_runtimes: tuple[str, ...] = ("onnxruntime",)
     replay: Path | None = None
     allow: tuple[str, ...] = ()
+    data_roots: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -40,6 +43,10 @@ class StackConfig:
         for name in self.allow:
             if len(name.split(":")) != 3 or not name.startswith("python:"):
                 raise StackError(f"allow must be python:module:function, but got {name!r}")
+        for root in self.data_roots:
+            if not root.is_dir() or os.pathsep in str(root):
+                must = f"must be a folder without {os.pathsep!r} in its name"
+                raise StackError(f"data-root {must}, but got {root}")
 
 
 def check_binding(host: str, environment: Mapping[str, str]) -> None:

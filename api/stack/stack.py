@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -91,6 +92,9 @@ class Stack:
         self._environment = {
             "SECATEUR_HOME": str(home.root),
             "SECATEUR_ALLOW": allowed(config.allow, os.environ.get("SECATEUR_ALLOW", "")),
+            "SECATEUR_DATA_ROOTS": roots(
+                config.data_roots, os.environ.get("SECATEUR_DATA_ROOTS", "")
+            ),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -272,6 +276,12 @@ def is_ready(url: str) -> bool:
 def allowed(names: tuple[str, ...], more: str) -> str:
     """The allow-list of functions, as the environment carries it."""
     return ",".join(dict.fromkeys([*names, *filter(None, more.split(","))]))
+
+
+def roots(folders: tuple[Path, ...], more: str) -> str:
+    """The data roots, as the environment carries them."""
+    named = [str(each.absolute()) for each in folders]
+    return os.pathsep.join(dict.fromkeys([*named, *filter(None, more.split(os.pathsep))]))
 
 
 def reachable(host: str) -> str:

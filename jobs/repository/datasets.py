@@ -50,9 +50,9 @@ def page(session: Session, *, after: str | None = None, limit: int = 50) -> Page
     return newest_first(session, Dataset, after=after, limit=limit, where=where)
 
 
-def unchecked(session: Session) -> Sequence[Dataset]:
-    """The data sets whose check has not ended, oldest first."""
-    return inputs.unchecked(session, Dataset)
+def unchecked(session: Session, *, free_at: datetime | None = None) -> Sequence[Dataset]:
+    """The data sets whose check has not ended, oldest first; see `inputs.unchecked`."""
+    return inputs.unchecked(session, Dataset, free_at=free_at)
 
 
 def accept(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.columns import database_time
@@ -63,10 +63,42 @@ def drop_removed(session: Session) -> None:
         session.execute(delete(table).where(*where), execution_options=_NO_SYNC)
 
 
-def unchecked(session: Session, table: type[T]) -> Sequence[T]:
-    """The entries whose check has not ended, oldest first: what the sweep sends again."""
+def unchecked(session: Session, table: type[T], *, free_at: datetime | None = None) -> Sequence[T]:
+    """The entries whose check has not ended, oldest first; with `free_at` those alone that no
+    worker holds then: what the sweep sends again."""
     statement = select(table).where(table.state == InputState.CHECKING)
+    if free_at is not None:
+        statement = statement.where(_is_free(table, free_at))
     return session.scalars(statement.order_by(table.created_at, table.id)).all()
+
+
+def claim(
+    session: Session, table: type[T], entry_id: str, now: datetime, lease_s: float
+) -> T | None:
+    """Takes an entry to check that nobody holds; its attempt grows by one.
+
+    Returns:
+        The entry, or None: somebody else has it, or it has been judged.
+    """
+    where = (table.id == entry_id, table.state == InputState.CHECKING, _is_free(table, now))
+    until = now + timedelta(seconds=lease_s)
+    statement = update(table).where(*where).values(attempt=table.attempt + 1, lease_until=until)
+    return find(session, table, entry_id) if changed(session, statement) else None
+
+
+def renew(session: Session, table: type[T], entry: T, until: datetime | None) -> bool:
+    """Extends the lease of the run that took `entry`, or with None gives it back. False: the run
+    has lost it."""
+    where = (
+        table.id == entry.id,
+        table.attempt == entry.attempt,
+        table.state == InputState.CHECKING,
+    )
+    return changed(session, update(table).where(*where).values(lease_until=until))
+
+
+def _is_free(table: type[T], now: datetime) -> ColumnElement[bool]:
+    return or_(table.lease_until.is_(None), table.lease_until <= now)
 
 
 def judge(
@@ -76,5 +108,7 @@ def judge(
     where = (table.id == entry_id, table.state == InputState.CHECKING)
     return changed(
         session,
-        update(table).where(*where).values(updated_at=now or database_time(session), **values),
+        update(table)
+        .where(*where)
+        .values(updated_at=now or database_time(session), lease_until=None, **values),
     )

@@ -50,9 +50,9 @@ def page(session: Session, *, after: str | None = None, limit: int = 50) -> Page
     return newest_first(session, Model, after=after, limit=limit, where=where)
 
 
-def unchecked(session: Session) -> Sequence[Model]:
-    """The models whose check has not ended, oldest first."""
-    return inputs.unchecked(session, Model)
+def unchecked(session: Session, *, free_at: datetime | None = None) -> Sequence[Model]:
+    """The models whose check has not ended, oldest first; see `inputs.unchecked`."""
+    return inputs.unchecked(session, Model, free_at=free_at)
 
 
 def accept(

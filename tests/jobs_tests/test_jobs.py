@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import status
 from jobs.errors import UnknownCursor
-from jobs.repository import datasets, events, jobs, models
+from jobs.repository import datasets, events, inputs, jobs, models
 from jobs.spec import JobSpec, ModelSpec
 from jobs.states import InputState, JobState
+from jobs.tables import Model
 from tests.jobs_tests.builders import at, make_dataset, make_job, make_model
 
 
@@ -137,6 +138,39 @@ class TestModels:
             None,
         )
         assert models.unchecked(session) == []
+
+    def test_its_check_is_run_by_one_worker_at_a_time(self, session: Session) -> None:
+        model = make_model(session)
+        first = inputs.claim(session, Model, model.id, at(0), 60)
+        assert first is not None
+        assert first.attempt == 1
+        assert inputs.claim(session, Model, model.id, at(59), 60) is None
+        assert models.unchecked(session, free_at=at(59)) == []
+        assert models.unchecked(session, free_at=at(60)) == [model]
+        assert inputs.renew(session, Model, first, at(100))
+        assert inputs.claim(session, Model, model.id, at(99), 60) is None
+
+    def test_a_run_that_lost_its_lease_neither_extends_nor_ends_the_next(
+        self, session: Session
+    ) -> None:
+        model_id = make_model(session).id
+        lost = inputs.claim(session, Model, model_id, at(0), 60)
+        assert lost is not None
+        session.expunge(lost)
+        second = inputs.claim(session, Model, model_id, at(61), 60)
+        assert second is not None
+        assert second.attempt == 2
+        assert not inputs.renew(session, Model, lost, at(999))
+        assert not inputs.renew(session, Model, lost, None)
+        assert inputs.renew(session, Model, second, None)
+        assert models.unchecked(session, free_at=at(62)) == [second]
+
+    def test_a_judged_one_is_not_checked_again(self, session: Session) -> None:
+        model = make_model(session)
+        assert inputs.claim(session, Model, model.id, at(0), 60)
+        assert models.accept(session, model.id, {})
+        assert model.lease_until is None
+        assert inputs.claim(session, Model, model.id, at(99), 60) is None
 
     def test_a_rejected_one_says_why(self, session: Session) -> None:
         model = make_model(session)

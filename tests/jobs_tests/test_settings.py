@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from jobs.settings import Settings
 
 NAMES = ("SECATEUR_HOME", "SECATEUR_ALLOW", "DATABASE_URL", "ARTIFACT_URL", "REDIS_URL")
+ACCESS = ("SECATEUR_AUTH", "SECATEUR_DATA_ROOTS")
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
+    for name in (*NAMES, *ACCESS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -58,3 +59,13 @@ def test_the_embedded_server_is_found_in_the_home_folder(tmp_path: Path) -> None
 def test_a_lease_must_last() -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         Settings(task_lease_s=0)
+
+
+def test_data_roots_are_folders_separated_by_colons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_DATA_ROOTS", "/data: /more/data:")
+    assert Settings().data_roots == (Path("/data"), Path("/more/data"))
+
+
+def test_a_relative_data_root_is_refused() -> None:
+    with pytest.raises(ValidationError, match="data roots must be absolute, but got 'data'"):
+        Settings(data_roots="data")  # type: ignore[arg-type]

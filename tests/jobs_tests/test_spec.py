@@ -220,3 +220,9 @@ class TestAllowList:
         check_allowed(validate(ModelSpec, MODEL), settings)
         check_allowed(validate(ModelSpec, MODEL | {"architecture": "timm:x"}), settings)
         check_allowed(validate(DatasetSpec, DATASET), settings)
+
+
+@pytest.mark.parametrize("path", ["/data/a\0b", "/data/\ud800"])
+def test_a_path_that_no_file_system_takes_is_refused(path: str) -> None:
+    with pytest.raises(SpecError, match="path must be the path of a file or folder"):
+        validate(DatasetSpec, {"name": "p", "format": "npz", "path": path})

@@ -91,6 +91,17 @@ def test_volumes_and_configs_are_declared() -> None:
             assert config["source"] in document["configs"]
 
 
+def test_the_workers_read_data_only_where_the_api_lets_it_lie() -> None:
+    services = compose()["services"]
+    api, worker = (services[name]["environment"] for name in ("api", "worker"))
+    assert api["SECATEUR_AUTH"] == worker["SECATEUR_AUTH"] == "on"
+    assert api["SECATEUR_DATA_ROOTS"] == worker["SECATEUR_DATA_ROOTS"]
+    mounted = [
+        volume.split(":")[-2] for volume in services["worker"]["volumes"] if ":ro" in volume
+    ]
+    assert worker["SECATEUR_DATA_ROOTS"] in mounted
+
+
 def test_passwords_have_no_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     secrets = re.findall(r"\$\{(\w*(?:PASSWORD|ADMIN_KEY))(.{2})", text)

@@ -16,7 +16,7 @@ from workers.context import Context, Unit
 STALE_S = 15.0
 # A request that takes one device after the other down with it is not handed out for ever.
 MAX_LOSSES = 8
-CHECK_S = 60.0  # a check sent again while it runs costs a worker, so this is longer
+CHECK_S = 60.0
 
 
 def sweep(context: Context, streams: Streams) -> None:
@@ -112,11 +112,11 @@ def resend(context: Context) -> None:
             if is_due and (is_wanted or job.updated_at < before):
                 unit.send("advance", job.id)
         overdue = now - timedelta(seconds=CHECK_S)
-        for model in models.unchecked(unit.session):
+        for model in models.unchecked(unit.session, free_at=now):
             if model.updated_at < overdue:
                 model.updated_at = now
                 unit.send("check_model", model.id)
-        for dataset in datasets.unchecked(unit.session):
+        for dataset in datasets.unchecked(unit.session, free_at=now):
             if dataset.updated_at < overdue:
                 dataset.updated_at = now
                 unit.send("check_dataset", dataset.id)

@@ -4,7 +4,8 @@ LoadError
 ├── ArchitectureError   the network cannot be built
 ├── WeightsError        the weights do not fit it
 ├── OnnxFileError       the ONNX file cannot become a network
-└── DatasetError        the data set cannot be read or does not hold what it should
+├── DatasetError        the data set cannot be read or does not hold what it should
+└── CheckError          the check itself never comes to an end
 """
 
 from __future__ import annotations
@@ -57,3 +58,9 @@ class DatasetError(LoadError):
     """The data set has no images, labels out of range, or files that cannot be read."""
 
     title = "The data set cannot be used"
+
+
+class CheckError(LoadError):
+    """The workers that check the upload die, or fail, each time."""
+
+    title = "The upload cannot be checked"

@@ -9,13 +9,15 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.data_roots import ANYWHERE, DataRoots
+from jobs.spec import DatasetSpec
 from workers.loaders import image_files
+from workers.loaders.archives import unpack
 from workers.loaders.arrays import NpzFile, open_npz, read_idx
 from workers.loaders.errors import DatasetError
 from workers.loaders.files import refuse_outside
@@ -24,6 +26,18 @@ from workers.loaders.pixels import checked_pixels, refuse_other_scale
 SplitName = Literal["train", "test"]
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 IDX_PREFIX = {"train": "train", "test": "t10k"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An uploaded file, and the folder that an archive is unpacked into once."""
+
+    file: Path
+    folder: Path
+
+    def place(self, format: str) -> Path:
+        """Where the data lies; raises DatasetError if it cannot be unpacked."""
+        return self.file if format == "npz" else unpack(self.file, self.folder)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,38 @@ class ArraySource:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     allow: Collection[str] = ()
     roots: DataRoots = ANYWHERE
+
+    @classmethod
+    def of(
+        cls,
+        spec: DatasetSpec,
+        upload: Upload | None,
+        *,
+        allow: Collection[str],
+        roots: DataRoots,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> Self:
+        """The source that a spec names; an uploaded archive is unpacked here once.
+
+        Raises:
+            DatasetError: The archive cannot be unpacked.
+        """
+        if upload is not None:
+            place = upload.place(spec.format)
+            path, roots = str(place), DataRoots((place,))
+        else:
+            path = spec.path or spec.function or ""
+        return cls(
+            format=spec.format,
+            path=path,
+            num_classes=spec.num_classes,
+            mean=tuple(spec.mean or ()),
+            std=tuple(spec.std or ()),
+            image_shape=image_shape,
+            kwargs=spec.kwargs,
+            allow=allow,
+            roots=roots,
+        )
 
     def arrays(self, split: SplitName) -> Arrays:
         """Reads and checks one split: uint8 or float32 images (N, C, H, W), int64 labels (N,).

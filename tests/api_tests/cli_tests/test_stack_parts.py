@@ -18,7 +18,7 @@ from api.stack.cores import CorePlan, default_workers, plan_cores, threads_per_w
 from api.stack.errors import AlreadyRunning, StackError, UnsafeBinding
 from api.stack.home import Home, explained
 from api.stack.launcher import command_line
-from api.stack.stack import StopRequest, allowed, reachable
+from api.stack.stack import StopRequest, allowed, reachable, roots
 from api.stack.valkey import free_port, is_free
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -89,6 +89,8 @@ def test_malformed_options_are_refused(tmp_path: Path) -> None:
         StackConfig(tmp_path, port=-1)
     with pytest.raises(StackError, match="allow must be"):
         StackConfig(tmp_path, allow=("os.getcwd",))
+    with pytest.raises(StackError, match="data-root must be a folder"):
+        StackConfig(tmp_path, data_roots=(tmp_path / "missing",))
 
 
 def test_a_home_is_private_and_held_once(tmp_path: Path) -> None:
@@ -231,6 +233,12 @@ def test_a_stop_request_is_remembered() -> None:
 def test_the_allow_list_joins_options_and_environment() -> None:
     assert allowed(("python:a:b",), "python:c:d,python:a:b") == "python:a:b,python:c:d"
     assert allowed((), "") == ""
+
+
+def test_the_data_roots_join_options_and_environment(tmp_path: Path) -> None:
+    assert roots((tmp_path,), f"/data:{tmp_path}") == f"{tmp_path}:/data"
+    assert roots((Path("data"),), "") == str(Path.cwd() / "data")
+    assert roots((), "") == ""
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture
 def start(stage: Stage, home: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a service as configured by the arguments, whatever the environment says."""
-    for name in ("DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECATEUR_ALLOW", "SECATEUR_AUTH"):
+    for name in ("DATABASE_URL", "REDIS_URL", "ARTIFACT_URL", "SECATEUR_ALLOW", "SECATEUR_AUTH",
+                 "SECATEUR_DATA_ROOTS"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
 
     def start_service(

@@ -6,14 +6,16 @@ import io
 import json
 import tarfile
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.auth import AccessSettings
 from jobs.artifacts import archive_name
 from jobs.queues import CHECK_DATASET
-from tests.api_tests.rest_tests.conftest import Start
+from tests.api_tests.rest_tests.conftest import ADMIN_KEY, Start
 from tests.api_tests.rest_tests.service import Service
 from tests.api_tests.rest_tests.test_problems import problem
 
@@ -116,3 +118,27 @@ def test_data_sets_are_found_by_id_and_name_and_listed(service: Service) -> None
     assert service.client.get("/v1/datasets/photos").json() == dataset
     assert service.client.get("/v1/datasets").json() == {"items": [dataset], "next": None}
     problem(service.client.get("/v1/datasets/other"), 404, "not-found")
+
+
+def test_with_keys_a_path_must_lie_under_a_data_root(start: Start, tmp_path: Path) -> None:
+    access = AccessSettings(auth="on", admin_key=ADMIN_KEY)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to("/etc/hostname")
+    with start(access, data_roots=(root,)) as service:
+        service.client.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+        answers = set()
+        for path in ("/etc/hostname", "/etc/no-such-file", "/proc/self/mem", f"{root}/link"):
+            response = service.client.post("/v1/datasets", json={**SPEC, "path": path})
+            detail = str(problem(response, 422, "path-not-allowed"))
+            answers.add(detail.replace(path, "PATH"))
+        assert len(answers) == 1
+        assert "--data-root DIR" in answers.pop()
+        accepted = service.client.post("/v1/datasets", json={**SPEC, "path": f"{root}/any"})
+        assert accepted.status_code == 202
+
+
+def test_with_keys_and_no_data_root_data_comes_as_an_archive(guarded: Service) -> None:
+    refused = guarded.client.post("/v1/datasets", json={**SPEC, "path": "/data"})
+    assert "(none so far)" in str(problem(refused, 422, "path-not-allowed"))
+    assert upload(guarded, packed("zip")).status_code == 202
