@@ -46,6 +46,8 @@ class Settings(BaseSettings):
         data_roots: `SECATEUR_DATA_ROOTS`; folders, separated by colons, under which the paths of
             data sets must lie. See `jobs.data_roots`.
         task_lease_s: `SECATEUR_TASK_LEASE_S`; after this long a worker counts as dead.
+        inspection_limit_s: `SECATEUR_INSPECTION_LIMIT_S`; the processor time in which a worker
+            verifies what of a model can be pruned; what it leaves open is not pruned.
         request_lease_s: `SECATEUR_REQUEST_LEASE_S`; after this long without a sign from its
             device a request is given to another.
     """
@@ -60,6 +62,7 @@ class Settings(BaseSettings):
     auth: Literal["off", "on"] = "off"
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     task_lease_s: Annotated[float, Field(gt=0)] = 60.0
+    inspection_limit_s: Annotated[float, Field(gt=0)] = 1800.0
     request_lease_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
     @property

@@ -17,6 +17,7 @@ from jobs.repository import datasets, inputs, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import JobState
 from jobs.tables import Dataset, Model
+from search.graph.deadline import PATIENCE
 from workers.context import Context, Unit
 from workers.data_inspection import DataInspection, inspect_data_in_child
 from workers.inspection import Inspection, inspect_in_child
@@ -24,26 +25,61 @@ from workers.leasing import kept
 from workers.library import Library, upload_of
 from workers.loaders.errors import CheckError
 from workers.retrying import words
+from workers.rounds import LONGEST_WALL_S, Rounds, keep_rounds, rounds_of
 
-INSPECTION_TIME_LIMIT_S = 300.0
 MAX_ATTEMPTS = 5  # as often as a task's worker may die
+Inspector = Callable[[Inspection], dict[str, Any]]
 T = TypeVar("T", Model, Dataset)
 log = logging.getLogger(__name__)
 
 
-def check_model(context: Context, _library: Library, model_id: str) -> None:
-    """Builds, loads and traces the model in a child process and keeps the verdict."""
+def check_model(
+    context: Context, _library: Library, model_id: str, *, inspector: Inspector = inspect_in_child
+) -> None:
+    """One round: builds, loads and traces the model in a child process.
+
+    A model of which not all is verified then stays `checking`, and its next round is sent; after
+    the last one the model is judged by what is known.
+    """
     with _held(context, Model, model_id) as model:
         if model is None:
             return
-        answer = _answered(model, lambda: inspect_in_child(_model_request(context, model)))
+        rounds = rounds_of(context.store, model)
+        if not rounds.over:  # else the worker died before it could say so
+            rounds = _one_more(context, model, rounds, inspector)
+            keep_rounds(context.store, model_id, rounds)
         with context.unit() as unit:
-            if "report" in answer:
-                models.accept(unit.session, model_id, answer["report"])
-            else:
-                models.reject(unit.session, model_id, answer["problem"])
-            _wake_waiting_jobs(unit, model_id)
-    log.info("model %s: %s", model_id, "ready" if "report" in answer else "rejected")
+            if rounds.over:
+                _judge(unit, model_id, rounds)
+            elif inputs.go_on(unit.session, Model, model):
+                unit.send("check_model", model_id)
+
+
+def _judge(unit: Unit, model_id: str, rounds: Rounds) -> None:
+    if rounds.report is not None:
+        models.accept(unit.session, model_id, rounds.report)
+    else:
+        models.reject(unit.session, model_id, rounds.problem or {})
+    _wake_waiting_jobs(unit, model_id)
+    log.info("model %s: %s", model_id, "rejected" if rounds.report is None else "ready")
+
+
+def _one_more(context: Context, model: Model, rounds: Rounds, inspector: Inspector) -> Rounds:
+    total_s = context.settings.inspection_limit_s
+    limit_s = rounds.limit_s(total_s)
+
+    def inspect() -> dict[str, Any]:
+        request = Inspection(
+            spec=ModelSpec.model_validate(model.spec),
+            weights=context.store.local_path(weights_name(model.id)),
+            allow=sorted(context.settings.allow),
+            time_limit_s=limit_s,
+            wall_limit_s=min(PATIENCE * limit_s, LONGEST_WALL_S),
+            verdicts=rounds.verdicts,
+        )
+        return inspector(request)
+
+    return rounds.after(_answered(model, inspect), total_s)
 
 
 def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
@@ -68,15 +104,6 @@ def _answered(entry: Model | Dataset, inspect: Callable[[], dict[str, Any]]) -> 
         return _out_of_attempts(entry) or inspect()
     except ValidationError as error:  # a spec that this version cannot read
         return {"problem": CheckError(words(error)).problem()}
-
-
-def _model_request(context: Context, model: Model) -> Inspection:
-    return Inspection(
-        spec=ModelSpec.model_validate(model.spec),
-        weights=context.store.local_path(weights_name(model.id)),
-        allow=sorted(context.settings.allow),
-        time_limit_s=INSPECTION_TIME_LIMIT_S,
-    )
 
 
 def _request(context: Context, dataset: Dataset) -> DataInspection:

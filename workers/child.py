@@ -38,12 +38,14 @@ class Limits:
 
     Attributes:
         wall_s: Seconds until it is killed, with every process that it started.
+        cpu_s: Seconds of processor time; by default what all cores give in that time.
         memory_bytes: Private memory; None is four fifths of the machine's. What is mapped from
             files does not count, nor does address space that is only reserved.
         file_bytes: The largest file that it may write.
     """
 
     wall_s: float
+    cpu_s: float | None = None
     memory_bytes: int | None = None
     file_bytes: int = GIB
 
@@ -138,10 +140,10 @@ def restrict(limits: Limits, parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit("the parent has ended")
-    cpu_s = int(limits.wall_s * (os.cpu_count() or 1)) + 1
+    cpu_s = limits.cpu_s or limits.wall_s * (os.cpu_count() or 1)
     wanted = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: cpu_s,
+        resource.RLIMIT_CPU: int(cpu_s) + 1,
         resource.RLIMIT_DATA: limits.memory_bytes or most_memory(),
         resource.RLIMIT_FSIZE: limits.file_bytes,
         resource.RLIMIT_NOFILE: OPEN_FILES,
@@ -149,7 +151,8 @@ def restrict(limits: Limits, parent: int) -> None:
     for kind, value in wanted.items():
         hard = resource.getrlimit(kind)[1]
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (most, most))
+        # One more second of processor time, so that it ends by SIGXCPU, which tells why.
+        resource.setrlimit(kind, (most, most + (kind == resource.RLIMIT_CPU)))
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
     python -m workers.inspection < request.json > answer.json
 
-The request is an `Inspection`; the answer is {"report": …} or {"problem": …}.
+The request is an `Inspection`; the answer is {"report": …, "verdicts": …} or {"problem": …}, with
+{"late": true} where more time may help.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,20 @@ from pydantic import BaseModel, ConfigDict
 from jobs.spec import ModelSpec
 from workers.child import Limits, run_in_child
 
+# A trace ends by itself at its limit; building and loading the model come before it.
+MOST_PROCESSOR_TIME = 2.0
+MOST_LOADING_S = 120.0
+SHARE_OF_WALL = 0.8  # of what a trace may take; a child that goes on is stopped
+
 
 class Inspection(BaseModel):
-    """What the child is asked to look at."""
+    """What the child is asked to look at.
+
+    Attributes:
+        time_limit_s: processor time of the trace.
+        wall_limit_s: after this long the child is stopped.
+        verdicts: what earlier rounds told, as `Verdicts.to_json` writes it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,20 +40,26 @@ class Inspection(BaseModel):
     weights: Path
     allow: list[str]
     time_limit_s: float
+    wall_limit_s: float
+    verdicts: str = ""
 
 
 def inspect_in_child(request: Inspection) -> dict[str, Any]:
     """Runs the inspection in a process of its own and never raises for what the model does.
 
     Returns:
-        {"report": the graph report} or {"problem": a problem document}.
+        {"report": the graph report, "verdicts": what its trials told} or {"problem": a problem
+        document}, with {"late": True} where more time may help.
     """
-    limits = Limits(request.time_limit_s)
+    cpu_s = _most_processor_time_s(request)
+    limits = Limits(request.wall_limit_s, cpu_s=cpu_s)
     ended = run_in_child("workers.inspection", request.model_dump_json(), limits)
     if ended.status is None:
-        return _problem(f"tracing took longer than {request.time_limit_s:.0f} s and was stopped")
+        return _problem(f"tracing took longer than {request.wall_limit_s:.0f} s and was stopped")
     if ended.answer is not None:
         return ended.answer
+    if ended.status == -signal.SIGXCPU:
+        return _problem(f"it took more than {cpu_s} s of processor time and was stopped")
     return _problem(f"the inspection ended with status {ended.status}: {ended.words}")
 
 
@@ -52,8 +71,9 @@ def _problem(detail: str) -> dict[str, Any]:
 
 def inspect(request: Inspection) -> dict[str, Any]:
     """The work of the child: load, trace, report."""
-    from search.errors import SearchError
+    from search.errors import LateError, SearchError
     from search.graph import trace
+    from search.graph.verdicts import Verdicts
     from search.training import recalibration
     from workers.loaders.errors import LoadError
     from workers.loaders.models import example_inputs, input_shape, load_model
@@ -61,20 +81,33 @@ def inspect(request: Inspection) -> dict[str, Any]:
     try:
         model = load_model(request.spec, request.weights, allow=request.allow)
         inputs = example_inputs(model, request.spec)
-        graph = trace(model, inputs, time_limit_s=request.time_limit_s / 2)
+        graph = trace(
+            model,
+            inputs,
+            time_limit_s=request.time_limit_s,
+            wall_limit_s=SHARE_OF_WALL * request.wall_limit_s,
+            verdicts=Verdicts.from_json(request.verdicts) if request.verdicts else None,
+        )
     except LoadError as error:
         return {"problem": error.problem()}
+    except LateError as error:
+        return {**_problem(str(error)), "late": True}
     except SearchError as error:
         return _problem(str(error))
     found = {
         "input_shape": list(input_shape(model, request.spec)),
         "recalibration": recalibration(model),
     }
-    return {"report": graph.report() | found}
+    return {"report": graph.report() | found, "verdicts": graph.verdicts.to_json()}
+
+
+def _most_processor_time_s(request: Inspection) -> int:
+    return round(MOST_PROCESSOR_TIME * request.time_limit_s + MOST_LOADING_S)
 
 
 def main() -> None:
-    answer = inspect(Inspection.model_validate_json(sys.stdin.buffer.read()))
+    request = Inspection.model_validate_json(sys.stdin.buffer.read())
+    answer = inspect(request)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 

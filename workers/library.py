@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from safetensors.torch import load
 from torch import Tensor
@@ -15,6 +15,7 @@ from jobs.data_roots import data_roots
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.tables import Dataset, Model
 from search.graph import PruningGraph, trace
+from search.graph.verification import frozen_by
 from search.plan import Plan
 from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices
@@ -23,11 +24,11 @@ from workers.loaders.datasets import Images, Source
 from workers.loaders.models import example_inputs, load_model
 from workers.loaders.sources import Upload
 from workers.results import Blob
+from workers.rounds import LONGEST_WALL_S, keep_rounds, rounds_of
 from workers.snapshot import Snapshot
 
 KEPT = 4
 VALIDATION_IMAGES = 2000
-TRACE_TIME_LIMIT_S = 150.0
 T = TypeVar("T")
 
 
@@ -69,7 +70,10 @@ class Library:
         self._scores: Recent[dict[str, Tensor]] = Recent(16)
 
     def graph(self, model: Model) -> PruningGraph:
-        """The traced network; `graph.model` is the dense model and must not be changed."""
+        """The traced network; `graph.model` is the dense model and must not be changed.
+
+        Its groups are those of the model's report: what the inspection verified is taken over.
+        """
         return self._graphs.get(model.id, lambda: self._traced(model))
 
     def skeleton(self, model: Model, plan: Plan, *, batch_size: int) -> Blob:
@@ -96,7 +100,18 @@ class Library:
         spec = ModelSpec.model_validate(row.spec)
         path = self._context.store.local_path(weights_name(row.id), sha256=row.weights_digest)
         model = load_model(spec, path, allow=self._context.settings.allow)
-        return trace(model, example_inputs(model, spec), time_limit_s=TRACE_TIME_LIMIT_S)
+        store = self._context.store
+        rounds = rounds_of(store, row)
+        graph = trace(
+            model,
+            example_inputs(model, spec),
+            time_limit_s=self._context.settings.inspection_limit_s,
+            wall_limit_s=LONGEST_WALL_S,
+            verdicts=rounds.known(),
+        )
+        if graph.verdicts.told != rounds.known().told:  # another version: for other workers
+            keep_rounds(store, row.id, rounds.with_verdicts(graph.verdicts))
+        return _as_reported(graph, row.report or {})
 
     def _factory(self, row: Model, batch_size: int) -> SkeletonFactory:
         """The factory as another process left it in the store, or a new one, left there."""
@@ -119,6 +134,18 @@ class Library:
             validation=VALIDATION_IMAGES,
         )
         return Data(images, splits, source)
+
+
+def _as_reported(graph: PruningGraph, report: Mapping[str, Any]) -> PruningGraph:
+    """The graph without what the report calls frozen: a job prunes what its user was told."""
+    told = {group["name"]: group for group in report.get("groups", ())}
+    open_groups = (group for group in graph.groups if group.status != "frozen")
+    reasons = {
+        group.name: told[group.name]["reason"]
+        for group in open_groups
+        if told.get(group.name, {}).get("status") == "frozen"
+    }
+    return frozen_by(graph, reasons)
 
 
 def _data_key(snapshot: Snapshot) -> Hashable:

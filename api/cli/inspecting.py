@@ -73,6 +73,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "gone at half width": _gone(half),
         "result": _result(report),
         "traced": _traced(report),
+        "verified": _verified(report),
         "recalibrated by": report.get("recalibration"),
         "not used": _some(report.get("unused") or []),
         "problem": (model.problem or {}).get("detail"),
@@ -131,6 +132,22 @@ def _traced(report: Mapping[str, Any]) -> str:
     """The whole, or the parts that could be, and what was in the way."""
     parts = report.get("parts") or []
     return f"in parts ({', '.join(parts)}): {report.get('obstacle')}" if parts else "as a whole"
+
+
+def _verified(report: Mapping[str, Any]) -> str:
+    """All, or what was left open, why, and what that means."""
+    if "complete" not in report:
+        return DASH
+    if report["complete"]:
+        return "all"
+    names = report.get("unfinished") or []
+    left = (
+        f"{len(names)} of {len(report.get('groups') or [])} groups and blocks ({_some(names)}) "
+        "were not verified in time, and stay whole"
+        if names
+        else "it was not tried in time whether your class can lose some groups"
+    )
+    return f"unfinished: {left}; {report.get('unfinished_because') or 'give it more time'}"
 
 
 def _cause(entry: Mapping[str, Any]) -> tuple[object, ...]:

@@ -33,7 +33,7 @@ function missing(error, parts, id) {
 function show(parts, model) {
   const report = model.report ?? {};
   parts.head.show([model.name, model.state], () => heading(model));
-  parts.notice.show([model.state, model.problem, report.parts], () => notices(model));
+  parts.notice.show([model.state, model.problem, report.parts, report.complete], () => notices(model));
   parts.tiles.show(report, () => (model.report ? tiles(report) : null));
   parts.frozen.show(report, () => (report.frozen?.length ? frozenPanel(report) : null));
   parts.groups.show(report, () => (report.groups?.length ? groupsPanel(report) : null));
@@ -53,12 +53,21 @@ function notices(model) {
       h("strong", {}, model.problem.title ?? "Problem"), h("p", {}, model.problem.detail ?? ""));
   }
   const parts = model.report?.parts ?? [];
+  const told = [];
   if (parts.length) {
-    return h("div", { class: "notice", role: "status" },
-      h("strong", {}, `Only parts of it could be traced: ${parts.join(", ")}`), h("p", {}, model.report.obstacle ?? ""));
+    told.push(h("strong", {}, `Only parts of it could be traced: ${parts.join(", ")}`), h("p", {}, model.report.obstacle ?? ""));
   }
+  if (model.report?.complete === false) told.push(h("strong", {}, unfinished(model.report)), h("p", {}, model.report.unfinished_because ?? ""));
+  if (told.length) return h("div", { class: "notice", role: "status" }, ...told);
   return model.state === "checking"
     ? h("p", { class: "notice", role: "status" }, "A worker is building and tracing this model.") : null;
+}
+
+function unfinished(report) {
+  const names = report.unfinished ?? [];
+  return names.length
+    ? `Unfinished: ${names.length} of ${report.groups.length} groups and blocks were not verified in time, and stay whole`
+    : "Unfinished: whether your class can lose some groups was not tried in time; they need a PrunedGraph";
 }
 
 function tiles(report) {

@@ -116,6 +116,8 @@ def read_graph(model: str, session: Reading, caller: Reader) -> dict[str, Any]:
     ``prunable_mac_share``, each also ``…_exact`` and ``…_approximate``, say what prunable groups
     touch; ``half_width`` says what is gone when all of them lose half of their units. Where only
     ``parts`` of the model could be traced, ``obstacle`` says why, and MACs are those of the parts.
+    A check goes on in rounds until all is verified; where it may not take longer, ``complete`` is
+    false, ``unfinished`` names the groups that stay whole, and ``unfinished_because`` says why.
     """
     row = found(session, model)
     if row.state == InputState.REJECTED:

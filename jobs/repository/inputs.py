@@ -97,6 +97,16 @@ def renew(session: Session, table: type[T], entry: T, until: datetime | None) ->
     return changed(session, update(table).where(*where).values(lease_until=until))
 
 
+def go_on(session: Session, table: type[T], entry: T) -> bool:
+    """Gives back an entry whose check goes on in another run: this one was none that failed."""
+    where = (
+        table.id == entry.id,
+        table.attempt == entry.attempt,
+        table.state == InputState.CHECKING,
+    )
+    return changed(session, update(table).where(*where).values(attempt=0, lease_until=None))
+
+
 def _is_free(table: type[T], now: datetime) -> ColumnElement[bool]:
     return or_(table.lease_until.is_(None), table.lease_until <= now)
 

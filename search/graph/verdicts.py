@@ -102,9 +102,11 @@ class Hearing:
         if self.is_over:
             return None
         digest = hashlib.sha256("\n".join((self._subject, trial, *names)).encode()).hexdigest()
-        if self._next < len(self._told) and self._told[self._next][0] == digest:
-            self._next += 1
-            return self._told[self._next - 1][1]
+        if self._next < len(self._told):
+            if self._told[self._next][0] == digest:
+                self._next += 1
+                return self._told[self._next - 1][1]
+            self._closed = False  # they are of something else
         told = self._held(hold)
         if told is None:
             self.is_over = True

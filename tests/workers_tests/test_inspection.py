@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
 from jobs.spec import ModelSpec
+from search.graph.verdicts import Verdicts
 from tests.workers_tests import nets
 from workers.inspection import Inspection, inspect, inspect_in_child
 
 
-def inspection(tmp_path: Path, function: str, time_limit_s: float = 60.0) -> Inspection:
+def inspection(
+    tmp_path: Path, function: str, time_limit_s: float = 60.0, wall_limit_s: float = 600.0
+) -> Inspection:
     """A request for a network of these tests with fitting weights, if it can be built here."""
     weights = tmp_path / "weights.safetensors"
     builders = {"tiny": nets.tiny, "small": nets.small, "undecided": nets.undecided}
     save_file(nets.weights(builders[function]()) if function in builders else {}, weights)
     architecture = f"{nets.HERE}:{function}"
     spec = ModelSpec(name="net", architecture=architecture, input_shape=nets.SHAPE)
-    return Inspection(spec=spec, weights=weights, allow=[architecture], time_limit_s=time_limit_s)
+    return Inspection(
+        spec=spec,
+        weights=weights,
+        allow=[architecture],
+        time_limit_s=time_limit_s,
+        wall_limit_s=wall_limit_s,
+    )
 
 
 def test_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
-    problem = inspect_in_child(inspection(tmp_path, "sleeper", time_limit_s=1.0))["problem"]
+    problem = inspect_in_child(inspection(tmp_path, "sleeper", wall_limit_s=1.0))["problem"]
     assert problem["detail"] == "tracing took longer than 1 s and was stopped"
 
 
@@ -52,4 +63,23 @@ def test_network_that_cannot_be_built_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_network_is_traced_and_reported(tmp_path: Path) -> None:
-    assert {"groups"} <= inspect(inspection(tmp_path, "small"))["report"].keys()
+    answer = inspect(inspection(tmp_path, "small"))
+    assert {"groups", "complete"} <= answer["report"].keys()
+    assert Verdicts.from_json(answer["verdicts"]).told
+
+
+def test_network_that_is_not_even_exported_in_time_may_have_more(tmp_path: Path) -> None:
+    answer = inspect(inspection(tmp_path, "small", time_limit_s=0.0))
+    assert answer["late"]
+    assert "must be exported within the time limit" in answer["problem"]["detail"]
+
+
+def test_child_ends_with_the_worker_that_started_it(tmp_path: Path) -> None:
+    request = inspection(tmp_path, "sleeper").model_dump_json()
+    starting = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', "
+        "'workers.inspection', sys.argv[1]], stdin=subprocess.PIPE); "
+        "child.stdin.write(sys.argv[2].encode()); child.stdin.close(); sys.exit(child.wait())"
+    )
+    command = [sys.executable, "-c", starting, "1", request]
+    assert subprocess.run(command, timeout=60).returncode == 1

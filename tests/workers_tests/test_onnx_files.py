@@ -63,7 +63,9 @@ def stored(folder: Path, proto: ModelProto) -> Path:
 
 def test_the_report_says_input_shape_and_recalibration(tmp_path: Path) -> None:
     path = stored(tmp_path, classifier())
-    answer = inspect(Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60))
+    answer = inspect(
+        Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60, wall_limit_s=600)
+    )
     report = answer["report"]
     assert report["input_shape"] == [1, 12, 12]
     assert report["recalibration"] == "mean and scale"
@@ -74,7 +76,9 @@ def test_a_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     proto = classifier()
     proto.graph.node[1].op_type = "Sorcery"
     path = stored(tmp_path, proto)
-    answer = inspect(Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60))
+    answer = inspect(
+        Inspection(spec=SPEC, weights=path, allow=[], time_limit_s=60, wall_limit_s=600)
+    )
     assert answer["problem"]["title"] == "The ONNX file cannot be used"
     assert "operator 'Sorcery' is not known" in answer["problem"]["detail"]
 

@@ -84,6 +84,32 @@ def test_parts_are_named_with_what_was_in_the_way_of_the_whole(
     assert f"in parts (body, head): {obstacle}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({}, "verified –"),
+        ({"complete": True, "unfinished": []}, "verified all"),
+        (
+            {"complete": False, "unfinished": ["b"], "unfinished_because": "all is spent: add"},
+            "verified unfinished: 1 of 2 groups and blocks (b) were not verified in time, and "
+            "stay whole; all is spent: add",
+        ),
+        (
+            {"complete": False, "unfinished": []},
+            "verified unfinished: it was not tried in time whether your class can lose some "
+            "groups; give it more time",
+        ),
+    ],
+)
+def test_it_says_whether_everything_was_verified(
+    secateur: Secateur, api: Served, capsys: Captured, found: dict[str, Any], line: str
+) -> None:
+    add(api, report(group("a", 8, 500), group("b", 8, 500, status="frozen"), **found))
+    assert secateur("models", "inspect", "net") == 0
+    lines = [" ".join(each.split()) for each in capsys.readouterr().out.splitlines()]
+    assert line in lines
+
+
 def test_frozen_groups_are_summed_up_by_cause(
     secateur: Secateur, api: Served, capsys: Captured
 ) -> None:

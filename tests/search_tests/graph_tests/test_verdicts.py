@@ -193,3 +193,12 @@ def test_the_same_trial_of_another_subject_is_held() -> None:
     second.turn_to("another")
     court.tell(second, ["a"])
     assert court.held == ["a", "a"]
+
+
+def test_closed_verdicts_on_something_else_close_nothing() -> None:
+    court, closed = Court(), Verdicts((("another digest", {}),), closed=True)
+    hearing = Hearing(closed, bool)
+    assert court.tell(hearing, ["a"]) == {"names": ["a"]}
+    assert not hearing.verdicts.closed
+    after = Hearing(Verdicts(closed=True), bool)
+    assert court.tell(after, ["b"]) is None

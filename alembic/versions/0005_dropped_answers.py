@@ -1,6 +1,6 @@
 """How many answers of a device were dropped, because it was never given their leases.
 
-Revision: 0003, after: 0002
+Revision: 0005, after: 0004
 Created: 2026-11-29 20:30:00
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0003"
-down_revision: str | None = "0002"
+revision: str = "0005"
+down_revision: str | None = "0004"
 branch_labels: str | None = None
 depends_on: str | None = None
 

@@ -1,6 +1,6 @@
 """Checks of models and data sets run under a lease, and their runs are counted.
 
-Revision: 0003, after: 0002
+Revision: 0006, after: 0005
 Created: 2026-11-29 20:30:00
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0003"
-down_revision: str | None = "0002"
+revision: str = "0006"
+down_revision: str | None = "0005"
 branch_labels: str | None = None
 depends_on: str | None = None
 
