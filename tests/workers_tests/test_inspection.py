@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,14 +70,3 @@ def test_network_that_is_not_even_exported_in_time_may_have_more(tmp_path: Path)
     answer = inspect(inspection(tmp_path, "small", time_limit_s=0.0))
     assert answer["late"]
     assert "must be exported within the time limit" in answer["problem"]["detail"]
-
-
-def test_child_ends_with_the_worker_that_started_it(tmp_path: Path) -> None:
-    request = inspection(tmp_path, "sleeper").model_dump_json()
-    starting = (
-        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', "
-        "'workers.inspection', sys.argv[1]], stdin=subprocess.PIPE); "
-        "child.stdin.write(sys.argv[2].encode()); child.stdin.close(); sys.exit(child.wait())"
-    )
-    command = [sys.executable, "-c", starting, "1", request]
-    assert subprocess.run(command, timeout=60).returncode == 1
