@@ -7,6 +7,7 @@ SearchError
 │   └── LateError    the time limit was reached before it was exported
 ├── PlanError        a plan that is malformed, or does not fit the graph or the model
 ├── WeightsError     weights that do not fit the pruned model
+├── InputError       inputs that a pruned model was not traced with
 ├── CriterionError   an unknown criterion, or one that cannot be computed
 ├── SkeletonError    an ONNX graph that cannot be exported or derived
 ├── OnnxError        an ONNX file that cannot become a module
@@ -42,6 +43,10 @@ class PlanError(SearchError, ValueError):
 
 class WeightsError(SearchError, ValueError):
     """Weights that do not fit the pruned model."""
+
+
+class InputError(SearchError, ValueError):
+    """Inputs that a pruned model was not traced with; it says which, and what to do."""
 
 
 class CriterionError(SearchError, ValueError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,12 +18,14 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from search.errors import GraphError, LateError
 from search.graph.deadline import Interruptible, OutOfTime
 from search.graph.inlining import in_line
 from search.graph.recurring import shapes_at_once
 from search.graph.refusals import refusal
+from search.graph.signatures import signature_of
 from search.tensors import shell_of
 
 BATCH = 2
@@ -38,11 +42,14 @@ class Exported:
         constants: placeholder -> a tensor that no state dict holds.
         integers: placeholder -> a parameter or buffer of integers, as the model holds it.
         inputs: the placeholders of the model's inputs, in order.
+        signature: of the model's forward, see `signature_of`.
+        most: symbol of a free size of the inputs -> the largest for which the graph holds.
         outputs: how the model's outputs are nested.
         dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
         statistics: computes those of the constants that are statistics of weights; its
             placeholders and outputs are named like the placeholders here. None if there are none.
         averaged: a weight, or what is made of one -> the dimensions that those run over.
+        single: the graph holds for one example too.
     """
 
     graph_module: torch.fx.GraphModule
@@ -50,10 +57,18 @@ class Exported:
     constants: Mapping[str, Tensor]
     integers: Mapping[str, Tensor]
     inputs: tuple[str, ...]
+    signature: inspect.Signature
+    most: Mapping[str, float]
     outputs: pytree.TreeSpec
     dynamic: bool
     statistics: fx.Graph | None = None
     averaged: Mapping[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    single: bool = True
+
+    @property
+    def input_nodes(self) -> list[fx.Node]:
+        """The placeholders of the model's inputs, in order."""
+        return _named(self.graph_module.graph, self.inputs)
 
     @property
     def computed(self) -> frozenset[str]:
@@ -128,7 +143,7 @@ def export(
             if isinstance(error, GuardOnDataDependentSymNode):
                 break  # a fixed batch changes nothing
         else:
-            return _described(program)
+            return _described(program, signature_of(model.forward))
     raise refusal(shell_of(model), inputs, failure) from failure
 
 
@@ -155,7 +170,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _described(program: ExportedProgram) -> Exported:
+def _described(program: ExportedProgram, signature: inspect.Signature) -> Exported:
     sources: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
     integers: dict[str, Tensor] = {}
@@ -171,6 +186,7 @@ def _described(program: ExportedProgram) -> Exported:
         elif spec.target in program.constants:
             constants[name] = program.constants[spec.target]
     graph_module = program.graph_module
+    most = _free_sizes(_named(graph_module.graph, inputs), program.range_constraints)
     in_line(graph_module)
     return Exported(
         graph_module,
@@ -178,17 +194,32 @@ def _described(program: ExportedProgram) -> Exported:
         constants,
         integers,
         tuple(inputs),
+        signature,
+        most,
         program.call_spec.out_spec,
-        _is_dynamic(graph_module, inputs),
+        bool(most),
     )
 
 
-def _is_dynamic(graph_module: torch.fx.GraphModule, inputs: Sequence[str]) -> bool:
-    placeholders = graph_module.graph.find_nodes(op="placeholder")
-    values = [node.meta.get("val") for node in placeholders if node.name in inputs]
-    return any(
-        is_symbol(size) for value in values if isinstance(value, Tensor) for size in value.shape
-    )
+def _named(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
+    nodes = {node.name: node for node in graph.find_nodes(op="placeholder")}
+    return [nodes[name] for name in names]
+
+
+def _free_sizes(
+    inputs: Sequence[fx.Node], ranges: Mapping[Any, ValueRanges[Any]]
+) -> dict[str, float]:
+    """Symbol -> the largest that it may be."""
+    values = (node.meta.get("val") for node in inputs)
+    sizes = (size for value in values if isinstance(value, Tensor) for size in value.shape)
+    free = (size for size in sizes if isinstance(size, torch.SymInt) and is_symbol(size))
+    return {str(size): _largest(ranges.get(size.node.expr)) for size in free}
+
+
+def _largest(bounds: ValueRanges[Any] | None) -> float:
+    if bounds is None or not bounds.upper.is_Integer:
+        return math.inf
+    return int(bounds.upper)
 
 
 def is_symbol(size: int | torch.SymInt) -> bool:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from search.graph.costs import Kept
 from search.graph.exporting import Exported
+from search.graph.inputs import traced_inputs
 from search.graph.labels import FIXED, Atoms, dense
 from search.graph.levels import levels_closed
 from search.graph.pickling import Steps
@@ -97,7 +99,8 @@ class Program:
         constants = self.exported.constants_for(named_tensors(whole))
         constants = {name: constant for name, constant in constants.items() if name in left}
         constants = self._cut(constants, kept) | dict(made.indices)
-        return PrunedGraph(made.graph, body, self.exported, constants)
+        kind = _called_like(self.exported.signature)
+        return kind(made.graph, body, self.exported, constants)
 
     def _cut(self, constants: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         """Constants of which units take their part: a fixed filter per channel, say."""
@@ -123,9 +126,12 @@ class PrunedGraph(nn.Module):
 
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
     flag of its own module), takes any batch size that the dense model takes, exports, and can be
-    copied and pickled. What
-    Python code decided while the dense model was traced stays decided: a stochastic depth, for
-    example, is gone, and hooks of its modules are not called. Statistics of weights that were
+    copied and pickled. It is called as the dense model is, by place or by name, with inputs like
+    those that were traced: the same sizes but that of the batch, the same dtypes (those of decimal
+    numbers follow the weights), the defaults of all other arguments. All else is an InputError.
+
+    What Python code decided while the dense model was traced stays decided: a stochastic depth,
+    for example, is gone, and hooks of its modules are not called. Statistics of weights that were
     standardised stay what they were when the model was pruned, and are part of its state.
     """
 
@@ -143,6 +149,7 @@ class PrunedGraph(nn.Module):
         self._sources = dict(exported.sources)
         self._owners = _owners(exported, body)
         self._dtype = _dtype_of(exported)
+        self._inputs = traced_inputs(exported, self._dtype)
         device = next((tensor.device for tensor in named_tensors(body).values()), None)
         lifted = nn.Module()
         for name, constant in constants.items():
@@ -151,8 +158,9 @@ class PrunedGraph(nn.Module):
         self.add_module(CONSTANTS, lifted)
         self.training = body.training
 
-    def forward(self, *inputs: Tensor) -> Any:
-        given = iter(inputs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        run = _Run(self, self._steps.graph, self._owners, self._dtype)
+        given = iter(self._inputs.tensors_of(args, kwargs, run.dtype))
         values = [
             operator.attrgetter(self._sources[node.name])(self)
             if node.name in self._sources
@@ -160,8 +168,31 @@ class PrunedGraph(nn.Module):
             for node in self._steps.graph.find_nodes(op="placeholder")
         ]
         with levels_closed():
-            outputs = _Run(self, self._steps.graph, self._owners, self._dtype).run(*values)
+            outputs = run.run(*values)
         return pytree.tree_unflatten(list(outputs), self._outputs.spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty, (self._inputs.signature,), self.__dict__
+
+
+def _called_like(signature: inspect.Signature) -> type[PrunedGraph]:
+    """A class of pruned graphs whose forward shows a signature: torch.export and others look up
+    there which argument has which name."""
+
+    def forward(self: PrunedGraph, *args: Any, **kwargs: Any) -> Any:
+        return PrunedGraph.forward(self, *args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    shown = signature.replace(parameters=[own, *signature.parameters.values()])
+    forward.__signature__ = shown  # type: ignore[attr-defined]
+    body = {"forward": forward, "__doc__": PrunedGraph.__doc__, "__module__": __name__}
+    return type(PrunedGraph.__name__, (PrunedGraph,), body)
+
+
+def _empty(signature: inspect.Signature) -> PrunedGraph:
+    """One that a copy or a pickle fills."""
+    kind = _called_like(signature)
+    return kind.__new__(kind)
 
 
 @dataclass(frozen=True)
@@ -185,7 +216,7 @@ class _Run(fx.Interpreter):
         weights = [*module.parameters(), *module.buffers()]
         decimal = (tensor.dtype for tensor in weights if tensor.is_floating_point())
         self._device = next((tensor.device for tensor in weights), None)
-        self._dtype = next(decimal, None)
+        self.dtype = next(decimal, None)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function":
@@ -208,7 +239,7 @@ class _Run(fx.Interpreter):
         if isinstance(argument, torch.device):
             return self._device
         is_theirs = isinstance(argument, torch.dtype) and argument == self._exported_dtype
-        return self._dtype if is_theirs and self._dtype is not None else argument
+        return self.dtype if is_theirs and self.dtype is not None else argument
 
 
 def _attention_in_training(

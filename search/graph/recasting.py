@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search.graph.batches import ALIKE, off_by
 from search.graph.exporting import Exported, batch_of_two
 from search.graph.program import Program
-from search.graph.redrawing import quiet_copy
-from search.graph.trials import first_examples, outputs_of, relative_error
+from search.graph.trials import first_examples
 from search.tensors import named_tensors
 
-ALIKE = 1e-4  # of the model and its program in float32, which round in different places
 _SMALLEST, _LARGEST = 1e-13, 1e30  # what a code that adapts to a dtype takes is beyond
 
 
@@ -42,7 +41,9 @@ def recast(program: Program, model: nn.Module, inputs: Sequence[Tensor]) -> Prog
         for name, value in exported.constants.items()
     }
     made = Program(replace(exported, constants=constants), program.found)
-    return made if _computes(made, model, batch_of_two(inputs)) else None
+    two = batch_of_two(inputs)
+    off = off_by(made, model, first_examples(exported.dynamic, two) or two)
+    return made if off is not None and off <= ALIKE else None
 
 
 def _decimals(model: nn.Module, inputs: Sequence[Tensor]) -> set[torch.dtype]:
@@ -71,14 +72,3 @@ def _tells_dtype(value: Any) -> bool:
     if isinstance(value, torch.dtype):
         return value.is_floating_point or value.is_complex
     return isinstance(value, Tensor)
-
-
-def _computes(program: Program, model: nn.Module, inputs: Sequence[Tensor]) -> bool:
-    """Whether the program does what the model does, on examples."""
-    copied = quiet_copy(model)
-    one = first_examples(program.exported.dynamic, inputs) or inputs
-    dense = program.pruned(model, quiet_copy(model), np.ones(program.found.atoms, bool))
-    try:
-        return relative_error(outputs_of(dense, one), outputs_of(copied, one)) <= ALIKE
-    except Exception:  # whatever the forward of a user's module raises
-        return False

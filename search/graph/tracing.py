@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import ExportError, GraphError, LateError
+from search.graph.batches import with_batches
 from search.graph.blocks import with_blocks
 from search.graph.branches import branches_of, set_aside, with_branches
 from search.graph.call import Rule
@@ -229,7 +230,8 @@ def program_of(
     exported = export(copied, batch_of_two(example_inputs), is_over)
     exported = with_fixed_statistics(exported, tensors)
     found = with_blocks(exported, analysed(exported, _aliases(tensors), rules))
-    return Program(exported, found), form_groups(found)
+    program = with_batches(Program(exported, found), model, example_inputs)
+    return program, form_groups(found)
 
 
 def _assembled(

@@ -18,7 +18,8 @@ from onnx import ModelProto
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
-from search.errors import ConfigError, SkeletonError
+from search.errors import ConfigError, InputError, SkeletonError
+from search.graph.exporting import batched
 from search.skeleton.folding import simplify
 
 OPSET = 20
@@ -36,7 +37,8 @@ def export_onnx(
 
     Args:
         model: left as it is, training flags included.
-        example_inputs: tensors whose first dimension is the batch.
+        example_inputs: tensors; the first dimension of the first one is the batch, and that of
+            all others that have as many entries.
         batch_size: the batch size of the result, whatever that of the examples.
 
     Raises:
@@ -56,7 +58,7 @@ def export_proto(
         raise ConfigError(f"batch_size must be ≥ 1, but got {batch_size}")
     names = {name for name, _ in model.named_parameters()}
     names |= {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    inputs = tuple(_with_batch(example, batch_size) for example in example_inputs)
+    inputs = _with_batch(example_inputs, batch_size)
     ir = _exported(model, inputs)
     common.InlinePass()(ir)
     weights = _depending_on(ir, names)
@@ -71,8 +73,13 @@ def export_proto(
     return proto
 
 
-def _with_batch(example: Tensor, batch_size: int) -> Tensor:
-    return example[:1].repeat(batch_size, *[1] * (example.ndim - 1))
+def _with_batch(examples: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+    return tuple(
+        example[:1].repeat(batch_size, *[1] * (example.ndim - 1))
+        if batched(example, len(examples[0]))
+        else example
+        for example in examples
+    )
 
 
 def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
@@ -84,7 +91,8 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
                 model, inputs, dynamo=True, optimize=False, verbose=False, opset_version=OPSET
             )
     except torch.onnx.OnnxExporterError as error:
-        raise SkeletonError(f"a model must export to ONNX, but got: {error}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
+        raise SkeletonError(f"a model must export to ONNX, but got: {cause}") from error
     finally:
         for module, flag in flags:
             module.training = flag
