@@ -179,7 +179,8 @@ def _with_status(
     frozen = _first_reasons(((a, r) for e in found.effects for a, r in e.freezes), group_of)
     mixed = _first_reasons(_approximations(found), group_of)
     counted = _first_reasons((note for e in found.effects for note in e.statistics), group_of)
-    averaged = set(np.unique(group_of[found.averaged]).tolist())
+    numbered = (atoms for effect in found.effects for atoms in effect.numbered)
+    held = np.unique(group_of[np.concatenate([found.averaged, *numbered])])
     described = []
     for number, group in enumerate(groups):
         status: Status = "prunable"
@@ -188,7 +189,7 @@ def _with_status(
             status = "frozen"
         elif number in mixed:
             status, reason = "approximate", mixed[number]
-        by_graph = number in averaged or (number in counted and status == "prunable")
+        by_graph = number in held or (number in counted and status == "prunable")
         form: Form = "graph" if by_graph and status != "frozen" else "module"
         described.append(replace(group, status=status, reason=reason, form=form))
     return tuple(described)

@@ -71,6 +71,8 @@ class Effect:
         statistics: atoms that a mean or norm runs over, which could count them as zeros when they
             are gone; it is exact then, and an approximation where it does not.
         roles: atoms of weights, and what they do to a unit.
+        numbered: atoms that an operator computes the number of, as attention does that is told no
+            scale: only an exported graph can hold the number of the dense model.
         heads: atoms along the dimensions that a product of batches of matrices runs in parallel.
         choices: atoms of an output dimension that another one could carry instead, and how many
             dimensions could.
@@ -81,6 +83,7 @@ class Effect:
     approximations: Notes = ()
     statistics: Notes = ()
     roles: tuple[tuple[Atoms, Literal["producer", "consumer"]], ...] = ()
+    numbered: tuple[Atoms, ...] = ()
     heads: tuple[Atoms, ...] = ()
     choices: tuple[tuple[Atoms, int], ...] = ()
 

@@ -2,9 +2,10 @@
 
 | symbol | meaning |
 |---|---|
-| influence | the largest relative change of the output by moving one unit, to first order |
+| TOLERANCE | a pruned copy that is off by more is wrong |
 | CONTROL | a unit must matter by so many times what a trial is off by, or that proves nothing |
-| EXACT | no trial counts as less off than this |
+| EXACT | no trial counts as less off than this; what is further off must be due to the last bit |
+| ROUNDING | by so many times what moving weights by their last bit changes, at most |
 | CALMER | weights that make too much of the last bit are drawn anew, smaller by this factor |
 | MOST_CALMING | how often at most |
 """
@@ -14,9 +15,8 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ from torch.utils import _pytree as pytree
 
 from search.errors import PlanError
 from search.graph.costs import Kept
-from search.graph.deadline import LATE, OutOfTime
-from search.graph.doubling import nothing_in_float64
+from search.graph.deadline import LATE
 from search.graph.exporting import BATCH, Exported, batched
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
@@ -45,8 +44,8 @@ TOLERANCE = 1e-8
 EXACT = 1e-12
 CALMER = 0.7
 MOST_CALMING = 3
+ROUNDING = 100
 TINY = 1e-300
-SLAB = 2**24  # numbers
 
 
 class ShapeTrial:
@@ -124,12 +123,9 @@ class NumberTrial:
         scale: of the weights.
         alone: try the first example alone, which costs half as much; what goes wrong with it is
             tried again with both, until that has once given the same answer.
-        watched: tell the influence.
         hearing: of its trials.
 
     Attributes:
-        influence: group -> the influence of its units; of all groups and blocks, once a trial of
-            some went well.
         off: the largest error of the trials that went well.
         scale: of the weights; smaller than it was asked for where those made too much of the
             last bit, as a deep network without a half of its units may.
@@ -145,9 +141,7 @@ class NumberTrial:
         *,
         hearing: Hearing,
         alone: bool = False,
-        watched: bool = True,
     ) -> None:
-        self.influence: dict[str, float] = {}
         self.off = 0.0
         self.scale = scale
         self._calming = MOST_CALMING
@@ -155,11 +149,9 @@ class NumberTrial:
         self._seed = seed
         self._is_drawn = False
         self._reference = Reference(exported, found)
-        self._has_inner = bool(exported.graph_module.graph.find_nodes(op="get_attr"))
         self._tensors = named_tensors(graph.model)
-        self._watched, self._hearing = watched, hearing
+        self._hearing = hearing
         one = first_examples(graph.dynamic_batch, graph.example_inputs)
-        self._fewest = graph.example_inputs if one is None else one
         self._first = one if alone else None
         self._one_tells = False
 
@@ -167,10 +159,7 @@ class NumberTrial:
         """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
 
         def hold() -> Told:
-            known, scale = bool(self.influence), self.scale
-            problem = self._problem_of_any(names)
-            influence = {} if known and self.scale == scale else self.influence
-            return {"problem": problem, "influence": influence, **self._state()}
+            return {"problem": self._problem_of_any(names), **self._state()}
 
         told = self._heard("numbers", names, hold)
         if told is None:
@@ -200,11 +189,7 @@ class NumberTrial:
         }
 
     def _restore(self, state: Told) -> None:
-        if (
-            state["scale"] != self.scale
-        ):  # what the units move is known of the weights at hand only
-            self.influence = {}
-        self.influence, self.off = self.influence or dict(state["influence"]), state["off"]
+        self.off = state["off"]
         self.scale, self._calming = state["scale"], state["calming"]
         self._first = self._first if state["alone"] else None
         self._one_tells = state["one_tells"]
@@ -237,27 +222,28 @@ class NumberTrial:
                 outputs = outputs_of(prune(self._graph.model, self._graph, plan), inputs)
             except Exception as error:  # whatever the forward of a user's module raises
                 return _told(error)
-            told = self._compare(plan, inputs, outputs)
-            if told is None or not self._calmed(plan, inputs, outputs):
-                return told
+            off = relative_error(outputs, self._expected(inputs, self._graph.kept_atoms(plan)))
+            if off <= EXACT:
+                return None
+            if off <= TOLERANCE or self._calming:
+                pruned = prune(self._graph.model, self._graph, plan)
+                bit = _last_bit(pruned, inputs, outputs)
+                if off <= min(TOLERANCE, ROUNDING * bit):
+                    self.off = max(self.off, off)
+                    return None
+                self._calming *= bit > EXACT
+            if not self._calming:
+                return f"the pruned model is off by {off:.1e}"
+            self._calm()
 
-    def _calmed(self, plan: Plan, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
-        """Whether the weights were drawn anew, because the last bit of them decides.
+    def _calm(self) -> None:
+        """Draw the weights anew, smaller, because the last bit of them decides.
 
         One draw that is calm is enough: nothing is asked after that.
         """
-        if not self._calming:
-            return False
-        pruned = prune(self._graph.model, self._graph, plan)
-        _nudge(pruned)
-        if relative_error(outputs_of(pruned, inputs), outputs) <= EXACT:
-            self._calming = 0
-            return False
         self._calming -= 1
         self.scale *= CALMER
-        self.influence = {}
         redraw(self._graph.model, self._seed, self.scale)
-        return True
 
     def moved_by(self, names: Sequence[str]) -> set[str]:
         """Those of the groups `names` without half the units of which the dense graph computes
@@ -316,83 +302,10 @@ class NumberTrial:
         kept = self._graph.kept_atoms(self._graph.dense_plan())
         return relative_error(outputs_of(self._graph.model, inputs), self._expected(inputs, kept))
 
-    def _compare(
-        self, plan: Plan, inputs: Sequence[Tensor], pruned: Sequence[Tensor]
-    ) -> str | None:
-        off = relative_error(pruned, self._expected(inputs, self._graph.kept_atoms(plan)))
-        if off > TOLERANCE:
-            return f"the pruned model is off by {off:.1e}"
-        self.off = max(self.off, off)
-        if self._watched and not self.influence:
-            self.influence = _largest_per_group(self._changes(), self._graph)
-        return None
-
-    def _changes(self) -> Tensor:
-        """What moving each atom of the dense graph changes, in single precision and of one
-        example where that will do: its order is enough."""
-        batch = self._graph.example_inputs
-        attempts = [(dtype, self._fewest) for dtype in (torch.float32, torch.float64)]
-        if self._fewest is not batch:  # an export for two may have no sizes for one
-            attempts.insert(1, (torch.float32, batch))
-        for dtype, inputs in attempts:
-            with suppress(IndexError, RuntimeError, TypeError):
-                changes = self._changes_in(dtype, inputs)
-                if bool(changes.isfinite().all()) and bool(changes.any()):
-                    return changes
-        return self._changes_in(torch.float64, batch).nan_to_num(0.0, 0.0, 0.0)
-
-    def _changes_in(self, dtype: torch.dtype, inputs: Sequence[Tensor]) -> Tensor:
-        """What moving each atom changes, computed in `dtype`; see `_gradient`."""
-        kept = self._graph.kept_atoms(self._graph.dense_plan())
-        device, count = inputs[0].device, len(self._graph.group_of)
-        memory: AbstractContextManager[Any] = _ShortMemory(self._hearing.expired)
-        if self._has_inner:  # operators that call other graphs take no hooks
-            memory = torch.enable_grad()
-        precision = nothing_in_float64() if dtype is torch.float32 else nullcontext()
-        with memory, precision, _quiet():
-            nudges = torch.zeros(count, dtype=dtype, device=device, requires_grad=True)
-            outputs = self._reference.run_masked(self._tensors, inputs, kept, nudges)
-        return _gradient(_tensors(outputs), nudges)
-
     def _expected(self, inputs: Sequence[Tensor], kept: Kept) -> list[Tensor]:
         """What the dense graph makes of `inputs` with only `kept`; see `run_masked`."""
-        with torch.no_grad(), _quiet():
-            return _tensors(self._reference.run_masked(self._tensors, inputs, kept))
-
-
-class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
-    """Autograd keeps half of the bytes: an influence needs no digits, only its order.
-
-    They are kept in large slabs, because small pieces between the activations, which come and go,
-    would keep the heap from giving back anything. Where it gives and takes them is also where a
-    pass can stop.
-    """
-
-    def __init__(self, expired: Callable[[], bool]) -> None:
-        super().__init__(self._pack, self._unpack)
-        self._expired = expired
-        self._slab = torch.empty(0, dtype=torch.bfloat16)
-        self._used = 0
-
-    def _pack(self, saved: Tensor) -> tuple[Tensor, torch.dtype]:
-        source = saved if saved._base is None else saved._base
-        if isinstance(source, nn.Parameter) or not saved.is_floating_point():
-            return saved, saved.dtype
-        if self._expired():
-            raise OutOfTime
-        size = saved.numel()
-        if size > len(self._slab) - self._used or saved.device != self._slab.device:
-            self._slab = torch.empty(max(size, SLAB), dtype=torch.bfloat16, device=saved.device)
-            self._used = 0
-        kept = self._slab[self._used : self._used + size].view(saved.shape).copy_(saved)
-        self._used += size
-        return kept, saved.dtype
-
-    def _unpack(self, packed: tuple[Tensor, torch.dtype]) -> Tensor:
-        if self._expired():
-            raise OutOfTime
-        kept, dtype = packed
-        return kept.to(dtype)
+        with torch.no_grad(), quiet():
+            return tensors_among(self._reference.run_masked(self._tensors, inputs, kept))
 
 
 class FormTrial:
@@ -410,7 +323,8 @@ class FormTrial:
 
     def __init__(self, graph: PruningGraph, seed: int, scale: float, hearing: Hearing) -> None:
         self.off = 0.0
-        self._graph, self._seed, self._scale, self._hearing = graph, seed, scale, hearing
+        self._graph, self._seed, self._hearing = graph, seed, hearing
+        self.scale = scale
         self._is_drawn = False
 
     def problem(self, names: Sequence[str]) -> str | None:
@@ -418,11 +332,11 @@ class FormTrial:
 
         def hold() -> Told:
             if not self._is_drawn:
-                redraw(self._graph.model, self._seed, self._scale)
+                redraw(self._graph.model, self._seed, self.scale)
                 self._is_drawn = True
             return {"problem": self._problem_of_any(names), "off": self.off}
 
-        told = self._hearing.verdict(f"forms {self._seed} {self._scale}", names, hold)
+        told = self._hearing.verdict(f"forms {self._seed} {self.scale}", names, hold)
         if told is None:
             return LATE
         self.off = told["off"]
@@ -446,10 +360,18 @@ class FormTrial:
             for form in (None, "graph")
         )
         off = relative_error(by_class, by_graph)
-        if off > TOLERANCE:
-            return f"the pruned model is off by {off:.1e}"
+        if off > EXACT:
+            bit = _last_bit(prune(self._graph.model, self._graph, plan), inputs, by_class)
+            if off > min(TOLERANCE, ROUNDING * bit):
+                return f"the pruned model is off by {off:.1e}"
         self.off = max(self.off, off)
         return None
+
+
+def _last_bit(model: nn.Module, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """What the last bit of its weights, which are moved, changes in the outputs of a model."""
+    _nudge(model)
+    return relative_error(outputs_of(model, inputs), outputs)
 
 
 def _nudge(model: nn.Module) -> None:
@@ -512,55 +434,17 @@ def _reals(output: Tensor) -> Tensor:
     return (torch.view_as_real(output.resolve_conj()) if output.is_complex() else output).double()
 
 
-def _gradient(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
-    """What moving each atom changes: the gradient of a random projection of the outputs.
-
-    Zeros where an operator has no derivative.
-    """
-    try:
-        return torch.autograd.grad(_projection(outputs, nudges), nudges)[0].cpu().double()
-    except (NotImplementedError, RuntimeError):
-        return torch.zeros(nudges.shape, dtype=torch.float64)
-
-
-def _projection(outputs: Sequence[Tensor], nudges: Tensor) -> Tensor:
-    """A random projection of all outputs, each divided by its norm."""
-    total = 0.0 * nudges.sum()
-    generator = torch.Generator().manual_seed(0)
-    for output in outputs:
-        if output.requires_grad:
-            output = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
-            output = torch.where(output.isfinite(), output, 0.0)
-            direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-            unit = output / output.detach().norm().clamp_min(TINY)
-            total = total + (unit * direction.to(output.device)).sum()
-    return total
-
-
-def _largest_per_group(change: Tensor, graph: PruningGraph) -> dict[str, float]:
-    """The largest |sum of `change` over the atoms of a unit| that can go, in every group."""
-    largest: dict[str, float] = {}
-    for number, group in enumerate(graph.groups):
-        own = torch.from_numpy((graph.group_of == number).nonzero()[0])
-        units = torch.from_numpy(graph.unit_of)[own]
-        sums = torch.zeros(group.width, dtype=torch.float64)
-        sums.index_add_(0, units, change[own])
-        sums[[part[0] for part in group.parts if len(part) == 1]] = 0.0
-        largest[group.name] = float(sums.abs().max())
-    return largest
-
-
 def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The tensors that the model returns."""
-    with torch.no_grad(), _quiet():
-        return _tensors(model(*(value.clone() for value in inputs)))
+    with torch.no_grad(), quiet():
+        return tensors_among(model(*(value.clone() for value in inputs)))
 
 
-def _quiet() -> AbstractContextManager[None]:
+def quiet() -> AbstractContextManager[None]:
     return warnings.catch_warnings(action="ignore")
 
 
-def _tensors(outputs: object) -> list[Tensor]:
+def tensors_among(outputs: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 

@@ -18,13 +18,14 @@ from typing import TypeAlias
 
 from search.graph.deadline import LATE
 from search.graph.exporting import Exported
+from search.graph.influence import Influence
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import CONTROL, EXACT, TOLERANCE, FormTrial, NumberTrial, ShapeTrial
+from search.graph.trials import CONTROL, EXACT, FormTrial, NumberTrial, ShapeTrial
 from search.graph.verdicts import Hearing, subject_of
 
-ROUNDS, EXTRA_ROUNDS = 2, 3
+ROUNDS, EXTRA_ROUNDS = 2, 4
 UNLIKE = 1e-4
 BRIEF = 10
 
@@ -39,7 +40,7 @@ RANDOM = (
 
 Problem: TypeAlias = Callable[[Sequence[str]], str | None]
 Families: TypeAlias = list[list[str]]
-Draw: TypeAlias = tuple[int, float]  # seed and scale of the parameters
+Draw: TypeAlias = tuple[int, float, frozenset[str]]  # seed and scale of the parameters, groups cut
 Influences: TypeAlias = dict[Draw, dict[str, float]]  # draw -> group -> its influence there
 
 
@@ -184,34 +185,36 @@ def _lost_by_graph_only(
     """The groups that the user's class cannot lose, and why, and those that it has been shown to
     lose; by families and in few trials, because it costs nothing but the class.
 
-    It is tried on parameters on which the groups matter: where a softmax is decided, say, a class
-    that scales it by the number of its units computes the same as one that does not.
+    It is tried on parameters on which what is left of the groups matters: where a softmax is
+    decided, say, a class that scales it by the number of its units computes the same as one that
+    does not.
 
     Args:
         graph: it has a program.
         exported: the dense graph.
         found: its labels.
         hearing: of the trials.
-        influences: what `verify` has seen of the graph.
+        influences: what `verify` has seen of the graph; the same draws are tried.
         trusted: the program has been verified, so that it tells what is right; it takes less time
             than the reference.
     """
     halving = Halving(family)
     halving.most = BRIEF
     names, shown = _free(graph), set[str]()
+    influence = Influence(graph, exported, found, hearing)
     trial: FormTrial | NumberTrial
-    for seed, scale in influences or dict.fromkeys((seed, 1.0) for seed in range(ROUNDS)):
+    draws = dict.fromkeys((seed, scale) for seed, scale, _ in influences)
+    for seed, scale in draws or [(seed, 1.0) for seed in range(ROUNDS)]:
         names = [name for name in names if seed < ROUNDS or name not in shown]
         if not names:
             break
         if trusted:
             trial = FormTrial(graph, seed, scale, hearing)
         else:
-            trial = NumberTrial(
-                graph, exported, found, seed, scale, hearing=hearing, alone=True, watched=False
-            )
+            trial = NumberTrial(graph, exported, found, seed, scale, hearing=hearing, alone=True)
         names = halving.keep(names, trial.problem)
-        shown |= _shown(influences.get((seed, scale), {}), max(trial.off, EXACT))
+        if not shown.issuperset(names):
+            shown |= _shown(influence.beside(names, seed, trial.scale), max(trial.off, EXACT))
     return halving.reasons, shown
 
 
@@ -264,7 +267,8 @@ def verify(
         found: its labels.
         hearing: of the trials.
         influences: those of all groups and blocks on the draws of before, whatever the form; what
-            is seen here is added. A group is proven only by a trial on a draw on which it matters.
+            is seen here is added. A group is proven only by a trial on a draw on which what is
+            left of it matters.
         jointly: the shapes are known to fit, and once a group is refused all are, because they
             will be verified in another form.
         trusted: groups that have been verified before, in another form; what is left to see shows
@@ -280,37 +284,30 @@ def verify(
     else:
         names = _of_fitting_shapes(graph, halving, hearing)
     proven: set[str] = set(trusted)
-    calm, first = 1.0, (0, 1.0)
+    influence = Influence(graph, exported, found, hearing)
+    blocks = {group.name for group in graph.removable}
+    calm, drawn = 1.0, list[Draw]()
     for seed in range(ROUNDS + EXTRA_ROUNDS):
         names = [name for name in names if seed < ROUNDS or name not in proven]
         if not names or hearing.is_over:
             break
         scale = calm * 0.5 ** max(0, seed - ROUNDS + 1)
-        trial = NumberTrial(
-            graph,
-            exported,
-            found,
-            seed,
-            scale,
-            hearing=hearing,
-            alone=bool(trusted) or seed != 1,
-            watched=not proven.issuperset(names) and not influences.get((seed, scale)),
-        )
+        is_alone = bool(trusted) or seed != 1
+        trial = NumberTrial(graph, exported, found, seed, scale, hearing=hearing, alone=is_alone)
         halving.failed = False
         names = halving.keep(names, trial.problem)
         calm *= trial.scale / scale
         if jointly and _refused(halving.reasons):
             return halving.reasons
-        draw = seed, trial.scale
-        first = first if seed else draw
-        influences[draw] = trial.influence or influences.get(draw, {})
-        proven |= _shown(influences[draw], max(trial.off, EXACT)).intersection(names)
+        drawn.append((seed, trial.scale, frozenset(names).difference(blocks)))
+        if not influences.setdefault(drawn[-1], {}) and not proven.issuperset(names):
+            influences[drawn[-1]] = influence.beside(sorted(drawn[-1][2]), seed, trial.scale)
+        proven |= _shown(influences[drawn[-1]], max(trial.off, EXACT)).intersection(names)
     idle = [name for name in names if name not in proven]
-    if idle:
-        trial = NumberTrial(graph, exported, found, *first, hearing=hearing, watched=False)
-        moved = trial.moved_by(idle)
-        influences[first] = influences.get(first, {}) | dict.fromkeys(moved, CONTROL * TOLERANCE)
-        proven |= moved
+    if idle and drawn:
+        seed, scale, _ = drawn[0]
+        trial = NumberTrial(graph, exported, found, seed, scale, hearing=hearing)
+        proven |= trial.moved_by(idle)
     idle = [name for name in _free(graph) if name not in proven]
     reason = LATE if hearing.is_over else IDLE
     problems = {

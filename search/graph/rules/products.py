@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from search.graph.call import Call, Outcome
-from search.graph.labels import Axis, Effect, Labels, freeze, meet, role, tie, total
+from search.graph.labels import FIXED, Axis, Effect, Labels, freeze, meet, role, tie, total
 from search.graph.rules.elementwise import aligned, broadcast
 
 SOFTMAX = "attention takes a softmax over its units"
@@ -112,11 +112,17 @@ def heads(axes: Iterable[Axis]) -> Effect:
 
 
 def attention(call: Call) -> Outcome:
-    """softmax(query (…, L, E) · key (…, S, E)ᵀ + mask (…, L, S)) · value (…, S, V)."""
+    """softmax(query (…, L, E) · key (…, S, E)ᵀ · scale + mask (…, L, S)) · value (…, S, V).
+
+    The scale is 1 / √E if none is given.
+    """
     query, key, value = call["query"], call["key"], call["value"]
     if call.arguments.get("enable_gqa", False):
         key, value = (_shared(labels, query) for labels in (key, value))
-    effect = tie(query.axis(-1), key.axis(-1))
+    inner = query.axis(-1)
+    effect = tie(inner, key.axis(-1))
+    if inner is not None and call.arguments.get("scale") is None:
+        effect += Effect(numbered=(inner[inner != FIXED],))
     effect += freeze(key.axis(-2), SOFTMAX) + freeze(value.axis(-2), SOFTMAX)
     batches, together = _parallel((query, key, value))
     tokens = query.axis(-2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import GraphError
-from search.graph import PruningGraph, trace, tracing, trials, verification
+from search.graph import PruningGraph, influence, trace, tracing, trials, verification
 from search.graph.call import Call, Outcome, Rule
 from search.graph.deadline import LATE
 from search.graph.exporting import TOO_LATE
@@ -192,7 +192,8 @@ def test_a_form_is_found_that_only_the_second_plan_tells_apart() -> None:
 
 class Decided(nn.Module):
     """Attention that scales by the number of its units, with a softmax that drawn weights decide
-    until they are small: its scale is seen on small weights only."""
+    until they are small: its scale is seen on small weights only, and where half of the units are
+    gone, on smaller ones than with all of them."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
@@ -202,14 +203,49 @@ class Decided(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.gain * self.q(x), self.k(x), self.v(x)
-        logits: Tensor = self.head(nn.functional.scaled_dot_product_attention(q, k, v))
+        scale = q.shape[-1] ** -0.5
+        logits: Tensor = self.head((q @ k.mT * scale).softmax(-1) @ v)
         return logits.mean(1)
 
 
-@pytest.mark.parametrize("gain", [300.0, 1000.0])
+@pytest.mark.parametrize("gain", [300.0, 1000.0, 3000.0])
 def test_the_form_is_found_on_weights_on_which_the_units_matter(gain: float) -> None:
     torch.manual_seed(0)
     assert forms(trace(Decided(gain), (torch.randn(1, 4, 8),))) == {"q": "graph", "v": "module"}
+
+
+class Scaled(Decided):
+    """The same of one operator, which is told a scale or not; its softmax is always decided."""
+
+    def __init__(self, scale: float | None) -> None:
+        super().__init__(1e9)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.gain * self.q(x), self.k(x), self.v(x)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        logits: Tensor = self.head(mixed)
+        return logits.mean(1)
+
+
+@pytest.mark.parametrize(("scale", "form"), [(None, "graph"), (0.5, "module")])
+def test_attention_that_is_told_no_scale_needs_the_exported_graph(
+    scale: float | None, form: str
+) -> None:
+    torch.manual_seed(0)
+    assert forms(trace(Scaled(scale), (torch.randn(1, 4, 8),))) == {"q": form, "v": "module"}
+
+
+class Counting(Decided):
+    """Makes very little of the number of its units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1e-9 * self.v(x).shape[-1]
+
+
+def test_what_the_last_bit_does_not_explain_is_wrong_however_little_it_is() -> None:
+    torch.manual_seed(0)
+    assert forms(trace(Counting(1.0), (torch.randn(1, 4, 8),)))["v"] == "graph"
 
 
 class Beside(Plain):
@@ -352,7 +388,7 @@ def test_what_needs_an_export_that_ends_too_late_is_frozen(
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(trials, "outputs_of"), (trials.NumberTrial, "_expected"), (trials, "_gradient")],
+    [(trials, "outputs_of"), (trials.NumberTrial, "_expected"), (influence, "_gradient")],
 )
 def test_a_forward_or_backward_that_would_end_too_late_is_broken_off(
     monkeypatch: pytest.MonkeyPatch, owner: object, name: str
