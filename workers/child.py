@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import IO, Any
 
 GIB = 2**30
 MEMORY_SHARE = 0.8
+IDLE_SHARE = 0.01  # who computes less waits for something else than a core; a sixth is seen
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 OPEN_FILES = 1024
 ANSWERS = (b'{"report":', b'{"info":', b'{"problem":')
@@ -39,6 +41,7 @@ class Limits:
     Attributes:
         wall_s: Seconds until it is killed, with every process that it started.
         cpu_s: Seconds of processor time; by default what all cores give in that time.
+        idle_s: It is killed as well where it computes nothing for so long.
         memory_bytes: Private memory; None is four fifths of the machine's. What is mapped from
             files does not count, nor does address space that is only reserved.
         file_bytes: The largest file that it may write.
@@ -46,6 +49,7 @@ class Limits:
 
     wall_s: float
     cpu_s: float | None = None
+    idle_s: float | None = None
     memory_bytes: int | None = None
     file_bytes: int = GIB
 
@@ -55,7 +59,7 @@ class Ended:
     """How a child ended.
 
     Attributes:
-        status: Its exit status, negative for a signal; None: it took too long.
+        status: Its exit status, negative for a signal; None: it took too long, or waited.
         answer: The last answer that it printed, whatever was printed around it.
         words: Why there is no answer, as far as the system and the child say.
     """
@@ -75,30 +79,54 @@ def run_in_child(module: str, request: str, limits: Limits) -> Ended:
     ):
         given.write(request.encode())
         given.seek(0)
-        status = _run(module, limits, given, printed, said)
-        if status is None:
-            return Ended(None, None, f"it took longer than {limits.wall_s:.0f} s and was stopped")
+        try:
+            status = _run(module, limits, given, printed, said)
+        except TimeoutError as error:
+            return Ended(None, None, str(error))
         answer = _answer(_tail(printed)) if status == 0 else None
         return Ended(status, answer, _words(status, _tail(said)))
 
 
 def _run(
     module: str, limits: Limits, given: IO[bytes], printed: IO[bytes], said: IO[bytes]
-) -> int | None:
-    """Its exit status, or None if it took too long. No process of it is left."""
+) -> int:
+    """Its exit status; raises TimeoutError where it was stopped. No process of it is left."""
     told = json.dumps(asdict(limits) | {"memory_bytes": limits.memory_bytes or most_memory()})
     command = [sys.executable, "-m", "workers.child", told, str(os.getpid()), module]
     process = subprocess.Popen(
         command, stdin=given, stdout=printed, stderr=said, start_new_session=True
     )
     try:
-        return process.wait(limits.wall_s)
-    except subprocess.TimeoutExpired:
-        return None
+        return _wait(process, limits)
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], limits: Limits) -> int:
+    """Its exit status; raises TimeoutError where it takes too long or computes nothing."""
+    end, computed_s = time.monotonic() + limits.wall_s, 0.0
+    step_s = limits.idle_s or limits.wall_s
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(min(step_s, max(0.0, end - time.monotonic())))
+        if time.monotonic() >= end:
+            raise TimeoutError(f"it took longer than {limits.wall_s:.0f} s and was stopped")
+        before, computed_s = computed_s, _computed_s(process.pid)
+        if computed_s - before < IDLE_SHARE * step_s:
+            raise TimeoutError(f"it computed nothing for {step_s:.0f} s and was stopped")
+
+
+def _computed_s(pid: int) -> float:
+    """The processor time that a process took, in seconds."""
+    import psutil  # only the parent asks
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return float("inf")
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def most_memory() -> int:

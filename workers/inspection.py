@@ -22,6 +22,7 @@ from workers.child import Limits, run_in_child
 # A trace ends by itself at its limit; building and loading the model come before it.
 MOST_PROCESSOR_TIME = 2.0
 MOST_LOADING_S = 120.0
+IDLE_S = 300.0
 SHARE_OF_WALL = 0.8  # of what a trace may take; a child that goes on is stopped
 
 
@@ -44,7 +45,7 @@ class Inspection(BaseModel):
     verdicts: str = ""
 
 
-def inspect_in_child(request: Inspection) -> dict[str, Any]:
+def inspect_in_child(request: Inspection, *, idle_s: float = IDLE_S) -> dict[str, Any]:
     """Runs the inspection in a process of its own and never raises for what the model does.
 
     Returns:
@@ -52,12 +53,12 @@ def inspect_in_child(request: Inspection) -> dict[str, Any]:
         document}, with {"late": True} where more time may help.
     """
     cpu_s = _most_processor_time_s(request)
-    limits = Limits(request.wall_limit_s, cpu_s=cpu_s)
+    limits = Limits(request.wall_limit_s, cpu_s=cpu_s, idle_s=idle_s)
     ended = run_in_child("workers.inspection", request.model_dump_json(), limits)
-    if ended.status is None:
-        return _problem(f"tracing took longer than {request.wall_limit_s:.0f} s and was stopped")
     if ended.answer is not None:
         return ended.answer
+    if ended.status is None:
+        return _problem(ended.words)
     if ended.status == -signal.SIGXCPU:
         return _problem(f"it took more than {cpu_s} s of processor time and was stopped")
     return _problem(f"the inspection ended with status {ended.status}: {ended.words}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactNotFound
@@ -100,7 +100,7 @@ def rounds_of(store: ArtifactStore, model: Model) -> Rounds:
     try:
         rounds = Rounds.model_validate_json(store.get(rounds_name(model.id)))
         rounds.known()
-    except (ArtifactNotFound, ValidationError, ValueError):
+    except (ArtifactNotFound, ValueError):
         return none
     return rounds if rounds.weights_digest == model.weights_digest else none
 

@@ -51,7 +51,7 @@ def trace(
     verdicts: Verdicts | None = None,
     rules: Mapping[str, Rule] = RULES,
     clock: Callable[[], float] | None = None,
-    wall_clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] | None = None,
 ) -> PruningGraph:
     """Find what can be pruned in `model`, and verify it.
 
@@ -70,13 +70,13 @@ def trace(
             which is taken to last as long as the longest before it, and while the model is
             exported.
         wall_limit_s: the same in time as it passes, for a model that waits instead of computing;
-            ten times as long by default.
+            twenty times as long by default.
         verdicts: what an earlier trace of the same model told (`graph.verdicts`): it goes on from
             there, and what was verified is not verified again. What they do not fit is left aside.
         rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
             freezes groups, it cannot break a pruned model.
         clock: of `time_limit_s`: seconds that only ever grow; by default the processor time.
-        wall_clock: of `wall_limit_s`.
+        wall_clock: of `wall_limit_s`; by default `clock` where that is given, else the time.
 
     Raises:
         GraphError: the model cannot be copied or exported in time, it holds what cannot be pruned
@@ -84,7 +84,8 @@ def trace(
             on its parameters, or the inputs are not tensors.
         LateError: a GraphError: the time was over before the model was exported.
     """
-    wall = Deadline(PATIENCE * time_limit_s if wall_limit_s is None else wall_limit_s, wall_clock)
+    wall_limit_s = PATIENCE * time_limit_s if wall_limit_s is None else wall_limit_s
+    wall = Deadline(wall_limit_s, wall_clock or clock or time.monotonic)
     deadline = Deadline(time_limit_s, clock or own_processor_time(), wall)
     hearing = Hearing(verdicts or Verdicts(), deadline)
     check_model(model)

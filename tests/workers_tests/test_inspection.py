@@ -33,7 +33,12 @@ def inspection(
 
 def test_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     problem = inspect_in_child(inspection(tmp_path, "sleeper", wall_limit_s=1.0))["problem"]
-    assert problem["detail"] == "tracing took longer than 1 s and was stopped"
+    assert problem["detail"] == "it took longer than 1 s and was stopped"
+
+
+def test_child_that_waits_for_something_is_killed_long_before(tmp_path: Path) -> None:
+    answer = inspect_in_child(inspection(tmp_path, "sleeper"), idle_s=2.0)
+    assert answer["problem"]["detail"] == "it computed nothing for 2 s and was stopped"
 
 
 @pytest.mark.parametrize(
