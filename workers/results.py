@@ -27,6 +27,21 @@ class Blob(_Result):
     location: str
 
 
+class Chance(_Result):
+    """How the dense model's answers compare with guessing, on the validation images.
+
+    Attributes:
+        accuracy: That of the same answers, had they nothing to do with the images.
+        loss: That of all classes being equally likely, in every image.
+        loss_error: The standard error of the dense model's own loss.
+    """
+
+    images: int
+    accuracy: float
+    loss: float
+    loss_error: float
+
+
 class Prepared(_Result):
     """What is known of the dense model before anything is measured."""
 
@@ -37,6 +52,7 @@ class Prepared(_Result):
     calibration_loss: float
     validation_loss: float
     validation_accuracy: float
+    chance: Chance | None = None  # results stored before there was one lack it
 
 
 class Chosen(_Result):

@@ -21,8 +21,9 @@ from workers.context import Context
 ALLOWED = (
     "small", "tiny", "tied", "feature_maps", "several", "undecided", "flat", "broken",
     "not_a_network", "sleeper", "crasher", "quitter", "chatty", "stripes", "unreadable", "numbers",
-    "tokens",
+    "tokens", "moved", "faint",
 )  # fmt: skip
+KILLER = "python:tests.workers_tests.deadly:killer"
 
 
 @dataclass
@@ -80,6 +81,6 @@ def make_bench(home: Path) -> Bench:
         database_url=f"sqlite:///{home / 'secateur.db'}",
         artifact_url=str(home / "artifacts"),
         redis_url="redis://127.0.0.1:1/0",
-        allow=frozenset(f"{HERE}:{name}" for name in ALLOWED),
+        allow=frozenset({*(f"{HERE}:{name}" for name in ALLOWED), KILLER}),
     )
     return Bench(settings, make_engine(settings.database_url))

@@ -178,6 +178,18 @@ def numbers(split: str, shape: list[int], label: int = 0) -> tuple[NDArray[np.ui
     return np.zeros(shape, np.uint8), [label] * shape[0]
 
 
+def moved(split: str) -> tuple[Any, Any]:
+    """The data set of whole jobs with its classes in another order."""
+    pixels, labels = stripes(split)
+    return pixels, (labels + 1) % CLASSES
+
+
+def faint(split: str) -> tuple[Any, Any]:
+    """The data set of whole jobs, divided by 255 twice."""
+    pixels, labels = stripes(split)
+    return pixels.astype(np.float32) / 255**2, labels
+
+
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """What is stored as safetensors."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,17 @@ import pytest
 from safetensors.torch import save
 
 from jobs.artifacts import archive_name, weights_name
-from jobs.repository import datasets, jobs, models
+from jobs.columns import utc_now
+from jobs.errors import ArtifactNotFound
+from jobs.repository import datasets, inputs, jobs, models
 from jobs.spec import BudgetSpec, DatasetSpec, JobSpec, ModelSpec
 from jobs.states import InputState
 from jobs.tables import Dataset, Model
 from tests.e2e_tests.nets import write_dataset
 from tests.workers_tests import nets
-from tests.workers_tests.bench import Bench
+from tests.workers_tests.bench import KILLER, Bench
 from tests.workers_tests.rows import ready_dataset, ready_model
-from workers.checks import check_dataset, check_model
+from workers.checks import MAX_ATTEMPTS, check_dataset, check_model
 from workers.library import Library
 
 
@@ -108,12 +113,12 @@ def test_check_does_not_read_the_test_images(bench: Bench) -> None:
 
 
 def test_bad_data_set_is_rejected_and_wakes_its_waiting_jobs(bench: Bench) -> None:
-    dataset_id = add_dataset(bench, format="python", function=f"{nets.HERE}:unreadable")
+    dataset_id = add_dataset(bench, format="npz", path="/nowhere.npz")
     waiting = add_job(bench, add_model(bench, "small", {}), dataset_id)
     check_dataset(bench.context, Library(bench.context), dataset_id)
     row = dataset_row(bench, dataset_id)
     assert row.state == InputState.REJECTED
-    assert "no train today" in (row.problem or {})["detail"]
+    assert "/nowhere.npz cannot be read" in (row.problem or {})["detail"]
     assert bench.take_messages() == [("advance", waiting)]
     check_dataset(bench.context, Library(bench.context), dataset_id)
     assert bench.take_messages() == []
@@ -131,6 +136,78 @@ def test_jobs_that_wait_for_something_else_are_not_woken(bench: Bench) -> None:
     model_id = add_model(bench, "small", {})
     other_id = add_dataset(bench, format="python", function=f"{nets.HERE}:stripes")
     add_job(bench, model_id, other_id)
-    lonely = add_dataset(bench, name="lonely", format="python", function=f"{nets.HERE}:unreadable")
+    lonely = add_dataset(bench, name="lonely", format="npz", path="/nowhere.npz")
     check_dataset(bench.context, Library(bench.context), lonely)
     assert bench.take_messages() == []
+
+
+def test_pipe_as_a_data_set_is_refused(bench: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    dataset_id = add_dataset(bench, format="npz", path=str(tmp_path / "pipe"))
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    assert "must be a regular file" in (dataset_row(bench, dataset_id).problem or {})["detail"]
+
+
+def test_paths_outside_the_data_roots_are_refused_by_the_worker_too(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = write_dataset(tmp_path / "d.npz", 30)
+    dataset_id = add_dataset(bench, format="npz", path=str(path))
+    settings = bench.settings.model_copy(update={"data_roots": (tmp_path / "other",)})
+    context = replace(bench.context, settings=settings)
+    check_dataset(context, Library(context), dataset_id)
+    assert "under a data root" in (dataset_row(bench, dataset_id).problem or {})["detail"]
+
+
+def test_data_set_that_kills_its_reader_is_rejected_and_the_worker_lives(bench: Bench) -> None:
+    dataset_id = add_dataset(bench, format="python", function=KILLER)
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    assert "it was killed" in (dataset_row(bench, dataset_id).problem or {})["detail"]
+
+
+@pytest.mark.parametrize(
+    ("check", "add"),
+    [
+        (check_model, lambda bench: add_model(bench, "small", nets.weights(nets.small()))),
+        (check_dataset, lambda bench: add_dataset(bench, format="npz", path="/nowhere.npz")),
+    ],
+    ids=["model", "data set"],
+)
+class TestLease:
+    def test_check_that_another_worker_runs_is_left_alone(
+        self, bench: Bench, check: Any, add: Any
+    ) -> None:
+        entry_id = add(bench)
+        table = Model if check is check_model else Dataset
+        with bench.write() as session:
+            inputs.claim(session, table, entry_id, bench.context.clock(), 60)
+        check(bench.context, Library(bench.context), entry_id)
+        with bench.context.read() as session:
+            row = inputs.find(session, table, entry_id)
+        assert row is not None
+        assert (row.state, row.attempt) == (InputState.CHECKING, 1)
+
+    def test_check_whose_workers_die_is_given_up_with_the_reason(
+        self, bench: Bench, check: Any, add: Any
+    ) -> None:
+        entry_id = add(bench)
+        table = Model if check is check_model else Dataset
+        bench.now = utc_now()
+        for _ in range(MAX_ATTEMPTS):
+            with bench.write() as session:
+                assert inputs.claim(session, table, entry_id, bench.now, 60)
+            bench.now += timedelta(seconds=61)
+        check(bench.context, Library(bench.context), entry_id)
+        with bench.context.read() as session:
+            row = inputs.find(session, table, entry_id)
+        assert row is not None
+        assert row.state == InputState.REJECTED
+        assert "was begun 5 times and never came to an end" in (row.problem or {})["detail"]
+
+
+def test_check_that_fails_for_now_gives_its_lease_back(bench: Bench) -> None:
+    dataset_id = add_dataset(bench, format="npz")
+    with pytest.raises(ArtifactNotFound):
+        check_dataset(bench.context, Library(bench.context), dataset_id)
+    row = dataset_row(bench, dataset_id)
+    assert (row.state, row.attempt, row.lease_until) == (InputState.CHECKING, 1, None)

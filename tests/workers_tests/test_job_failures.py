@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import save
 from sqlalchemy import update
 
 from jobs.repository import requests
 from jobs.tables import Task
 from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
+from tests.workers_tests import nets
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
 
 
@@ -122,3 +125,30 @@ def test_images_that_do_not_fit_the_network_fail_the_preparation(
     assert job.state == "failed"
     assert (job.problem or {})["title"] == "The job failed in prepare"
     assert detail in (job.problem or {})["detail"]
+
+
+@pytest.mark.parametrize("function", ["moved", "faint"])
+def test_trained_model_at_chance_ends_the_job_before_anything_is_measured(
+    workshop: Workshop, function: str
+) -> None:
+    with workshop.bench.write() as session:
+        workshop.add_dataset(session, function, function=function)
+    job_id = workshop.submit(function)
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    problem = job.problem or {}
+    assert problem["title"] == "The dense model is no better than guessing"
+    assert "it is sure and wrong" in problem["detail"]
+    assert [each["field"] for each in problem["errors"]] == [
+        "labels", "pixels", "mean, std", "weights"
+    ]  # fmt: skip
+    assert workshop.requests(job_id, "") == []
+
+
+def test_untrained_model_is_told_of_and_goes_on(workshop: Workshop) -> None:
+    torch.manual_seed(0)
+    workshop.add_model("untrained", "tiny", save(nets.weights(nets.tiny())))
+    job_id = workshop.submit(model="untrained")
+    job = workshop.play(job_id, until=lambda: workshop.job(job_id).state == "searching")
+    assert job.state == "searching"
+    assert "the dense model seems untrained: on 80" in (job.progress or {})["advice"]

@@ -1,11 +1,13 @@
-"""Whether the levels of a job are finer than what its device can tell apart, in words."""
+"""What a user should know of a running job: levels that are finer than what its device can tell
+apart, and a dense model at chance."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from jobs.resolution import level_step, most_levels
-from workers.phases.facts import beta
+from workers.phases.chance import note
+from workers.phases.facts import PREPARE, beta, prepared_result
 from workers.snapshot import Snapshot
 
 
@@ -31,6 +33,10 @@ def too_fine(snapshot: Snapshot) -> dict[str, Any] | None:
 
 
 def advice(snapshot: Snapshot) -> str | None:
-    """The same as a sentence."""
+    """What is to be told of the job, in sentences."""
     found = too_fine(snapshot)
-    return None if found is None else str(found["text"])
+    guessing = None
+    if snapshot.result(PREPARE) is not None:
+        guessing = note(prepared_result(snapshot))
+    told = [words for words in (found and str(found["text"]), guessing) if words]
+    return "; ".join(told) or None

@@ -11,7 +11,7 @@ from search.sensitivity import RATIOS
 from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
-from workers.phases import unpruned
+from workers.phases import chance, unpruned
 from workers.phases.advice import too_fine
 from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
 from workers.phases.scouting import scout
@@ -21,10 +21,14 @@ from workers.snapshot import DENSE, Snapshot
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
-    """Leaves for the search, or for the end where the dense model meets the budget already."""
+    """Leaves for the search, or for the end where the dense model knows nothing of its images,
+    or meets the budget already."""
     if snapshot.result(PREPARE) is None:
         return Decision()
     prepared = prepared_result(snapshot)
+    if (words := chance.refusal(prepared)) is not None:
+        errors = [{"field": each, "message": text} for each, text in chance.LOOK_AT.items()]
+        return Decision.fail(chance.TITLE, words, errors=errors)
     dense = snapshot.measurement(DENSE)
     if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
         return could_not_measure(dense)

@@ -6,10 +6,9 @@ from safetensors.torch import save
 
 from jobs.artifacts import job_file_name
 from search.criteria import score_channels
-from search.training import accuracy, cross_entropy_loss
 from workers.loaders.errors import LoadError
 from workers.results import Prepared
-from workers.tasks.metrics import batches, calibration_loss
+from workers.tasks.metrics import answers, batches, calibration_loss
 from workers.work import Done, Work
 
 
@@ -32,7 +31,8 @@ def prepare(work: Work) -> Done:
         raise LoadError("no group of this network can be pruned; see the model's graph report")
     location = job_file_name(work.snapshot.job.id, "work/scores.safetensors")
     work.context.store.put(location, save(scores))
-    plan, validation = graph.dense_plan(), batches(data.images, data.splits.validation)
+    plan, classes = graph.dense_plan(), graph.model(graph.example_inputs[0]).shape[1]
+    said = answers(graph.model, batches(data.images, data.splits.validation))
     blob = work.library.skeleton(work.snapshot.model, plan, batch_size=spec.target.batch_size)
     return Done(
         Prepared(
@@ -41,8 +41,9 @@ def prepare(work: Work) -> Done:
             dense_skeleton=blob,
             scores=location,
             calibration_loss=calibration_loss(work, plan),
-            validation_loss=cross_entropy_loss(graph.model, validation),
-            validation_accuracy=accuracy(graph.model, validation),
+            validation_loss=said.loss,
+            validation_accuracy=said.accuracy,
+            chance=said.chance(classes),
         ).document()
     )
 
