@@ -40,7 +40,9 @@ class AccessSettings(BaseSettings):
         body_patience_s: How long a request body may take to go on by 64 KiB.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SECATEUR_", extra="ignore", hide_input_in_errors=True
+    )
 
     auth: Literal["off", "on"] = "off"
     admin_key: str = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -116,11 +116,17 @@ def parse_url(database_url: str | URL) -> URL:
     """The address with the driver that is installed with us.
 
     Raises:
-        ValueError: it is neither SQLite nor PostgreSQL.
+        ValueError: it cannot be read, or is neither SQLite nor PostgreSQL.
     """
     if isinstance(database_url, str):
         database_url = database_url.replace("postgres://", "postgresql://", 1)
-    url = make_url(database_url)
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):  # they quote a part of the password
+        raise ValueError(
+            "DATABASE_URL must be an address such as postgresql://user:password@host/name, with "
+            "special characters percent-encoded, but cannot be read"
+        ) from None
     backend = url.get_backend_name()
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")

@@ -7,8 +7,9 @@ import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -52,7 +53,9 @@ class Settings(BaseSettings):
             device a request is given to another.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SECATEUR_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(default_factory=_home)
     database_url: str = Field(default_factory=_database_url, validation_alias="database_url")
@@ -79,6 +82,20 @@ class Settings(BaseSettings):
     def silence_s(self) -> float:
         """After this long without a sign a device is offline."""
         return self.request_lease_s * 2 / 3
+
+    @field_validator("redis_url", "database_url")
+    @classmethod
+    def _readable(cls, address: str, info: ValidationInfo) -> str:
+        """Every library would quote a part of the password that it takes for a port."""
+        try:
+            _ = urlsplit(address).port
+        except ValueError:
+            raise ValueError(
+                f"{str(info.field_name).upper()} must be an address such as scheme://user:"
+                "password@host:port/name, with special characters percent-encoded, but cannot be "
+                "read"
+            ) from None
+        return address
 
     @field_validator("home")
     @classmethod

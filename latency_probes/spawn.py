@@ -17,6 +17,7 @@ from typing import IO, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from latency_probes.environment import without_secrets
 from latency_probes.messages import Capabilities, Machine, MeasureError, Name, RuntimeInfo
 from latency_probes.samples import MAX_LAYERS, LayerTime, Replicate
 
@@ -223,11 +224,12 @@ def _read(code: int, output: bytes, errors: str) -> _Reply | MeasureError:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Ours, with allocator and threads fixed, and with this package importable from a checkout."""
+    """Ours without its secrets, with allocator and threads fixed, and with this package
+    importable from a checkout."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     fixed = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return dict(os.environ) | ALLOCATOR | fixed | {"PYTHONPATH": path}
+    return without_secrets(os.environ) | ALLOCATOR | fixed | {"PYTHONPATH": path}
 
 
 def _tail(errors: IO[bytes]) -> str:

@@ -2,7 +2,7 @@
 
     python -m workers.child LIMITS PARENT MODULE < request.json > answer.json
 
-It must not know what the module does, and the child imports the standard library alone before
+It must not know what the module does, and the child imports no library of others before
 its limits hold.
 """
 
@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from latency_probes.environment import without_secrets
 
 GIB = 2**30
 MEMORY_SHARE = 0.8
@@ -94,7 +96,12 @@ def _run(
     told = json.dumps(asdict(limits) | {"memory_bytes": limits.memory_bytes or most_memory()})
     command = [sys.executable, "-m", "workers.child", told, str(os.getpid()), module]
     process = subprocess.Popen(
-        command, stdin=given, stdout=printed, stderr=said, start_new_session=True
+        command,
+        stdin=given,
+        stdout=printed,
+        stderr=said,
+        env=without_secrets(os.environ),
+        start_new_session=True,
     )
     try:
         return _wait(process, limits)

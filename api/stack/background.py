@@ -39,7 +39,8 @@ def background(
     log_path = home / "logs" / "up.log"
     up = (sys.executable, "-m", "api.cli.main", "up", "--home", str(home), *options)
     with explained(home):
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log_path.parent.mkdir(mode=0o700, exist_ok=True)
         log = log_path.open("wb")
     with log:
         process = subprocess.Popen(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from api.stack.launcher import command_line
+from latency_probes.environment import without_secrets
 
 LOG_LIMIT = 8 * 2**20
 
@@ -27,7 +28,7 @@ class ChildSpec:
         name: Short name; also that of its log file.
         command: Argument vector.
         log_path: Where standard output and error go.
-        environment: Variables on top of the supervisor's own.
+        environment: Variables on top of the supervisor's own, of which it gets no secrets.
         cores: Cores it is kept to; empty means any.
         outlives_parent: Whether it may go on when the supervisor is killed.
         renew: Makes the specification anew before a restart, in a thread of its own; it is given
@@ -56,7 +57,7 @@ class Child:
         with spec.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command_line(spec.command, cores=spec.cores, parent=parent),
-                env={**os.environ, **spec.environment},
+                env={**without_secrets(os.environ), **spec.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +18,15 @@ from api.stack.errors import AlreadyRunning, HomeUnusable, StackError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+OURS = ("up.lock", "up.json", "valkey.json", "secateur.db")
+
 
 class Home:
     """Paths below one home directory.
 
     Attributes:
-        root: The directory itself; created with mode 0700 when missing.
+        root: The directory itself; created with mode 0700 when missing. What an earlier version
+            left readable by others is closed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,7 +38,8 @@ class Home:
             ) from error
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs = self.root / "logs"
-        self.logs.mkdir(exist_ok=True)
+        self._make_private()
+        self.logs.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def note_path(self) -> Path:
@@ -75,6 +80,18 @@ class Home:
                 raise AlreadyRunning(self._who_runs()) from None
             yield
 
+    def _make_private(self) -> None:
+        is_home = any((self.root / name).exists() for name in OURS) or not any(self.root.iterdir())
+        if is_home:  # a folder that holds other things too is not ours to close
+            close_to_others(self.root, 0o700)
+        for name in ("logs", "valkey", "artifacts", "probe"):
+            close_to_others(self.root / name, 0o700)
+        files = [*self.root.glob("secateur.db*"), *(self.root / name for name in OURS)]
+        for folder in (self.logs, self.root / "valkey"):
+            files += (path for path in folder.rglob("*") if path.is_file())
+        for path in files:
+            close_to_others(path, 0o600)
+
     def _who_runs(self) -> str:
         note = self.read_note()
         where = f" at {note['url']}" if "url" in note else ""
@@ -108,6 +125,15 @@ def explained(root: Path) -> Iterator[None]:
             f"home must be a folder that can be read and written, but {place}: {reason}. "
             "Change that, or choose another home with --home."
         ) from error
+
+
+def close_to_others(path: Path, mode: int) -> None:
+    """Gives a file or folder of ours this mode; what is missing, a link or another's stays as it
+    is."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid():
+            path.chmod(mode)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ from api.stack.cores import (
     plan_cores,
     threads_per_worker,
 )
+from api.stack.environment import secrets_for
 from api.stack.errors import BrokerUnavailable, NotReady, PortInUse
 from api.stack.home import Home, explained
 from api.stack.probe import probe_command, probe_environment
@@ -217,7 +218,11 @@ class Stack:
             name,
             (sys.executable, *arguments),
             self._home.log_path(name),
-            {**self._environment, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)},
+            {
+                **secrets_for(name, os.environ),
+                **self._environment,
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+            },
             self._cores.servers,
         )
 
@@ -250,6 +255,7 @@ def up(config: StackConfig, report: Callable[[str], None]) -> None:
     """
     check_binding(config.host, os.environ)
     report = heedless(report)
+    os.umask(0o077)  # what it and its processes write is for this user alone
     stopping = StopRequest()
     with explained(config.home):
         home = Home(config.home)

@@ -209,7 +209,7 @@ def answers(url: str) -> bool:
     try:
         with connect(url) as client:
             return bool(client.ping())
-    except (redis.RedisError, ValueError):
+    except (redis.RedisError, ValueError):  # the latter: an address that cannot be read
         return False
 
 

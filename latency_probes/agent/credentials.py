@@ -15,7 +15,7 @@ class CredentialsError(Exception):
 class Credentials(BaseModel):
     """The server's reply to the enrolment, and which server gave it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
     server: str
     reply: EnrolmentReply
 

@@ -20,6 +20,8 @@ from latency_probes.runtimes.replay import Recording
 PREFIX = "SECATEUR_PROBE_"
 Given = dict[str, tuple[Any, str]]  # setting -> value, and where it was given
 
+SECRETS = ("token", "redis_url")
+
 
 class SettingsError(ValueError):
     """A setting is missing, unknown or wrong."""
@@ -181,4 +183,5 @@ def _in_words(problem: Mapping[str, Any], given: Given) -> str:
     if problem["type"] == "value_error":
         return f"{given[name][1]}: {problem['ctx']['error']}"
     message = str(problem["msg"]).replace("String should", "must").replace("Input should", "must")
-    return f"{given[name][1]} {message}, but got {problem['input']!r:.80}"
+    got = "another text, which is not shown" if name in SECRETS else f"{problem['input']!r:.80}"
+    return f"{given[name][1]} {message}, but got {got}"

@@ -65,6 +65,7 @@ def test_what_is_given_empty_is_not_given() -> None:
         ({"RUNTIMES": "abacus"}, "^SECATEUR_PROBE_RUNTIMES: runtimes must be among .*'abacus'"),
         ({"WAIT_S": "soon"}, "^SECATEUR_PROBE_WAIT_S must be a valid number.* but got 'soon'"),
         ({"REDIS_URL": "http://x"}, "^SECATEUR_PROBE_REDIS_URL must match pattern"),
+        ({"REDIS_URL": "http://:hunter2@x"}, "^((?!hunter2).)*$"),
         ({"REPLAY": "/nowhere"}, "^SECATEUR_PROBE_REPLAY: replay must be a recording.*/nowhere"),
         ({"CA_FILE": "/nowhere"}, "^SECATEUR_PROBE_CA_FILE: ca_file must hold PEM certificates"),
         ({"COLOUR": "red"}, "^SECATEUR_PROBE_COLOUR is no setting of the agent"),

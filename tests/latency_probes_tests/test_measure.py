@@ -237,6 +237,13 @@ def test_a_device_announces_the_runtimes_that_work() -> None:
     assert "AzureExecutionProvider" not in found["onnxruntime"].providers
 
 
+def test_a_runtime_sees_its_own_variables_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
+    monkeypatch.setenv("VENDOR_HOME", "/opt/vendor")
+
+    assert describe_runtimes({"curious": f"{_HERE}:Curious"})["curious"].version == "VENDOR_HOME"
+
+
 def test_a_local_probe_gives_an_outcome_per_model_in_order() -> None:
     probe = LocalProbe(onnx_models.convnet(64, pixels=32), settings=_QUICK)
     good, bad = probe([LocalModel(onnx_models.convnet(8, pixels=32)), LocalModel(b"rubbish")])

@@ -55,6 +55,15 @@ def test_child_that_ends_without_an_answer_is_reported_with_its_last_words(
     assert problem["detail"] == detail
 
 
+def test_network_sees_no_secrets_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
+    monkeypatch.setenv("SHOP_HOME", "/shop")
+    problem = inspect_in_child(inspection(tmp_path, "curious"))["problem"]
+    assert problem["detail"].endswith("could not be built: sees ['SHOP_HOME']")
+
+
 def test_network_that_cannot_be_traced_is_a_problem(tmp_path: Path) -> None:
     answer = inspect(inspection(tmp_path, "undecided"))
     assert answer["problem"]["title"] == "The model cannot be traced"
