@@ -166,7 +166,7 @@ def _budget_ratio(job: Job, dense_ms: float | None) -> float | None:
         if isinstance(told, int | float):
             return float(told)
     try:
-        budget = BudgetSpec.model_validate(job.spec.get("budget"))
+        budget = BudgetSpec.model_validate((job.spec or {}).get("budget"))
     except ValidationError:  # another version's job can be looked at, all the same
         return None
     if budget.ratio is not None:

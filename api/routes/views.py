@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 Document = dict[str, Any]
+
+
+def _shown(value: Any) -> Any:
+    return {"unreadable": value} if value is None else value
+
+
+# A list of rows is shown whatever one of them holds.
+Stored = Annotated[Document, BeforeValidator(_shown)]
 
 
 class _View(BaseModel):
@@ -20,7 +28,7 @@ class ModelView(_View):
     id: str
     name: str
     state: str
-    spec: Document
+    spec: Stored
     weights_digest: str
     report: Document | None
     problem: Document | None
@@ -34,7 +42,7 @@ class DatasetView(_View):
     id: str
     name: str
     state: str
-    spec: Document
+    spec: Stored
     archive_digest: str | None
     info: Document | None
     problem: Document | None
@@ -48,7 +56,7 @@ class JobView(_View):
     id: str
     name: str | None
     state: str
-    spec: Document
+    spec: Stored
     model_id: str
     dataset_id: str
     progress: Document | None
@@ -68,7 +76,7 @@ class EventView(_View):
     number: int
     at: datetime
     kind: str
-    data: Document
+    data: Stored
 
 
 class CandidateView(_View):
@@ -115,8 +123,8 @@ class DeviceView(_View):
     name: str
     state: str
     drain_requested: bool
-    labels: Document
-    capabilities: Document
+    labels: Stored
+    capabilities: Stored
     last_seen: datetime | None
     created_at: datetime
     problem: Document | None
@@ -133,8 +141,8 @@ class CheckView(_View):
     state: str
     workload: str
     skeleton_digest: str
-    target: Document
-    settings: Document
+    target: Stored
+    settings: Stored
     progress: Document | None
     waiting_for: str | None
     result: Document | None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import status
 from jobs.errors import IllegalTransition
-from jobs.repository import events, jobs
+from jobs.repository import events, jobs, tasks
 from jobs.status import ALLOWED, LIVE, TERMINAL, JobState
-from tests.jobs_tests.builders import at, make_job
+from jobs.tables import Job
+from tests.jobs_tests.builders import at, make_job, make_request
 
 PREPARING, QUEUED = JobState.PREPARING, JobState.QUEUED
 
@@ -100,17 +102,57 @@ class TestTransition:
 
 
 class TestWishes:
-    def test_stop_and_cancel_are_noted_once_with_an_event(self, session: Session) -> None:
+    def test_a_stop_is_noted_once_with_an_event(self, session: Session) -> None:
         job = make_job(session)
         assert status.request_stop(session, job.id)
         assert not status.request_stop(session, job.id)
-        assert status.request_cancel(session, job.id)
-        assert (job.stop_requested, job.cancel_requested) == (True, True)
+        assert (job.stop_requested, job.state) == (True, QUEUED)
         kinds = [event.kind for event in events.after(session, job.id, 1)]
-        assert kinds == ["stop_requested", "cancel_requested"]
+        assert kinds == ["stop_requested"]
+
+    @pytest.mark.parametrize("state", sorted(LIVE))
+    def test_a_cancel_ends_the_job_at_once_wherever_it_is(
+        self, session: Session, state: JobState
+    ) -> None:
+        job = make_job(session)
+        session.execute(update(Job).values(state=state))
+        assert status.request_cancel(session, job.id, now=at(5))
+        assert (job.state, job.finished_at) == (JobState.CANCELLED, at(5))
+        seen = job.event_count
+        assert not status.request_cancel(session, job.id)
+        assert (job.state, job.event_count) == (JobState.CANCELLED, seen)
 
     def test_a_job_that_has_ended_cannot_be_stopped(self, session: Session) -> None:
         job = make_job(session)
         status.transition(session, job.id, QUEUED, JobState.FAILED, 1)
         assert not status.request_stop(session, job.id)
         assert not status.request_cancel(session, job.id)
+        assert job.state == JobState.FAILED
+
+    def test_a_job_that_nobody_knows_cannot_be_cancelled(self, session: Session) -> None:
+        assert not status.request_cancel(session, "job_gone")
+
+
+@pytest.mark.parametrize("end", [JobState.CANCELLED, JobState.FAILED])
+def test_a_job_that_ends_ends_its_open_tasks_and_requests(session: Session, end: JobState) -> None:
+    job = make_job(session)
+    pending, running, done = (tasks.add(session, job.id, "score", key, {}) for key in "abc")
+    for each in (running, done):
+        tasks.claim(session, each.id, at(0), 60)
+    tasks.finish(session, done.id, 1, {"loss": 1.0})
+    request = make_request(session, job)
+    status.transition(session, job.id, QUEUED, end, 1)
+    session.expire_all()
+    assert [task.state for task in (pending, running, done)] == ["failed", "failed", "done"]
+    assert pending.error == running.error == "the job has ended"
+    assert not tasks.renew(session, running.id, 1, at(1), 60)
+    assert not tasks.finish(session, running.id, 1, {"loss": 1.0})
+    assert request.state == "failed"
+
+
+def test_a_job_that_goes_on_keeps_its_tasks(session: Session) -> None:
+    job = make_job(session)
+    task = tasks.add(session, job.id, "score", "a", {})
+    status.transition(session, job.id, QUEUED, PREPARING, 1)
+    session.expire_all()
+    assert task.state == "pending"

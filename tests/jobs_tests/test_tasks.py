@@ -84,6 +84,24 @@ class TestTasks:
         assert tasks.requeued(session, task.id, at(11))
         assert not tasks.stale(session, at(10))
 
+    def test_a_postponed_task_is_due_at_its_time_and_not_before(self, session: Session) -> None:
+        task = make_task(session)
+        tasks.claim(session, task.id, at(0), 30)
+        assert tasks.postpone(session, task, {"step": 1}, "the disk is full", at(60))
+        assert (task.state, task.tries, task.payload) == (TaskState.PENDING, 1, {"step": 1})
+        assert tasks.claim(session, task.id, at(59), 30) is None
+        assert not tasks.due(session, at(59))
+        assert not tasks.stale(session, at(59))
+        assert [row.id for row in tasks.due(session, at(60))] == [task.id]
+        assert tasks.claim(session, task.id, at(60), 30) is not None
+        assert not tasks.due(session, at(99))
+
+    def test_a_run_that_lost_its_lease_cannot_postpone(self, session: Session) -> None:
+        task = make_task(session)
+        tasks.claim(session, task.id, at(0), 30)
+        late = Task(id=task.id, attempt=0, tries=0)
+        assert not tasks.postpone(session, late, {}, "late", at(60))
+
     def test_the_tasks_of_a_job_come_by_key(self, session: Session) -> None:
         job = make_job(session)
         for key, kind in (("b", "score"), ("a", "score"), ("c", "finetune")):

@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from jobs import status
 from jobs.repository import jobs, models, tasks
 from jobs.spec import BudgetSpec, DatasetSpec, JobSpec
 from jobs.states import JobState
+from jobs.tables import Job
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.nets import HERE, flat, weights
 from tests.workers_tests.rows import ready_dataset
 from tests.workers_tests.test_checks import add_model
 from tests.workers_tests.test_decision import add_job, look
 from workers.advance import advance
+from workers.decision import apply
 from workers.library import Library
+from workers.phases import queued
 from workers.running import run_task
 
 
@@ -79,13 +83,25 @@ def test_rejected_model_without_a_problem_still_fails_the_job(bench: Bench) -> N
     assert "no reason was kept" in (look(bench, job_id).job.problem or {})["detail"]
 
 
-def test_cancelled_job_ends_whatever_it_waits_for(bench: Bench) -> None:
+def test_job_that_an_earlier_version_was_asked_to_cancel_ends(bench: Bench) -> None:
     job_id = add_job(bench)
     with bench.write() as session:
-        status.request_cancel(session, job_id)
+        session.execute(update(Job).values(cancel_requested=True))
     step(bench, job_id)
     assert look(bench, job_id).job.state == JobState.CANCELLED
     step(bench, job_id)
+    assert bench.messages == []
+
+
+def test_decision_on_a_job_that_is_cancelled_meanwhile_writes_nothing(bench: Bench) -> None:
+    job_id = add_job(bench)
+    judge(bench)
+    before = look(bench, job_id)
+    with bench.write() as session:
+        status.request_cancel(session, job_id)
+    apply(bench.context, before, queued.decide(before))
+    after = look(bench, job_id)
+    assert (after.job.state, after.tasks) == (JobState.CANCELLED, {})
     assert bench.messages == []
 
 
@@ -111,15 +127,14 @@ def test_failed_task_fails_its_job_unless_it_only_scored(
 
 def test_phase_that_cannot_decide_fails_the_job_with_the_reason(bench: Bench) -> None:
     job_id = add_job(bench)
-    judge(bench)
-    step(bench, job_id)
+    values = {"state": JobState.FINETUNING, "search_state": {"chosen": [{"another": "version"}]}}
     with bench.write() as session:
-        status.transition(session, job_id, JobState.PREPARING, JobState.SEARCHING, 1)
+        session.execute(update(Job).values(values))
     step(bench, job_id)
     job = look(bench, job_id).job
     assert job.state == JobState.FAILED
-    assert (job.problem or {})["title"] == "The job failed while searching"
-    assert "must exist" in (job.problem or {})["detail"]
+    assert (job.problem or {})["title"] == "The job failed while finetuning"
+    assert "a stored Chosen cannot be read" in (job.problem or {})["detail"]
 
 
 def test_network_of_which_nothing_can_be_pruned_fails_with_that(bench: Bench) -> None:

@@ -27,6 +27,7 @@ from tests.workers_tests.nets import HERE, SHAPE
 from tests.workers_tests.rows import measured, online_device, ready_dataset, ready_model
 from workers.collector.ingesting import ingest
 from workers.collector.streams import Entry
+from workers.collector.sweeping import resend
 from workers.context import Unit
 from workers.library import Library
 from workers.snapshot import Snapshot, take
@@ -172,9 +173,20 @@ class Workshop:
         for _ in range(MOST_STEPS):
             if until is not None and until():
                 return self.job(job_id)
-            if not self._step(job_id, answer, device, chance):
+            if not self._step(job_id, answer, device, chance) and not self._wait(job_id):
                 return self.job(job_id)
         raise TimeoutError(f"{job_id} must end within {MOST_STEPS} steps")
+
+    def _wait(self, job_id: str) -> bool:
+        """Lets the time pass until something is tried again; False: nothing is."""
+        snapshot = self.snapshot(job_id)
+        waiting = [snapshot.job.try_at, *(each.try_at for each in snapshot.tasks.values())]
+        times = [each for each in waiting if each is not None]
+        if not times or snapshot.job.state in TERMINAL:
+            return False
+        self.bench.now = min(times)
+        resend(self.bench.context)
+        return True
 
     def job(self, job_id: str) -> Job:
         """The job now."""

@@ -84,11 +84,13 @@ def _is_readable(context: Context, request: Request) -> bool:
 
 def _tells_what_it_is(context: Context, device: Device) -> bool:
     """Whether what the device announced can be read; one that cannot gets no work, and is told."""
-    runtimes, cores = device.capabilities.get("runtimes", {}), device.capabilities.get("cores", 1)
+    told = {"runtimes": None} if device.capabilities is None else device.capabilities
+    runtimes, cores = told.get("runtimes", {}), told.get("cores", 1)
     is_known = (
-        isinstance(runtimes, dict)
-        and all(isinstance(each, dict) and "providers" in each for each in runtimes.values())
+        isinstance(device.labels, dict)
         and isinstance(cores, int)
+        and isinstance(runtimes, dict)
+        and all(isinstance(each, dict) and "providers" in each for each in runtimes.values())
     )
     if not is_known and device.problem != UNKNOWN_KIND:
         with context.unit() as unit:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from jobs.queues import ADVANCE
 from jobs.repository import candidates, datasets, events, jobs, measurements, models, requests
@@ -188,28 +189,64 @@ def test_an_unknown_job_is_404_everywhere(service: Service) -> None:
         problem(service.client.post(f"/v1/jobs/job_none/{verb}"), 404, "not-found")
 
 
-@pytest.mark.parametrize(
-    ("verb", "flag"), [("stop", "stop_requested"), ("cancel", "cancel_requested")]
-)
-def test_a_wish_is_noted_once_and_sent_on(service: Service, verb: str, flag: str) -> None:
+def test_a_stop_is_noted_once_and_sent_on(service: Service) -> None:
     job_id = new_job(service)
 
-    first = service.client.post(f"/v1/jobs/{job_id}/{verb}")
-    again = service.client.post(f"/v1/jobs/{job_id}/{verb}")
+    first = service.client.post(f"/v1/jobs/{job_id}/stop")
+    again = service.client.post(f"/v1/jobs/{job_id}/stop")
 
-    assert (first.status_code, first.json()[flag]) == (202, True)
+    assert (first.status_code, first.json()["stop_requested"]) == (202, True)
     assert again.json() == first.json()
     assert service.dispatch.sent == [(ADVANCE, job_id)]
 
 
-@pytest.mark.parametrize("verb", ["stop", "cancel"])
-def test_a_job_that_has_ended_takes_no_wish(service: Service, verb: str) -> None:
+def test_a_cancel_needs_no_worker_and_changes_nothing_when_repeated(service: Service) -> None:
     job_id = new_job(service)
-    end(service, job_id)
+
+    first = service.client.post(f"/v1/jobs/{job_id}/cancel")
+    again = service.client.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert (first.status_code, first.json()["state"]) == (202, "cancelled")
+    assert first.json()["finished_at"] is not None
+    assert service.client.get(f"/v1/jobs/{job_id}").json() == first.json() == again.json()
+    assert service.dispatch.sent == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [("stop", JobState.CANCELLED), ("stop", JobState.FAILED), ("cancel", JobState.FAILED)],
+)
+def test_a_job_that_has_ended_takes_no_wish(service: Service, verb: str, state: JobState) -> None:
+    job_id = new_job(service)
+    end(service, job_id, state)
 
     document = problem(service.client.post(f"/v1/jobs/{job_id}/{verb}"), 409, "job-over")
 
-    assert document["state"] == "cancelled"
+    assert document["state"] == state
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "spec = '{}'", "spec = '[1]'", "spec = 'null'", "spec = '{damaged'", "spec = ''",
+        "state = 'paused'", "progress = '3'",
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_listed_and_can_be_cancelled(
+    service: Service, damage: str
+) -> None:
+    other, job_id = new_job(service), new_job(service)
+    with service.rows() as session:
+        session.execute(text(f"UPDATE jobs SET {damage} WHERE id = :id"), {"id": job_id})
+
+    listed = service.client.get("/v1/jobs")
+    for path in ("", "/tree", "/events"):
+        assert service.client.get(f"/v1/jobs/{job_id}{path}").status_code == 200
+    cancelled = service.client.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert {job["id"] for job in listed.json()["items"]} == {other, job_id}
+    assert service.client.get("/metrics").status_code == 200
+    assert cancelled.json()["state"] == "cancelled"
 
 
 def test_what_a_job_waits_for_is_told(service: Service) -> None:

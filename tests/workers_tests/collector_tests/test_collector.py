@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+from sqlalchemy import update
+
 from jobs.repository import devices, leases
 from jobs.states import DeviceState, RequestState
+from jobs.tables import Request
+from latency_probes.messages import MeasureRequest
 from tests.latency_probes_tests.valkey import ValkeyProcess
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.collector_tests.yard import Yard, heartbeat, text_of
 from workers.collector.collector import LEADER_LEASE_S, LEASE, SWEEP_S, Collector
+from workers.collector.streams import Streams
 
 
 class Clock:
@@ -141,3 +146,33 @@ def test_server_that_is_away_is_waited_out(bench: Bench, own_valkey: ValkeyProce
         own_valkey.start()
         leader.run(after(1))
         assert yard.look_at(request_id).state == RequestState.DISPATCHED
+
+
+def test_answer_to_a_request_that_cannot_be_read_does_not_stop_the_collector(yard: Yard) -> None:
+    device_id, request_id = yard.device(), yard.request("screening:a")
+    leader = collector(yard)
+    leader.turn()
+    answer = text_of(yard.look_at(request_id))
+    with yard.bench.write() as session:
+        session.execute(update(Request).values(settings={"kind": 3}, target=[]))
+    yard.say(device_id, answer)
+    yard.say(device_id, heartbeat("busy"))
+    assert leader.turn()
+    assert yard.look_at_device(device_id).state == DeviceState.BUSY
+    assert yard.unread(device_id) == 0
+
+
+def test_part_that_fails_does_not_keep_the_others_from_their_work(yard: Yard) -> None:
+    class Broken(Streams):
+        def send(self, device_id: str, request: MeasureRequest) -> str:
+            raise RuntimeError("a mistake of ours")
+
+    yard.device()
+    yard.request("screening:a")
+    silent = yard.device("silent")
+    yard.later(yard.context.settings.silence_s - 1)
+    yard.streams = Broken(yard.redis)
+    leader = collector(yard)
+    yard.later(2)
+    assert leader.turn()
+    assert yard.look_at_device(silent).state == DeviceState.OFFLINE

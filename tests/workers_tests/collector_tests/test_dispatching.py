@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from jobs.artifacts import skeleton_name
-from jobs.repository import jobs, measurements, requests, skeletons
+from jobs.repository import events, jobs, measurements, requests, skeletons
 from jobs.states import RequestState
-from jobs.tables import Request
+from jobs.tables import Base, Device, Request
 from tests.workers_tests.collector_tests.yard import Yard
 from workers.collector.dispatching import dispatch, send
 
@@ -92,3 +93,48 @@ def test_request_whose_skeleton_is_gone_ends_and_does_not_hold_up_the_others(yar
     assert row.error_kind == "invalid"
     assert "the server cannot send it" in (row.error_message or "")
     assert ("advance", yard.job_id) in yard.bench.take_messages()
+
+
+def damage(yard: Yard, table: type[Base], row_id: str, **values: object) -> None:
+    """What another version may have written."""
+    with yard.bench.write() as session:
+        session.execute(update(table).where(table.__table__.c.id == row_id).values(**values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"settings": {"kind": "thorough"}}, {"settings": []}, {"target": {"gpu": 1}},
+        {"selector": "near:me"},
+    ],
+)  # fmt: skip
+def test_request_that_cannot_be_read_ends_alone_and_its_job_is_told(
+    yard: Yard, values: dict[str, object]
+) -> None:
+    device_id, bad, good = yard.device(), yard.request("a"), yard.request("b")
+    damage(yard, Request, bad, **values)
+    dispatch(yard.context, yard.streams)
+    assert yard.look_at(bad).state == RequestState.FAILED
+    assert [each.request_id for each in yard.received(device_id)] == [good]
+    assert yard.bench.take_messages() == [("advance", yard.job_id)]
+    with yard.context.read() as session:
+        last = events.after(session, yard.job_id, 0)[-1]
+    assert (last.kind, last.data["purpose"]) == ("unreadable", "a")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"capabilities": {"runtimes": ["replay"]}}, {"capabilities": {"cores": "four"}},
+        {"capabilities": {"runtimes": {"replay": {}}}},
+    ],
+)  # fmt: skip
+def test_device_that_cannot_be_read_gets_no_work_and_holds_up_no_other(
+    yard: Yard, values: dict[str, object]
+) -> None:
+    bad, good, request_id = yard.device(), yard.device("other"), yard.request("a")
+    damage(yard, Device, bad, **values)
+    dispatch(yard.context, yard.streams)
+    assert yard.look_at(request_id).device_id == good
+    problem = yard.look_at_device(bad).problem
+    assert (problem or {})["title"] == "What the device announced cannot be read"

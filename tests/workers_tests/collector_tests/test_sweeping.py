@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -142,9 +142,9 @@ def resent(yard: Yard, *steps: str) -> list[str]:
     return [identifier for name, identifier in yard.bench.take_messages() if name in steps]
 
 
-def add_task(yard: Yard) -> str:
+def add_task(yard: Yard, key: str = "s") -> str:
     with yard.bench.write() as session:
-        return tasks.add(session, yard.job_id, "score", "s", {}, now=yard.bench.now).id
+        return tasks.add(session, yard.job_id, "score", key, {}, now=yard.bench.now).id
 
 
 def test_task_whose_message_was_lost_is_sent_again_once_per_while(yard: Yard) -> None:
@@ -177,10 +177,30 @@ def test_job_that_nothing_moved_for_a_while_is_advanced(yard: Yard) -> None:
     assert resent(yard, "advance") == [yard.job_id]
 
 
-@pytest.mark.parametrize("wish", [status.request_stop, status.request_cancel])
-def test_job_with_a_wish_is_advanced_at_once(yard: Yard, wish: Any) -> None:
+def test_job_with_a_wish_is_advanced_at_once(yard: Yard) -> None:
     with yard.bench.write() as session:
-        wish(session, yard.job_id, now=yard.context.clock())
+        status.request_stop(session, yard.job_id, now=yard.context.clock())
+    assert resent(yard, "advance") == [yard.job_id]
+
+
+def test_what_waits_in_a_queue_is_not_sent_again(yard: Yard) -> None:
+    waits, lost = add_task(yard), add_task(yard, "lost")
+    yard.later(STALE_S + 1)
+    yard.context = replace(yard.context, waiting=lambda: {("run_task", waits)})
+    assert resent(yard, "run_task") == [lost]
+
+
+def test_job_that_waits_for_another_try_says_so_and_is_left_alone(yard: Yard) -> None:
+    trouble = "another try in 160 s: the disk is full"
+    with yard.bench.write() as session:
+        job = jobs.lock(session, yard.job_id)
+        assert job is not None
+        jobs.postpone(session, job, trouble, in_s=160.0, now=yard.context.clock())
+    dispatch(yard.context, yard.streams)
+    assert look(yard.bench, yard.job_id).job.waiting_for == trouble
+    yard.later(STALE_S + 1)
+    assert resent(yard, "advance") == []
+    yard.later(160)
     assert resent(yard, "advance") == [yard.job_id]
 
 
