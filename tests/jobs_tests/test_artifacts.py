@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from jobs import artifacts
 from jobs.artifacts import ArtifactStore
 from jobs.columns import utc_now
-from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound
+from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound, ArtifactUnavailable
 
 DATA = b"weights" * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -158,3 +161,47 @@ def test_parts_of_a_file_are_told_apart_and_an_empty_folder_is_found(tmp_path: P
 def test_a_name_does_not_leave_the_store(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match="plain relative path"):
         ArtifactStore(str(tmp_path)).remove_folder(name)
+
+
+class Refusing(MemoryFileSystem):
+    """A remote store whose client raises errors of its own."""
+
+    protocol = "refusing"
+    error: Exception = RuntimeError("SlowDown: reduce your request rate")
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.error
+
+    put_file = rm_file = isfile = _open = _refuse
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.put("a", b"x"),
+        lambda store: store.get("a"),
+        lambda store: store.open("a"),
+        lambda store: store.exists("a"),
+        lambda store: store.remove("a"),
+        lambda store: store.local_path("a"),
+    ],
+    ids=["put", "get", "open", "exists", "remove", "local_path"],
+)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("SlowDown: reduce your request rate"), PermissionError(13, "SlowDown")]
+)
+def test_whatever_a_remote_store_raises_says_that_it_is_unavailable(
+    use: Callable[[ArtifactStore], object], error: Exception, tmp_path: Path
+) -> None:
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    Refusing.error = error
+    with pytest.raises(ArtifactUnavailable, match="SlowDown"):
+        use(ArtifactStore("refusing://bucket", cache=tmp_path))
+
+
+def test_full_disk_keeps_its_number(tmp_path: Path) -> None:
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    Refusing.error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as raised:
+        ArtifactStore("refusing://bucket", cache=tmp_path).put("a", b"x")
+    assert raised.value.errno == errno.ENOSPC

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -11,8 +15,49 @@ from jobs.errors import UnknownCursor
 from jobs.repository import datasets, events, inputs, jobs, models
 from jobs.spec import JobSpec, ModelSpec
 from jobs.states import InputState, JobState
-from jobs.tables import Model
+from jobs.tables import Job, Model
 from tests.jobs_tests.builders import at, make_dataset, make_job, make_model
+
+
+@pytest.mark.parametrize("spec", [[1], "text", 3])
+def test_a_document_that_is_none_is_an_object_that_says_so(session: Session, spec: Any) -> None:
+    job = make_job(session)
+    session.execute(text("UPDATE jobs SET spec = :spec"), {"spec": json.dumps(spec)})
+    session.expire_all()
+    assert jobs.page(session).items[0].spec == {"unreadable": spec}
+    assert job.spec == {"unreadable": spec}
+
+
+def test_a_state_of_another_version_is_listed_and_counted(session: Session) -> None:
+    make_job(session)
+    session.execute(text("UPDATE jobs SET state = 'paused'"))
+    session.expire_all()
+    assert jobs.page(session).items[0].state == "paused"
+    assert jobs.counts(session)["paused"] == 1  # type: ignore[index]
+
+
+class TestTrouble:
+    def test_a_try_is_counted_once_whoever_else_stumbles(self, session: Session) -> None:
+        job = make_job(session)
+        seen = Job(id=job.id, state=job.state, tries=0)
+        assert jobs.postpone(session, seen, "the disk is full", in_s=5, now=at(0))
+        assert not jobs.postpone(session, seen, "the disk is full", in_s=5, now=at(0))
+        assert (job.tries, job.try_at, job.waiting_for) == (1, at(5), "the disk is full")
+        assert events.after(session, job.id, 1)[-1].data == {"text": "the disk is full"}
+
+    def test_what_a_job_waits_for_besides_stays_when_it_is_over(self, session: Session) -> None:
+        job = make_job(session)
+        jobs.set_trouble(session, job.id, "the disk is full", now=at(0))
+        jobs.set_waiting(session, job.id, "a device")
+        assert jobs.clear_trouble(session, job.id, now=at(1))
+        assert (job.trouble, job.waiting_for) == (None, "a device")
+        assert not jobs.clear_trouble(session, job.id, now=at(2))
+
+    def test_a_new_state_ends_it(self, session: Session) -> None:
+        job = make_job(session)
+        jobs.postpone(session, job, "the disk is full", in_s=5, now=at(0))
+        status.transition(session, job.id, JobState.QUEUED, JobState.PREPARING, 1)
+        assert (job.tries, job.try_at, job.trouble, job.waiting_for) == (0, None, None, None)
 
 
 class TestJobs:

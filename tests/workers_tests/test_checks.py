@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save
+from sqlalchemy import update
 
 from jobs.artifacts import archive_name, weights_name
 from jobs.columns import utc_now
@@ -211,3 +212,19 @@ def test_check_that_fails_for_now_gives_its_lease_back(bench: Bench) -> None:
         check_dataset(bench.context, Library(bench.context), dataset_id)
     row = dataset_row(bench, dataset_id)
     assert (row.state, row.attempt, row.lease_until) == (InputState.CHECKING, 1, None)
+
+
+@pytest.mark.parametrize("spec", [{}, [], {"name": "net", "quantized": True}])
+def test_upload_whose_spec_cannot_be_read_is_rejected_and_says_so(
+    bench: Bench, spec: object
+) -> None:
+    model_id = add_model(bench, "small", nets.weights(nets.small()))
+    dataset_id = add_dataset(bench, format="npz", path="/x")
+    with bench.write() as session:
+        session.execute(update(Model).values(spec=spec))
+        session.execute(update(Dataset).values(spec=spec))
+    check_model(bench.context, Library(bench.context), model_id)
+    check_dataset(bench.context, Library(bench.context), dataset_id)
+    for row in (model_row(bench, model_id), dataset_row(bench, dataset_id)):
+        assert row.state == InputState.REJECTED
+        assert "cannot be read" in (row.problem or {})["detail"]
