@@ -66,7 +66,8 @@ class TestArtifactStore:
             ("jobs/job_1/work/a", len(DATA)),
         ]
         assert all(each.modified and each.modified > before for each in found)
-        assert store.folders("models") == store.files("models") == []
+        assert store.folders("models") == []
+        assert store.files("models") == []
 
     def test_a_folder_goes_with_all_that_is_in_it(self, store: ArtifactStore) -> None:
         for name in ("jobs/job_1/plan.json", "jobs/job_1/work/a", "jobs/job_11/plan.json"):

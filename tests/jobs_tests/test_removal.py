@@ -113,7 +113,8 @@ class TestModelsAndDataSets:
         assert found is not None
         assert found.spec["model"] == "net"
         assert models.find(session, job.model_id) is None
-        assert models.page(session).items == datasets.page(session).items == ()
+        assert models.page(session).items == ()
+        assert datasets.page(session).items == ()
         assert make_model(session).id != job.model_id
 
     def test_a_row_that_jobs_name_goes_with_the_last_of_them(self, session: Session) -> None:
