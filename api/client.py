@@ -203,8 +203,8 @@ class Removable(Resource[V]):
 class Inputs(Removable[C]):
     """Models and data sets: submitted, then checked by a worker."""
 
-    def wait(self, name: str, *, timeout_s: float = 300.0, pause_s: float = 0.5) -> C:
-        """The document once it is no longer being checked.
+    def wait(self, name: str, *, timeout_s: float = 3600.0, pause_s: float = 0.5) -> C:
+        """The document once it is no longer being checked; most take seconds, some half an hour.
 
         Raises:
             WaitTimeout: If it is still being checked after `timeout_s`.
@@ -212,7 +212,10 @@ class Inputs(Removable[C]):
         deadline = time.monotonic() + timeout_s
         while (view := self.get(name)).state == "checking":
             if time.monotonic() > deadline:
-                raise WaitTimeout(f"{name} must be checked within {timeout_s:g} s, but it is not")
+                raise WaitTimeout(
+                    f"{name} must be checked within {timeout_s:g} s, but it is not: the check "
+                    "goes on by itself, wait for longer"
+                )
             time.sleep(pause_s)
         return view
 

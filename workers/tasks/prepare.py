@@ -28,7 +28,10 @@ def prepare(work: Work) -> Done:
         blocks=spec.search.blocks,
     )
     if not scores:
-        raise LoadError("no group of this network can be pruned; see the model's graph report")
+        where = "see the model's graph report" + (
+            "" if graph.complete else ", which is unfinished"
+        )
+        raise LoadError(f"no group of this network can be pruned; {where}")
     location = job_file_name(work.snapshot.job.id, "work/scores.safetensors")
     work.context.store.put(location, save(scores))
     plan, classes = graph.dense_plan(), graph.model(graph.example_inputs[0]).shape[1]
