@@ -67,6 +67,22 @@ def dataset_row(bench: Bench, dataset_id: str) -> Dataset:
     return row
 
 
+def entry(bench: Bench, entry_id: str) -> Model | Dataset:
+    """The model or data set with this id."""
+    is_model = entry_id.startswith("mdl_")
+    return model_row(bench, entry_id) if is_model else dataset_row(bench, entry_id)
+
+
+def claim(bench: Bench, entry_id: str) -> None:
+    """Another worker takes it for a minute."""
+    now = bench.context.clock()
+    with bench.write() as session:
+        if entry_id.startswith("mdl_"):
+            assert inputs.claim(session, Model, entry_id, now, 60)
+        else:
+            assert inputs.claim(session, Dataset, entry_id, now, 60)
+
+
 def test_good_model_is_ready_with_its_report_and_wakes_its_waiting_jobs(bench: Bench) -> None:
     model_id = add_model(bench, "chatty", nets.weights(nets.small()))
     with bench.write() as session:
@@ -179,29 +195,21 @@ class TestLease:
         self, bench: Bench, check: Any, add: Any
     ) -> None:
         entry_id = add(bench)
-        table = Model if check is check_model else Dataset
-        with bench.write() as session:
-            inputs.claim(session, table, entry_id, bench.context.clock(), 60)
+        claim(bench, entry_id)
         check(bench.context, Library(bench.context), entry_id)
-        with bench.context.read() as session:
-            row = inputs.find(session, table, entry_id)
-        assert row is not None
+        row = entry(bench, entry_id)
         assert (row.state, row.attempt) == (InputState.CHECKING, 1)
 
     def test_check_whose_workers_die_is_given_up_with_the_reason(
         self, bench: Bench, check: Any, add: Any
     ) -> None:
         entry_id = add(bench)
-        table = Model if check is check_model else Dataset
         bench.now = utc_now()
         for _ in range(MAX_ATTEMPTS):
-            with bench.write() as session:
-                assert inputs.claim(session, table, entry_id, bench.now, 60)
+            claim(bench, entry_id)
             bench.now += timedelta(seconds=61)
         check(bench.context, Library(bench.context), entry_id)
-        with bench.context.read() as session:
-            row = inputs.find(session, table, entry_id)
-        assert row is not None
+        row = entry(bench, entry_id)
         assert row.state == InputState.REJECTED
         assert "was begun 5 times and never came to an end" in (row.problem or {})["detail"]
 

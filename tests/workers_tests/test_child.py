@@ -75,7 +75,8 @@ def test_child_that_takes_too_long_is_killed_with_what_it_started(
 def test_memory_is_limited_by_what_is_used_and_not_by_what_is_reserved(
     tmp_path: Path, module: str
 ) -> None:
-    program = "import mmap; mmap.mmap(-1, 2**40, prot=mmap.PROT_READ); print('{\"info\": {}}')"
+    reserve = "mmap.mmap(-1, 2**33, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)"
+    program = f"import mmap; {reserve}; print('{{\"info\": {{}}}}')"
     (tmp_path / f"{module}.py").write_text(program)
     assert run_in_child(module, "", Limits(30, memory_bytes=GIB // 2)).answer == {"info": {}}
 

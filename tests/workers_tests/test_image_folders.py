@@ -23,7 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 def labels(folder: Path, split: str = "train") -> list[int]:
     source = Source("image_folder", str(folder))
-    return source.arrays("test" if split == "test" else "train")[1].tolist()
+    found = source.arrays("test" if split == "test" else "train")[1]
+    return [int(label) for label in found]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,6 @@ def test_untrained_model_is_told_of_and_goes_on(workshop: Workshop) -> None:
     torch.manual_seed(0)
     workshop.add_model("untrained", "tiny", save(nets.weights(nets.tiny())))
     job_id = workshop.submit(model="untrained")
-    job = workshop.play(job_id, until=lambda: workshop.job(job_id).state == "searching")
-    assert job.state == "searching"
+    job = workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "dense")))
+    assert job.state == "preparing"
     assert "the dense model seems untrained: on 80" in (job.progress or {})["advice"]

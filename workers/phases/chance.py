@@ -9,6 +9,8 @@ were within 0.02 of it: they claim nothing, so that a job on one goes on, with a
 
 from __future__ import annotations
 
+import math
+
 from workers.results import Chance, Prepared
 
 MIN_IMAGES = 10
@@ -32,7 +34,7 @@ def is_at_chance(prepared: Prepared) -> bool:
     if chance is None or chance.images < MIN_IMAGES:
         return False
     most = chance.accuracy + WORTH * (1 - chance.accuracy)
-    error = (most * (1 - most) / chance.images) ** 0.5
+    error = math.sqrt(most * (1 - most) / chance.images)
     return prepared.validation_accuracy <= most + NORMAL_99 * error
 
 
