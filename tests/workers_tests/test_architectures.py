@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import socket
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from tests.workers_tests.nets import HERE
@@ -148,7 +154,115 @@ def test_transformers_class_is_built_from_its_configuration(
             build(f"transformers:{name}", {}, allow=[])
 
 
-@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "weights"])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint_path", "pretrained", "weights", "pretrained_cfg", "cache_dir", "backbone",
+     "use_pretrained_backbone", "_name_or_path", "auto_map", "trust_remote_code"],
+)  # fmt: skip
 def test_arguments_that_would_load_weights_from_elsewhere_are_refused(name: str) -> None:
-    with pytest.raises(ArchitectureError, match=f"kwargs must not hold {name}"):
-        build("timm:resnet18", {name: "/somewhere"}, allow=())
+    for nested in ({}, {"a": 1}):
+        for kwargs in (
+            {name: "x"},
+            {"backbone_config": {name: "x", **nested}},
+            {"text_config": {"deeper": [{"x": 1}, {name: True}]}},
+        ):
+            with pytest.raises(ArchitectureError, match=f"kwargs must not hold .*{name}:"):
+                build("timm:resnet18", kwargs, allow=())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"attn_implementation": "someone/kernel"},
+        {"model": "hf-hub:someone/net"},
+        {"vision_config": {"architecture": "../weights.bin"}},
+        {"text_config": {"files": ["a", "C:\\\\weights.bin"]}},
+        {"head": {"source": "https://example.org"}},
+    ],
+)
+def test_arguments_that_name_a_file_or_a_repository_are_refused(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ArchitectureError, match="must name no file, address or repository"):
+        build("transformers:Bert", kwargs, allow=())
+
+
+class Configuration:
+    """As transformers has them: what it is not told it would load."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.use_pretrained_backbone = True
+        self.inner = Configuration() if kwargs.pop("nested", False) else None
+        vars(self).update(kwargs)
+
+
+class Loader(nn.Module):
+    """A model class that does with its configuration what real ones do at their worst."""
+
+    config_class = Configuration
+
+    def __init__(self, config: Configuration) -> None:
+        super().__init__()
+        self.config = config
+        if action := getattr(config, "action", None):
+            action(config)
+
+
+def build_loader(monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> nn.Module:
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(Loader=Loader))
+    return build("transformers:Loader", kwargs, allow=[])
+
+
+def test_a_plain_configuration_as_it_is_published_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = {
+        "model_type": "swinv2", "use_pretrained_backbone": False, "_name_or_path": "",
+        "backbone": None, "gradient_checkpointing": True, "drop_path_rate": 0.1,
+        "pretrained_window_sizes": [8, 8],
+    }  # fmt: skip
+    model = build_loader(
+        monkeypatch,
+        backbone_config=published,
+        id2label={"0": "coffee/tea"},
+        tie_weights=True,
+        init_weights=False,
+    )
+    assert isinstance(model, Loader)
+
+
+def test_nothing_is_loaded_that_a_configuration_would_load_untold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_loader(monkeypatch, nested=True)
+
+    assert isinstance(model, Loader)
+    assert not model.config.use_pretrained_backbone
+    assert model.config.inner is not None
+    assert not model.config.inner.use_pretrained_backbone
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda config: Path(config.where).read_bytes(),
+        lambda config: os.open(config.where, os.O_RDONLY),
+        lambda config: socket.create_connection(("127.0.0.1", 9), timeout=1),
+        lambda config: socket.getaddrinfo("localhost", 80),
+        lambda config: subprocess.run([sys.executable, "-c", ""]),
+        lambda config: torch.load(config.where, weights_only=False),
+    ],
+)
+def test_whatever_a_constructor_tries_it_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: Any
+) -> None:
+    torch.save({}, tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArchitectureError, match="must read nothing, but tried to"):
+        build_loader(monkeypatch, action=action, where="weights")
+
+    assert (tmp_path / "weights").read_bytes()  # afterwards everything is open again
+
+
+def test_a_constructor_may_import_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+
+    assert build_loader(monkeypatch, action=lambda _: importlib.import_module("colorsys"))

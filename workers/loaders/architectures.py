@@ -1,6 +1,6 @@
 """Builds a network from its name: `python:`, or one of the four zoos that it knows.
 
-Downloads nothing: weights always come from the user's own safetensors.
+Downloads and reads nothing: weights always come from the user's own safetensors.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from workers.loaders.errors import ArchitectureError
+from workers.loaders.isolation import load_nothing, reading_nothing, refuse_loading
 from workers.loaders.torchvision_operators import accept_operators, declare_operators
 
 
@@ -38,10 +39,8 @@ def build(architecture: str, kwargs: Mapping[str, Any], *, allow: Collection[str
             f"{architecture!r} is not on this server's allow-list; "
             f"the operator adds it with `secateur up --allow {architecture}`"
         )
-    if scheme != "python" and (refused := sorted(LOADING & kwargs.keys())):
-        raise ArchitectureError(
-            f"kwargs must not hold {', '.join(refused)}: weights come as safetensors alone"
-        )
+    if scheme != "python":
+        refuse_loading(kwargs)
     try:
         model = BUILDERS[scheme](name, dict(kwargs))
     except ArchitectureError:
@@ -93,14 +92,16 @@ def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
         )
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
-    return models.get_model(name, weights=None, **backbone, **kwargs)
+    with reading_nothing():
+        return models.get_model(name, weights=None, **backbone, **kwargs)
 
 
 def _from_timm(name: str, kwargs: dict[str, Any]) -> Any:
     timm = zoo("timm")
     if not timm.is_model(name):
         raise ArchitectureError(f"timm has no model {name!r}; see timm.list_models()")
-    return timm.create_model(name, pretrained=False, **kwargs)
+    with reading_nothing():
+        return timm.create_model(name, pretrained=False, **kwargs)
 
 
 def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
@@ -108,30 +109,21 @@ def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
     model_class = getattr(transformers, name, None)
     if model_class is None or not hasattr(model_class, "config_class"):
         raise ArchitectureError(f"transformers has no model class {name!r}")
-    return model_class(model_class.config_class(**kwargs))
+    with reading_nothing():
+        config = model_class.config_class(**kwargs)
+        load_nothing(config)
+        return model_class(config)
 
 
 def _from_pytorchcv(name: str, kwargs: dict[str, Any]) -> Any:
     declare_operators()  # some of its models are built on torchvision
     provider = _library("pytorchcv.model_provider", "pytorchcv")
     try:
-        return provider.get_model(name, pretrained=False, **kwargs)
+        with reading_nothing():
+            return provider.get_model(name, pretrained=False, **kwargs)
     except ValueError as error:
         raise ArchitectureError(f"pytorchcv has no model {name!r}: {error}") from error
 
-
-# Arguments by which a library would load weights from elsewhere, some of them as pickles.
-LOADING = {
-    "backbone",
-    "cache_dir",
-    "checkpoint_path",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "use_pretrained_backbone",
-    "weights",
-    "weights_backbone",
-}
 
 BUILDERS: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
     "python": _from_python,
