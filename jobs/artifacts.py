@@ -28,6 +28,9 @@ from jobs.errors import ArtifactDamaged, ArtifactError, ArtifactNotFound, Artifa
 P = ParamSpec("P")
 T = TypeVar("T")
 _CHUNK = 2**20
+REFUSALS = (
+    FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError
+)  # fmt: skip
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _STAGED = ".part-"
 _NAME = re.compile(rf"({_PART}/)*({re.escape(_STAGED)})?{_PART}")
@@ -92,7 +95,7 @@ def _available(method: Callable[P, T]) -> Callable[P, T]:
     def told(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(*args, **kwargs)
-        except (FileNotFoundError, PermissionError) as error:
+        except REFUSALS as error:
             raise ArtifactUnavailable(str(error)) from error
         except (ArtifactError, OSError):
             raise

@@ -29,6 +29,7 @@ PASSING = (
     ConnectionError,
     RedisError,
     TimeoutError,
+    exc.IntegrityError,  # another worker wrote the same at the same time
     exc.InterfaceError,
     exc.OperationalError,
     exc.TimeoutError,

@@ -164,7 +164,7 @@ def test_a_name_does_not_leave_the_store(tmp_path: Path, name: str) -> None:
         ArtifactStore(str(tmp_path)).remove_folder(name)
 
 
-class Refusing(MemoryFileSystem):
+class Refusing(MemoryFileSystem):  # type: ignore[misc]
     """A remote store whose client raises errors of its own."""
 
     protocol = "refusing"

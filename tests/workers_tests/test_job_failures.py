@@ -152,3 +152,19 @@ def test_untrained_model_is_told_of_and_goes_on(workshop: Workshop) -> None:
     job = workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "dense")))
     assert job.state == "preparing"
     assert "the dense model seems untrained: on 80" in (job.progress or {})["advice"]
+
+
+def test_store_that_is_away_for_a_while_costs_its_job_only_time(workshop: Workshop) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.53})
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+    folder = workshop.bench.settings.home / "artifacts" / "skeletons"
+    away = folder.rename(folder.with_name("away"))
+    folder.touch()
+    job = workshop.play(job_id, until=lambda: workshop.job(job_id).tries > 0)
+    assert job.state == "searching"
+    assert (job.waiting_for or "").startswith("another try in 5 s: ")
+    folder.unlink()
+    away.rename(folder)
+    job = workshop.play(job_id, until=lambda: workshop.job(job_id).tries == 0)
+    workshop.bench.now = None
+    assert (job.state, job.waiting_for) == ("searching", None)
