@@ -127,6 +127,14 @@ class TestModelsAndDataSets:
         removal.remove_job(session, second.id)
         assert models.kept(session, first.model_id) is None
 
+    def test_a_check_without_a_model_takes_none_that_was_removed(self, session: Session) -> None:
+        device = make_device(session)
+        job = measured_job(session, device)
+        end(session, job.id)
+        assert checks.last_reference(session, device.id) is not None
+        removal.remove_model(session, job.model_id)
+        assert checks.last_reference(session, device.id) is None
+
     def test_only_what_was_rejected_gives_its_name_away(self, session: Session) -> None:
         model, dataset = make_model(session), make_dataset(session)
         assert removal.replace_rejected(session, model) is None

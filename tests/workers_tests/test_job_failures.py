@@ -168,3 +168,14 @@ def test_store_that_is_away_for_a_while_costs_its_job_only_time(workshop: Worksh
     job = workshop.play(job_id, until=lambda: workshop.job(job_id).tries == 0)
     workshop.bench.now = None
     assert (job.state, job.waiting_for) == ("searching", None)
+
+
+def test_skeleton_that_is_lost_is_named_and_tried_again(workshop: Workshop) -> None:
+    job_id = workshop.submit(target={"runtime": "replay", "batch_size": 3})
+    workshop.play(job_id, until=lambda: workshop.snapshot(job_id).result("prepare") is not None)
+    (task,) = workshop.tasks(job_id, "prepare")
+    location = (task.result or {})["dense_skeleton"]["location"]
+    workshop.bench.context.store.remove(location)
+    job = workshop.play(job_id, until=lambda: workshop.job(job_id).tries > 0)
+    assert job.state == "preparing"
+    assert location in (job.waiting_for or "")

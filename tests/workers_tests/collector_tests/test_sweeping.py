@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from jobs import status
+from jobs import removal, status
 from jobs.repository import datasets, devices, jobs, measurements, models, requests, tasks
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import DeviceState, JobState, RequestState
+from latency_probes import keys
 from tests.workers_tests.collector_tests.yard import Yard
 from tests.workers_tests.nets import HERE
 from tests.workers_tests.test_decision import look
@@ -226,3 +227,18 @@ def test_uploads_whose_check_was_lost_are_checked_again(yard: Yard) -> None:
     steps = resent(yard, "check_model", "check_dataset")
     assert {model.id, dataset.id} <= set(steps)
     assert resent(yard, "check_model") == []
+
+
+def test_streams_of_a_removed_device_are_dropped(yard: Yard) -> None:
+    device_id, request_id = sent(yard)
+    other = yard.device("other")
+    yard.say(device_id, "a late word")
+    yard.say(other, "a word")
+    with yard.bench.write() as session:
+        devices.revoke(session, device_id)
+        removal.remove_device(session, device_id)
+    sweep(yard.context, yard.streams)
+    names = (keys.requests_stream(device_id), keys.results_stream(device_id))
+    assert yard.redis.exists(*names) == 0
+    assert yard.redis.exists(keys.results_stream(other)) == 1
+    assert yard.look_at(request_id).device_id == device_id
