@@ -107,7 +107,7 @@ def submit_dataset(
     folder = dataset_folder(dataset_id)
     edge.on_rollback(unless_kept(services, folder, lambda rows: datasets.find(rows, dataset_id)))
     digest = _keep_archive(services, dataset_id, body.archive)
-    free_name(services, edge, datasets.find(edge.session, spec.name))
+    free_name(services, edge, spec.name, datasets.find(edge.session, spec.name))
     row = datasets.create(edge.session, spec, archive_digest=digest, dataset_id=dataset_id)
     if row is None:
         raise name_taken("data set", spec.name)

@@ -95,10 +95,12 @@ def unless_kept(
     return remove
 
 
-def free_name(services: Services, edge: Edge, known: Model | Dataset | None) -> None:
-    """Remove what was rejected, so that its name can be used anew."""
-    remains = known and removal.replace_rejected(edge.session, known)
-    if remains:
+def free_name(services: Services, edge: Edge, name: str, known: Model | Dataset | None) -> None:
+    """Remove what was rejected under this name, so that it can be used anew."""
+    if known is None or known.name != name:  # found by an id that looks like the name
+        return
+    remains = removal.replace_rejected(edge.session, known)
+    if remains is not None:
         clear_after(services, edge, remains)
 
 

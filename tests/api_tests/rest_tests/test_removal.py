@@ -137,6 +137,17 @@ def test_the_name_of_what_was_rejected_can_be_used_anew(service: Service) -> Non
         assert service.store.folders(kind) == [second.json()["id"]]
 
 
+def test_a_name_that_looks_like_the_id_of_something_rejected_leaves_that_alone(
+    service: Service,
+) -> None:
+    first = submit(service).json()
+    reject_all(service)
+
+    assert submit(service, name=first["id"]).status_code == 202
+
+    assert service.client.get("/v1/models/net").json()["state"] == "rejected"
+
+
 def test_a_job_that_waits_for_what_was_rejected_does_not_keep_its_name(service: Service) -> None:
     new_job(service)
     reject_all(service)
