@@ -167,14 +167,21 @@ class Sweep:
 
     def _remove(self, files: Iterable[Found]) -> None:
         for each in files:
-            self._context.store.remove(each.name)
-            self._note([each])
+            self._try(self._context.store.remove, each.name, [each])
 
     def _remove_folder(self, name: str, files: Iterable[Found]) -> None:
         """Removes a folder of which these files were known, if there are any."""
         if known := list(files):
-            self._context.store.remove_folder(name)
-            self._note(known)
+            self._try(self._context.store.remove_folder, name, known)
+
+    def _try(self, remove: Callable[[str], None], name: str, files: Iterable[Found]) -> None:
+        """What cannot be removed does not keep the others."""
+        try:
+            remove(name)
+        except Exception as error:
+            log.warning("the orphan %s cannot be removed: %s", name, error)
+        else:
+            self._note(files)
 
     def _note(self, files: Iterable[Found]) -> None:
         for each in files:

@@ -353,3 +353,24 @@ def test_a_removal_that_was_killed_before_its_files_went_is_finished(
         removal.remove_job(session, job_id)
     twice(bench, context)
     assert files(context) == set()
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Sticky(str(bench.settings.home / "artifacts"))
+    context = replace(bench.context, store=store)
+    left, *gone = put(context, *(weights_name(f"mdl_{number:012}") for number in range(3)))
+    later(bench)
+    assert sweep(context).removed == gone
+    assert files(context) == {left}
+    assert "mdl_000000000000 cannot be removed: denied" in caplog.text
+
+
+class Sticky(ArtifactStore):
+    """A store that does not give its first model away."""
+
+    def remove_folder(self, name: str) -> None:
+        if name == "models/mdl_000000000000":
+            raise PermissionError("denied")
+        super().remove_folder(name)
