@@ -1,19 +1,20 @@
 """Runs a whole search in this process: a notebook needs no service.
 
-It knows nothing of devices: `latency` measures skeletons (`latency_probes.LocalProbe` does), and
-`evaluate` gives the calibration loss.
+It knows nothing of devices: `latency` measures skeletons (`latency_probes.LocalProbe` does). The
+calibration batches recalibrate every candidate and tell its loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from search.criteria import score_channels
-from search.errors import SkeletonError
+from search.errors import ConfigError, SkeletonError
 from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig
 from search.floors import layer_floors
 from search.graph import PruningGraph
@@ -21,7 +22,7 @@ from search.plan import Plan
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, skeleton
 from search.surgery import kept_indices, prune
-from search.training import Reference, recalibrate
+from search.training import Reference, cross_entropy_loss, recalibrate
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float]
@@ -64,13 +65,12 @@ def run_search(
     model: nn.Module,
     graph: PruningGraph,
     latency: Latency,
-    evaluate: Evaluate,
+    batches: Sequence[tuple[Tensor, Tensor]],
     config: SearchConfig,
     *,
+    evaluate: Evaluate | None = None,
     criterion: str = "l1",
-    batches: Sequence[tuple[Tensor, Tensor]] = (),
     tolerance: float = 0.1,
-    recalibration_batches: Sequence[Tensor] | None = None,
     batch_size: int = 1,
     sensitivity: Sensitivity | None = None,
     staircases: Mapping[str, Mapping[str, float]] | None = None,
@@ -83,25 +83,28 @@ def run_search(
         graph: Its graph, from `trace`.
         latency: Measures skeletons; each answer has `ratio`, `ratio_low`, `ratio_high` and
             `latency_ms`, or `error`.
-        evaluate: Loss on calibration data; lower is better.
+        batches: Calibration data, inputs and labels: every candidate is recalibrated on the
+            inputs before its loss is taken, and so is the result. Some criteria need them too.
         config: Budget, beam, children, levels.
+        evaluate: The loss of a model, lower is better; the cross entropy on `batches` by default.
         criterion: Name of an importance criterion.
-        batches: Images and labels, for criteria that need them.
         tolerance: τ of the layer floors, doubled until they leave room for the budget.
-        recalibration_batches: Inputs for `recalibrate`; None leaves it out.
         batch_size: Batch size of the skeletons.
         sensitivity: Measured earlier; skips that phase.
         staircases: Measured earlier; skips that phase.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
+        ConfigError: There are no batches, or they are not inputs and labels.
         SearchError: A part of the library refused its input.
     """
+    batches = _checked(batches)
+    inputs = [images for images, _ in batches]
+    loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
     scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)
     if sensitivity is None:
         sensitivity = layer_sensitivity(
-            model, graph, evaluate, scores=scores, ratios=RATIOS,
-            recalibration_batches=recalibration_batches,
+            model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs
         )  # fmt: skip
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
@@ -119,11 +122,28 @@ def run_search(
         _tell_latencies(explorer, graph, latency, batch_size, asked)
         for candidate in asked:
             if candidate.needs == "loss":
-                pruned = _pruned(model, graph, candidate.plan, recalibration_batches)
-                explorer.tell(candidate, Scored(float(evaluate(pruned))))
+                pruned = _pruned(model, graph, candidate.plan, inputs)
+                explorer.tell(candidate, Scored(float(loss_of(pruned))))
         if progress is not None:
             progress(explorer.progress())
-    return _result(model, graph, explorer, sensitivity, recalibration_batches)
+    return _result(model, graph, explorer, sensitivity, inputs)
+
+
+def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The batches as a list, which can be read as often as there are candidates."""
+    if callable(batches):
+        raise ConfigError(
+            "batches must be calibration data, (inputs, labels) each, but got a function: a loss "
+            "of your own goes to `evaluate`"
+        )
+    found = list(batches)
+    pairs = (isinstance(batch, list | tuple) and len(batch) == 2 for batch in found)
+    if not found or not all(pairs):
+        raise ConfigError(
+            "batches must hold at least one batch, (inputs, labels) each, but got "
+            f"{f'another kind among {len(found)}' if found else 'none'}"
+        )
+    return [(images, labels) for images, labels in found]
 
 
 def _tell_latencies(
@@ -149,11 +169,10 @@ def _tell_latencies(
 
 
 def _pruned(
-    model: nn.Module, graph: PruningGraph, plan: Plan, batches: Sequence[Tensor] | None
+    model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
 ) -> nn.Module:
     pruned = prune(model, graph, plan)
-    if batches is not None:
-        recalibrate(pruned, batches, Reference(model, kept_indices(graph, plan)))
+    recalibrate(pruned, inputs, Reference(model, kept_indices(graph, plan)))
     return pruned
 
 
@@ -162,13 +181,13 @@ def _result(
     graph: PruningGraph,
     explorer: Explorer,
     sensitivity: Sensitivity,
-    batches: Sequence[Tensor] | None,
+    inputs: Sequence[Tensor],
 ) -> SearchResult:
     finalists = explorer.finalists()
     best = finalists[0] if finalists else None
     return SearchResult(
         plan=best.plan if best else None,
-        model=_pruned(model, graph, best.plan, batches) if best else None,
+        model=_pruned(model, graph, best.plan, inputs) if best else None,
         ratio=best.ratio if best else None,
         loss=best.loss if best else None,
         dense_loss=explorer.root.loss,

@@ -119,13 +119,11 @@ def pruned_loss(
     graph: PruningGraph,
     plan: Plan,
     evaluate: Evaluate,
-    recalibration_batches: Iterable[Tensor] | None = None,
+    recalibration_batches: Iterable[Tensor],
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
     pruned = prune(model, graph, plan)
-    if recalibration_batches is not None:
-        reference = Reference(model, kept_indices(graph, plan))
-        recalibrate(pruned, recalibration_batches, reference)
+    recalibrate(pruned, recalibration_batches, Reference(model, kept_indices(graph, plan)))
     return evaluate(pruned)
 
 
@@ -135,8 +133,8 @@ def layer_sensitivity(
     evaluate: Evaluate,
     *,
     scores: Mapping[str, Tensor],
+    recalibration_batches: Sequence[Tensor],
     ratios: Sequence[float] = RATIOS,
-    recalibration_batches: Sequence[Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prunes every group alone at every ratio and notes the rise of the loss.
@@ -146,8 +144,8 @@ def layer_sensitivity(
         graph: its graph.
         evaluate: the calibration loss of a model, lower is better.
         scores: from `score_channels`; groups without scores are left out.
-        ratios: shares to remove, ascending in (0, 1).
         recalibration_batches: inputs for `recalibrate`, dense and pruned alike.
+        ratios: shares to remove, ascending in (0, 1).
         progress: called with (measured, total) after every group.
     """
     check_ratios(ratios)

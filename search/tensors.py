@@ -91,6 +91,21 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, strict: boo
     model.load_state_dict(state, strict=strict)
 
 
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as safetensors takes it: of tied tensors the first name only."""
+    first = {id(value): name for name, value in reversed(_state(model).items())}
+    return {
+        name: value.detach().contiguous()
+        for name, value in _state(model).items()
+        if first[id(value)] == name
+    }
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
 def drop_unread(model: nn.Module, lost: set[int], read: set[int]) -> None:
     """Take tensors that nothing reads any more out of a module, in place.
 

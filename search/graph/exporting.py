@@ -212,7 +212,7 @@ def _free_sizes(
     """Symbol -> the largest that it may be."""
     values = (node.meta.get("val") for node in inputs)
     sizes = (size for value in values if isinstance(value, Tensor) for size in value.shape)
-    free = (size for size in sizes if isinstance(size, torch.SymInt) and is_symbol(size))
+    free: list[Any] = [size for size in sizes if is_symbol(size)]
     return {str(size): _largest(ranges.get(size.node.expr)) for size in free}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.tables import Measurement
@@ -11,12 +12,20 @@ from workers.phases.facts import Verified, dense_measurement, finalists
 from workers.results import Finished
 from workers.snapshot import Snapshot
 
-LOADING = """\
+OWN_CLASS = """\
+import json, safetensors.torch
+
 model, weights = build_your_network(), safetensors.torch.load_file("model.safetensors")
 for name, attributes in json.load(open("plan.json"))["modules"].items():
     vars(model.get_submodule(name)).update(attributes)
-for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-    tensor.data = weights[name]
+tensors = model.state_dict(keep_vars=True)
+for name, tensor in weights.items():
+    tensors[name].data = tensor.to(tensors[name])
+"""
+AS_GRAPH = """\
+import search
+
+model = search.load_pruned(build_your_network(), "plan.json", "model.safetensors")
 """
 
 
@@ -33,6 +42,7 @@ def report_document(
         details: of the dense model and of the result, see `workers.report.details`.
     """
     row = dense_measurement(snapshot) if best is None else best.latency
+    widths = {} if best is None else best.chosen.to_plan().widths
     return {
         "version": 1,
         "job": {"id": snapshot.job.id, "name": snapshot.job.name, "spec": snapshot.job.spec},
@@ -50,11 +60,26 @@ def report_document(
         "onnx_difference": None if best is None else best.packaged.worst_difference,
         "groups": snapshot.model.report,
         "recalibration": (snapshot.model.report or {}).get("recalibration"),
-        "widths": {} if best is None else best.chosen.to_plan().widths,
+        "widths": widths,
         "tree": tree,
         "advice": advice(snapshot),
-        "loading": LOADING,
+        "loading": loading(snapshot.model.report or {}, widths),
     }
+
+
+def loading(report: dict[str, Any], widths: Mapping[str, int]) -> str:
+    """The lines that load a result: those of the README, unless it is an exported graph.
+
+    Args:
+        report: the analysis of the model.
+        widths: group -> units that are left; empty where nothing was pruned.
+    """
+    cut = (
+        group
+        for group in report.get("groups", ())
+        if widths.get(group["name"], group["width"]) < group["width"]
+    )
+    return AS_GRAPH if any(group["form"] == "graph" for group in cut) else OWN_CLASS
 
 
 def measurement_part(row: Measurement) -> dict[str, Any]:

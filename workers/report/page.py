@@ -55,7 +55,7 @@ def report_page(report: Mapping[str, Any]) -> str:
             ]
     parts += [
         "<h2>Loading the result</h2>",
-        "<p>Needs json, torch and safetensors, and the code of your network.</p>",
+        "<p>Needs what these lines import, and the code of your network.</p>",
         f"<pre>{escape(report['loading'])}</pre>",
         f"<p>Job {escape(job['id'])}, plan {escape(result['plan_digest'])}.</p>",
     ]

@@ -13,6 +13,7 @@ from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
 from search.plan import Plan
 from search.surgery import kept_indices, prune
+from search.tensors import stored_tensors
 from search.training import (
     Finetune,
     FinetuneConfig,
@@ -69,7 +70,7 @@ def _opened(work: Work, student: nn.Module) -> Finetune:
 
 def _finished(work: Work, student: nn.Module, steps: int) -> Done:
     location = _file(work, "weights.safetensors")
-    work.context.store.put(location, save(dict(student.state_dict())))
+    work.context.store.put(location, save(stored_tensors(student)))
     data = work.data
     validation = batches(data.images, data.splits.validation)
     return Done(

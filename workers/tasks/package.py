@@ -16,7 +16,7 @@ from jobs.spec import ModelSpec
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import plan_document, prune
-from search.tensors import load_tensors
+from search.tensors import load_tensors, stored_tensors
 from workers.library import stored_blob
 from workers.phases.facts import finetune_key
 from workers.results import Finetuned, Packaged
@@ -31,7 +31,7 @@ def package(work: Work) -> Done:
     finetuned = Finetuned.model_validate(found)
     plan = Plan.from_document(work.payload["plan"])
     model = prune(work.graph.model, work.graph, plan)
-    load_tensors(model, load(work.context.store.get(finetuned.weights)))
+    load_tensors(model, load(work.context.store.get(finetuned.weights)), strict=False)
     files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
     return _packaged(work, model, files)
 
@@ -54,7 +54,7 @@ def _dense_weights(work: Work) -> str:
     if not ModelSpec.model_validate(work.snapshot.model.spec).is_onnx:
         return weights_name(work.snapshot.model.id)
     location = job_file_name(work.snapshot.job.id, "work/dense.safetensors")
-    work.context.store.put(location, save(dict(work.graph.model.state_dict())))
+    work.context.store.put(location, save(stored_tensors(work.graph.model)))
     return location
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from search import SearchConfig, SearchResult, run_search, trace
 from search.explorer import Explorer, Measured
 from search.graph import PruningGraph
-from search.sensitivity import RATIOS, layer_sensitivity, sensitivity_plan
+from search.sensitivity import RATIOS, layer_sensitivity, pruned_loss, sensitivity_plan
 from search.skeleton import Skeleton, export_onnx, skeleton, weightless
-from search.surgery import prune
 from tests.search_tests.models import Residual, image
 
 
@@ -64,7 +63,9 @@ class DistanceToDense:
 def search(net: nn.Module, graph: PruningGraph, *, blocks: bool) -> SearchResult:
     config = SearchConfig(0.65, beam_width=1, children=2, levels=2, window=(0.5, 1.0),
                           aim=0.99, staircase_points=1, blocks=blocks)  # fmt: skip
-    return run_search(net, graph, ByDepth(), DistanceToDense(net), config, tolerance=1e-6)
+    loss = DistanceToDense(net)
+    batches = [(loss.images, torch.zeros(16))]
+    return run_search(net, graph, ByDepth(), batches, config, evaluate=loss, tolerance=1e-6)
 
 
 def test_a_budget_that_only_depth_can_reach_takes_the_block_that_matters_least(
@@ -113,7 +114,12 @@ def test_the_sensitivity_of_a_block_reaches_its_whole_rise_at_one(
     plan = sensitivity_plan(graph, scores, "blocks.1", 1 / 8)
     assert plan.kept["blocks.1"] == ()
     evaluate = DistanceToDense(net)
-    found = layer_sensitivity(net, graph, evaluate, scores=scores)
+    found = layer_sensitivity(
+        net, graph, evaluate, scores=scores, recalibration_batches=[evaluate.images]
+    )
     assert found.ratios == RATIOS
-    whole = evaluate(prune(net, graph, plan))
-    assert found.rises == {"blocks.1": tuple(pytest.approx(r * whole) for r in RATIOS)}
+    dense, whole = (
+        pruned_loss(net, graph, each, evaluate, [evaluate.images])
+        for each in (graph.dense_plan(), plan)
+    )
+    assert found.rises == {"blocks.1": tuple(pytest.approx(r * (whole - dense)) for r in RATIOS)}

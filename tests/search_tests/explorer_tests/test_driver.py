@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from search import SearchConfig, SearchResult, run_search, trace
+from search.errors import ConfigError
 from search.explorer import Failed, Measured
 from search.graph import PruningGraph
 from search.skeleton import Skeleton, skeleton
+from search.training import cross_entropy_loss
 
 
 class Residual(nn.Module):
@@ -95,11 +98,14 @@ class DistanceToDense:
             return float((model(self.images) - self.expected).square().mean())
 
 
+BATCHES = [(torch.rand(8, 3, 8, 8), torch.arange(8) % 5)]
+
+
 def search(
     net: nn.Module, graph: PruningGraph, device: SteppedDevice, budget: float
 ) -> SearchResult:
     config = SearchConfig(budget, beam_width=2, children=3, levels=2)
-    return run_search(net, graph, device, DistanceToDense(net), config)
+    return run_search(net, graph, device, BATCHES, config, evaluate=DistanceToDense(net))
 
 
 def test_run_search_returns_a_model_that_meets_the_budget(
@@ -127,8 +133,9 @@ def test_sensitivity_and_staircases_can_be_given_to_a_later_search(
         net,
         graph,
         second_device,
-        DistanceToDense(net),
+        BATCHES,
         SearchConfig(0.6, beam_width=2, children=3, levels=2),
+        evaluate=DistanceToDense(net),
         sensitivity=first.sensitivity,
         staircases=first.staircases,
     )
@@ -152,20 +159,36 @@ def test_failed_measurements_are_data(net: nn.Module, graph: PruningGraph) -> No
     assert sum(row["error"] == "crashed: out of luck" for row in result.tree) == 3
 
 
-def test_models_are_recalibrated_before_they_are_scored(
+def test_models_are_recalibrated_before_they_are_scored_by_their_cross_entropy(
     net: nn.Module, graph: PruningGraph
 ) -> None:
     seen: list[int] = []
+    batches = [(torch.ones(4, 3, 8, 8), torch.arange(4))]
     result = run_search(
         net,
         graph,
         SteppedDevice(graph),
-        DistanceToDense(net),
+        batches,
         SearchConfig.halp(0.6, staircase_points=1),
-        recalibration_batches=[torch.ones(4, 3, 8, 8)],
         progress=lambda shown: seen.append(shown["measured"]),
     )
     assert result.model is not None
     mean = result.model.get_buffer("first.bn1.running_mean")
     assert mean.abs().max() > 0
+    assert result.loss == pytest.approx(cross_entropy_loss(result.model, batches))
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "at least one batch, .* but got none"),
+        ([torch.zeros(3, 3, 8, 8)], "but got another kind among 1"),
+        (DistanceToDense, "but got a function: a loss of your own goes to `evaluate`"),
+    ],
+)
+def test_calibration_data_cannot_be_forgotten(
+    net: nn.Module, graph: PruningGraph, batches: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_search(net, graph, SteppedDevice(graph), batches, SearchConfig(0.6))

@@ -127,7 +127,7 @@ def test_arguments_are_found_by_name_and_defaults_may_be_given(text: nn.Module) 
     assert text(TOKENS.repeat(3, 1), SCALES.repeat(3, 1, 1)).shape == (6, 3)
 
 
-OTHER_CALLS = {
+OTHER_CALLS: dict[str, tuple[Callable[[nn.Module], Tensor], str]] = {
     "other sizes": (
         lambda m: m(TOKENS[:, :4], SCALES[:, :4]),
         r"'tokens' must have the traced shape \(batch, 5\), but got \(2, 4\): .*trace the dense",
