@@ -37,7 +37,7 @@ class SearchResult:
         model: The model pruned by it, recalibrated, not fine-tuned.
         ratio: Its measured ratio to the dense model.
         loss: Its calibration loss; None if it could not be evaluated.
-        dense_loss: The dense model's.
+        dense_loss: The dense model's, recalibrated likewise.
         finalists: The best nodes within the budget, best first.
         front: The Pareto front of ratio and loss.
         tree: Every node as a JSON object.

@@ -145,6 +145,6 @@ def test_the_notebook_lines_prune_a_network() -> None:
     checks = "assert found.infeasible or (found.ratio <= 0.6 and found.model is not None)\n"
     done = subprocess.run(
         [sys.executable, "-c", snippet("run_search") + checks],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
