@@ -26,6 +26,8 @@ from typing import IO, Any
 from latency_probes.environment import without_secrets
 
 GIB = 2**30
+# How a child ends that met an error which may pass: the same request may succeed later.
+STUMBLED = os.EX_TEMPFAIL
 MEMORY_SHARE = 0.8
 IDLE_SHARE = 0.01  # who computes less waits for something else than a core; a sixth is seen
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -34,6 +36,10 @@ ANSWERS = (b'{"report":', b'{"info":', b'{"problem":')
 MAX_ANSWER_BYTES = 64 * 2**20
 MAX_WORDS = 500
 PR_SET_PDEATHSIG = 1
+
+
+class Stumble(ConnectionError):
+    """The child met an error that may pass."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,11 @@ class Ended:
 
 def run_in_child(module: str, request: str, limits: Limits) -> Ended:
     """Runs `python -m module` with the request on its standard input, and never raises for what
-    the module does."""
+    the module does, unless that says that the same may succeed later.
+
+    Raises:
+        Stumble: It ended with the status STUMBLED.
+    """
     with (
         tempfile.TemporaryFile() as given,
         tempfile.TemporaryFile() as printed,
@@ -85,6 +95,8 @@ def run_in_child(module: str, request: str, limits: Limits) -> Ended:
             status = _run(module, limits, given, printed, said)
         except TimeoutError as error:
             return Ended(None, None, str(error))
+        if status == STUMBLED:
+            raise Stumble(_words(status, _tail(said)))
         answer = _answer(_tail(printed)) if status == 0 else None
         return Ended(status, answer, _words(status, _tail(said)))
 

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.data_roots import DataRoots
 from jobs.spec import DatasetSpec
-from workers.child import Limits, run_in_child
+from workers.child import STUMBLED, Limits, run_in_child
 from workers.loaders.errors import DatasetError, LoadError
 from workers.loaders.sizes import MAX_BYTES
 from workers.loaders.sources import ArraySource, Upload
+from workers.retrying import ending_if_passing, is_passing
 
 # 100 000 photographs of 500 pixels a side take about 500 s to decode.
 TIME_LIMIT_S = 900.0
@@ -46,6 +47,9 @@ class DataInspection(BaseModel):
 def inspect_data_in_child(request: DataInspection) -> dict[str, Any]:
     """Runs the inspection in a process of its own and never raises for what the data does.
 
+    Raises:
+        Stumble: The data could not be read for now.
+
     Returns:
         {"info": what was found} or {"problem": a problem document}.
     """
@@ -68,9 +72,12 @@ def inspect(request: DataInspection) -> dict[str, Any]:
             image_shape=PREVIEW_SHAPE if spec.format == "image_folder" else None,
         )
         return {"info": describe(source)}
-    except LoadError as error:
-        return {"problem": error.problem()}
-    except Exception as error:  # a reader's own, which no check had foreseen
+    except Exception as error:
+        if is_passing(error):
+            raise
+        if isinstance(error, LoadError):
+            return {"problem": error.problem()}
+        # a reader's own, which no check had foreseen
         words = f"the data set cannot be read: {type(error).__name__}: {error}"
         return {"problem": DatasetError(words).problem()}
 
@@ -87,7 +94,9 @@ def describe(source: ArraySource) -> dict[str, Any]:
 
 
 def main() -> None:
-    answer = inspect(DataInspection.model_validate_json(sys.stdin.buffer.read()))
+    request = DataInspection.model_validate_json(sys.stdin.buffer.read())
+    with ending_if_passing(STUMBLED):
+        answer = inspect(request)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 

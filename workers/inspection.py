@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from jobs.spec import ModelSpec
-from workers.child import Limits, run_in_child
+from workers.child import STUMBLED, Limits, run_in_child
+from workers.retrying import ending_if_passing, is_passing
 
 # A trace ends by itself at its limit; building and loading the model come before it.
 MOST_PROCESSOR_TIME = 2.0
@@ -47,6 +48,9 @@ class Inspection(BaseModel):
 
 def inspect_in_child(request: Inspection, *, idle_s: float = IDLE_S) -> dict[str, Any]:
     """Runs the inspection in a process of its own and never raises for what the model does.
+
+    Raises:
+        Stumble: The weights, say, could not be read for now.
 
     Returns:
         {"report": the graph report, "verdicts": what its trials told} or {"problem": a problem
@@ -90,6 +94,8 @@ def inspect(request: Inspection) -> dict[str, Any]:
             verdicts=Verdicts.from_json(request.verdicts) if request.verdicts else None,
         )
     except LoadError as error:
+        if is_passing(error):
+            raise
         return {"problem": error.problem()}
     except LateError as error:
         return {**_problem(str(error)), "late": True}
@@ -108,7 +114,8 @@ def _most_processor_time_s(request: Inspection) -> int:
 
 def main() -> None:
     request = Inspection.model_validate_json(sys.stdin.buffer.read())
-    answer = inspect(request)
+    with ending_if_passing(STUMBLED):
+        answer = inspect(request)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 

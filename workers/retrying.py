@@ -7,7 +7,9 @@ file system, a store, a database or a server says may be over in a minute. It mu
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -63,6 +65,19 @@ def _may_pass(error: BaseException) -> bool:
         return True
     # Readers of images and archives raise OSErrors without a number for what is in a file.
     return isinstance(error, OSError) and error.errno not in {None, *_PERMANENT}
+
+
+@contextmanager
+def ending_if_passing(status: int) -> Iterator[None]:
+    """Ends the process with this status, and the error's words, where an error may pass; the
+    others go on."""
+    try:
+        yield
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        sys.stderr.write(f"{type(error).__name__}: {words(error)}\n")
+        sys.exit(status)
 
 
 def pause_s(tries: int) -> float:

@@ -21,7 +21,7 @@ from workers.context import Context
 ALLOWED = (
     "small", "tiny", "tied", "feature_maps", "several", "undecided", "flat", "broken",
     "not_a_network", "sleeper", "crasher", "quitter", "chatty", "stripes", "unreadable", "numbers",
-    "tokens", "moved", "faint",
+    "tokens", "moved", "faint", "away",
 )  # fmt: skip
 KILLER = "python:tests.workers_tests.deadly:killer"
 

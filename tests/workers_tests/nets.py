@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import time
 from pathlib import Path
@@ -172,6 +173,11 @@ def stripes(split: str, gate: str | None = None, count: int = 400) -> tuple[Any,
     if split == "test" and gate is not None and not Path(gate).exists():
         raise RuntimeError("the test images must not be read before the choice")
     return images(count, seed=1 if split == "train" else 2)
+
+
+def away(split: str = "") -> Any:
+    """A network, or a data set, that lies on a disk which fails for the moment."""
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def unreadable(split: str) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from tests.workers_tests import nets
 from tests.workers_tests.bench import KILLER, Bench
 from tests.workers_tests.rows import ready_dataset, ready_model
 from workers.checks import MAX_ATTEMPTS, check_dataset, check_model
+from workers.child import Stumble
 from workers.library import Library
 
 
@@ -212,6 +213,30 @@ class TestLease:
         row = entry(bench, entry_id)
         assert row.state == InputState.REJECTED
         assert "was begun 5 times and never came to an end" in (row.problem or {})["detail"]
+
+
+@pytest.mark.parametrize(
+    ("check", "table", "add"),
+    [
+        (check_model, Model, lambda bench: add_model(bench, "away", {})),
+        (
+            check_dataset,
+            Dataset,
+            lambda bench: add_dataset(bench, format="python", function=f"{nets.HERE}:away"),
+        ),
+    ],
+    ids=["model", "data set"],
+)
+def test_check_whose_child_meets_an_error_that_may_pass_is_run_again(
+    bench: Bench, check: Any, table: Any, add: Any
+) -> None:
+    entry_id = add(bench)
+    with pytest.raises(Stumble, match="Input/output error"):
+        check(bench.context, Library(bench.context), entry_id)
+    with bench.context.read() as session:
+        row = inputs.find(session, table, entry_id)
+    assert row is not None
+    assert (row.state, row.attempt, row.lease_until) == (InputState.CHECKING, 1, None)
 
 
 def test_check_that_fails_for_now_gives_its_lease_back(bench: Bench) -> None:
