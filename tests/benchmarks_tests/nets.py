@@ -51,7 +51,8 @@ class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         rows = self.weight.flatten(1)[None]
         weight = nn.functional.batch_norm(rows, None, None, training=True, eps=1e-6)
-        return self._conv_forward(x, weight.view_as(self.weight), self.bias)
+        out: Tensor = self._conv_forward(x, weight.view_as(self.weight), self.bias)
+        return out
 
 
 def standardised() -> tuple[nn.Module, tuple[Tensor, ...]]:
