@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from jobs import removal, status
-from jobs.repository import datasets, devices, jobs, measurements, models, requests, tasks
+from jobs.repository import datasets, devices, inputs, jobs, measurements, models, requests, tasks
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import DeviceState, JobState, RequestState
+from jobs.tables import Dataset
 from latency_probes import keys
 from tests.workers_tests.collector_tests.yard import Yard
 from tests.workers_tests.nets import HERE
@@ -242,3 +243,16 @@ def test_streams_of_a_removed_device_are_dropped(yard: Yard) -> None:
     assert yard.redis.exists(*names) == 0
     assert yard.redis.exists(keys.results_stream(other)) == 1
     assert yard.look_at(request_id).device_id == device_id
+
+
+def test_check_that_a_worker_holds_is_sent_again_only_when_its_lease_is_over(yard: Yard) -> None:
+    spec = DatasetSpec(name="new", format="python", function=f"{HERE}:stripes")
+    with yard.bench.write() as session:
+        now = yard.context.clock()
+        dataset = datasets.create(session, spec, now=now)
+        assert dataset is not None
+        inputs.claim(session, Dataset, dataset.id, now, 2 * CHECK_S)
+    yard.later(CHECK_S + 1)
+    assert resent(yard, "check_dataset") == []
+    yard.later(CHECK_S)
+    assert resent(yard, "check_dataset") == [dataset.id]
