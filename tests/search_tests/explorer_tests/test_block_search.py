@@ -14,7 +14,10 @@ from search.explorer import Explorer, Measured
 from search.graph import PruningGraph
 from search.sensitivity import RATIOS, layer_sensitivity, pruned_loss, sensitivity_plan
 from search.skeleton import Skeleton, export_onnx, skeleton, weightless
+from search.training import recalibrate
 from tests.search_tests.models import Residual, image
+
+IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 class ByDepth:
@@ -36,6 +39,7 @@ def net() -> nn.Module:
     net = Residual().eval()
     with torch.no_grad():
         net.get_parameter("blocks.1.4.weight").mul_(0.1)  # the second block matters least
+    recalibrate(net, [IMAGES])
     return net
 
 
@@ -48,7 +52,6 @@ class DistanceToDense:
     """Mean squared distance of the logits from the dense model's."""
 
     def __init__(self, dense: nn.Module) -> None:
-        self.images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
         self.expected = self._logits(dense)
 
     def __call__(self, model: nn.Module) -> float:
@@ -56,7 +59,7 @@ class DistanceToDense:
 
     def _logits(self, model: nn.Module) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = model(self.images)
+            logits: Tensor = model(IMAGES)
         return logits
 
 
@@ -64,7 +67,7 @@ def search(net: nn.Module, graph: PruningGraph, *, blocks: bool) -> SearchResult
     config = SearchConfig(0.65, beam_width=1, children=2, levels=2, window=(0.5, 1.0),
                           aim=0.99, staircase_points=1, blocks=blocks)  # fmt: skip
     loss = DistanceToDense(net)
-    batches = [(loss.images, torch.zeros(16))]
+    batches = [(IMAGES, torch.zeros(16))]
     return run_search(net, graph, ByDepth(), batches, config, evaluate=loss, tolerance=1e-6)
 
 
@@ -114,12 +117,9 @@ def test_the_sensitivity_of_a_block_reaches_its_whole_rise_at_one(
     plan = sensitivity_plan(graph, scores, "blocks.1", 1 / 8)
     assert plan.kept["blocks.1"] == ()
     evaluate = DistanceToDense(net)
-    found = layer_sensitivity(
-        net, graph, evaluate, scores=scores, recalibration_batches=[evaluate.images]
-    )
+    found = layer_sensitivity(net, graph, evaluate, scores=scores, recalibration_batches=[IMAGES])
     assert found.ratios == RATIOS
     dense, whole = (
-        pruned_loss(net, graph, each, evaluate, [evaluate.images])
-        for each in (graph.dense_plan(), plan)
+        pruned_loss(net, graph, each, evaluate, [IMAGES]) for each in (graph.dense_plan(), plan)
     )
     assert found.rises == {"blocks.1": tuple(pytest.approx(r * (whole - dense)) for r in RATIOS)}
