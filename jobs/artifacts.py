@@ -142,7 +142,6 @@ class ArtifactStore:
         self._cache = cache or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}"
 
     @property
-    @property
     def staging_folder(self) -> Path:
         """The folder on this machine that a file is written to before it is in its place."""
         return Path(self._root) if self._is_local else self._cache
