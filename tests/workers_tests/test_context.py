@@ -31,14 +31,16 @@ def context(empty_database: Path, tmp_path: Path) -> Iterator[Context]:
     shutil.copy(empty_database, home / "secateur.db")
     url = f"sqlite:///{home / 'secateur.db'}"
     made = create_context(Settings(home=home, database_url=url), lambda *_: None)
-    engine = made.writing.kw["bind"]
+    engines = [sessions.kw["bind"] for sessions in (made.writing, made.reading)]
 
-    @event.listens_for(engine, "connect")
     def set_clock(connection: Any, _record: Any) -> None:
         connection.create_function("strftime", 2, lambda *_: "2001-02-03 04:05:06.000")
 
+    for engine in engines:
+        event.listen(engine, "connect", set_clock)
     yield made
-    engine.dispose()
+    for engine in engines:
+        engine.dispose()
 
 
 def test_its_clock_is_the_database_s(context: Context) -> None:
