@@ -104,7 +104,7 @@ def test_models_add_takes_an_onnx_file_alone(
     secateur: Secateur, api: Served, tmp_path: Path, capsys: Captured
 ) -> None:
     file = tmp_path / "net.onnx"
-    file.write_bytes(b"\x08\x08rest")
+    file.write_bytes(b"\x08\x08\x12\x04rest")  # version 8, made by "rest"
     assert secateur("models", "add", "net", "--onnx", str(file), "--no-wait", "--json") == 0
     assert json.loads(capsys.readouterr().out)["spec"]["architecture"] == "onnx"
 
