@@ -30,7 +30,9 @@ def test_target_that_no_device_offers_makes_the_job_wait_and_say_for_what(
 
 
 def test_stopped_job_finishes_with_the_best_so_far(running: Service) -> None:
-    spec = job_spec(budget={"ratio": 0.5}, finetune={"steps": 100_000, "batch_size": 64})
+    search = job_spec()["search"] | {"levels": 1}
+    finetune = {"steps": 100_000, "batch_size": 64}
+    spec = job_spec(budget={"ratio": 0.5}, search=search, finetune=finetune)
     job = running.client.jobs.submit(spec)
     running.wait(job.id, lambda job: job.state == "finetuning")
     time.sleep(1.0)
