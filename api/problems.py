@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.database import is_busy, reason
 from jobs.errors import (
     ArtifactNotFound,
+    ArtifactUnavailable,
     FieldProblem,
     IdempotencyMismatch,
     IllegalTransition,
@@ -128,6 +129,12 @@ def _gone(error: ArtifactNotFound) -> Problem:
     return Problem(410, "artifact-gone", f"The file is no longer in the store: {error}.")
 
 
+def _away(error: ArtifactUnavailable) -> Problem:
+    log.warning("the artifact store refused: %s", error)
+    detail = "The artifact store cannot be used at the moment: try again in a few seconds."
+    return Problem(503, "store-unavailable", detail, headers={"Retry-After": "3"})
+
+
 def _conflict(error: IllegalTransition) -> Problem:
     return conflict("illegal-transition", f"{error}.")
 
@@ -142,6 +149,7 @@ ANSWERS: Mapping[type[JobsError], Callable[[Any], Problem]] = {
     UnknownCursor: _cursor_error,
     IdempotencyMismatch: _mismatch,
     ArtifactNotFound: _gone,
+    ArtifactUnavailable: _away,
     IllegalTransition: _conflict,
     InUse: _in_use,
 }

@@ -24,7 +24,7 @@ from jobs.settings import Settings
 BUSY_TIMEOUT_S = 30.0
 PATIENCE = "secateur_patience_s"
 SQLITE_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
-POSTGRESQL_LOCKED = "55P03"  # lock_not_available
+POSTGRESQL_LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 
 
 def sessions(settings: Settings) -> sessionmaker[Session]:
@@ -100,7 +100,7 @@ def is_busy(error: SQLAlchemyError) -> bool:
     if isinstance(error, PoolTimeout):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else None
-    if getattr(cause, "sqlstate", None) == POSTGRESQL_LOCKED:
+    if getattr(cause, "sqlstate", None) in POSTGRESQL_LOCKED:
         return True
     return str(getattr(cause, "sqlite_errorname", "")).startswith(SQLITE_LOCKED)
 

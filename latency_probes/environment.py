@@ -11,7 +11,8 @@ _SECRET_NAME = re.compile(
     r"|^(AWS|AZURE|GOOGLE|GCP|GCS|S3|FSSPEC|CELERY|PG)_?",
     re.IGNORECASE,
 )
-_HARMLESS = frozenset({"PWD", "OLDPWD", "TOKENIZERS_PARALLELISM"})
+# SECATEUR_AUTH says whether keys are on, and workers must know.
+_HARMLESS = frozenset({"PWD", "OLDPWD", "SECATEUR_AUTH", "TOKENIZERS_PARALLELISM"})
 _USER_IN_ADDRESS = re.compile(r"://[^/\s]*@")
 
 

@@ -50,18 +50,18 @@ def check_model(
             keep_rounds(context.store, model_id, rounds)
         with context.unit() as unit:
             if rounds.over:
-                _judge(unit, model_id, rounds)
-            elif inputs.go_on(unit.session, Model, model):
+                _judge(unit, model, rounds)
+            elif inputs.renew(unit.session, Model, model, None):
                 unit.send("check_model", model_id)
 
 
-def _judge(unit: Unit, model_id: str, rounds: Rounds) -> None:
+def _judge(unit: Unit, model: Model, rounds: Rounds) -> None:
     if rounds.report is not None:
-        models.accept(unit.session, model_id, rounds.report)
+        models.accept(unit.session, model.id, rounds.report, attempt=model.attempt)
     else:
-        models.reject(unit.session, model_id, rounds.problem or {})
-    _wake_waiting_jobs(unit, model_id)
-    log.info("model %s: %s", model_id, "rejected" if rounds.report is None else "ready")
+        models.reject(unit.session, model.id, rounds.problem or {}, attempt=model.attempt)
+    _wake_waiting_jobs(unit, model.id)
+    log.info("model %s: %s", model.id, "rejected" if rounds.report is None else "ready")
 
 
 def _one_more(context: Context, model: Model, rounds: Rounds, inspector: Inspector) -> Rounds:
@@ -71,7 +71,7 @@ def _one_more(context: Context, model: Model, rounds: Rounds, inspector: Inspect
     def inspect() -> dict[str, Any]:
         request = Inspection(
             spec=ModelSpec.model_validate(model.spec),
-            weights=context.store.local_path(weights_name(model.id)),
+            weights=context.store.local_path(weights_name(model.id), sha256=model.weights_digest),
             allow=sorted(context.settings.allow),
             time_limit_s=limit_s,
             wall_limit_s=min(PATIENCE * limit_s, LONGEST_WALL_S),
@@ -79,7 +79,7 @@ def _one_more(context: Context, model: Model, rounds: Rounds, inspector: Inspect
         )
         return inspector(request)
 
-    return rounds.after(_answered(model, inspect), total_s)
+    return rounds.after(_answered(model, inspect, ended=rounds.count), total_s)
 
 
 def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
@@ -91,17 +91,25 @@ def check_dataset(context: Context, _library: Library, dataset_id: str) -> None:
         answer = _answered(dataset, lambda: inspect_data_in_child(_request(context, dataset)))
         with context.unit() as unit:
             if "info" in answer:
-                datasets.accept(unit.session, dataset_id, answer["info"])
+                datasets.accept(unit.session, dataset_id, answer["info"], attempt=dataset.attempt)
             else:
-                datasets.reject(unit.session, dataset_id, answer["problem"])
+                datasets.reject(
+                    unit.session, dataset_id, answer["problem"], attempt=dataset.attempt
+                )
             _wake_waiting_jobs(unit, dataset_id)
     log.info("data set %s: %s", dataset_id, "ready" if "info" in answer else "rejected")
 
 
-def _answered(entry: Model | Dataset, inspect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The answer of the child; a problem of ours where there can be none."""
+def _answered(
+    entry: Model | Dataset, inspect: Callable[[], dict[str, Any]], *, ended: int = 0
+) -> dict[str, Any]:
+    """The answer of the child; a problem of ours where there can be none.
+
+    Args:
+        ended: how many runs of the check came to their end.
+    """
     try:
-        return _out_of_attempts(entry) or inspect()
+        return _out_of_attempts(entry, ended) or inspect()
     except ValidationError as error:  # a spec that this version cannot read
         return {"problem": CheckError(words(error)).problem()}
 
@@ -140,9 +148,9 @@ def _held(context: Context, table: type[T], entry_id: str) -> Iterator[T | None]
         raise
 
 
-def _out_of_attempts(entry: Model | Dataset) -> dict[str, Any] | None:
+def _out_of_attempts(entry: Model | Dataset, ended: int) -> dict[str, Any] | None:
     """The problem of an entry whose checks never come to an end."""
-    if entry.attempt <= MAX_ATTEMPTS:
+    if entry.attempt <= MAX_ATTEMPTS + ended:
         return None
     detail = (
         f"its check was begun {MAX_ATTEMPTS} times and never came to an end: its worker died "

@@ -106,7 +106,8 @@ def submit_dataset(
     dataset_id = new_id("dat")
     folder = dataset_folder(dataset_id)
     edge.on_rollback(unless_kept(services, folder, lambda rows: datasets.find(rows, dataset_id)))
-    digest = _keep_archive(services, dataset_id, body.archive)
+    with edge.turn.left():  # a store may take minutes
+        digest = _keep_archive(services, dataset_id, body.archive)
     free_name(services, edge, spec.name, datasets.find(edge.session, spec.name))
     row = datasets.create(edge.session, spec, archive_digest=digest, dataset_id=dataset_id)
     if row is None:

@@ -21,7 +21,7 @@ from api.auth import AccessSettings
 from api.broker import Broker
 from api.dispatch import Dispatch
 from api.space import UploadSpace
-from api.turns import Turns
+from api.turns import Turn, Turns
 from jobs import removal
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
@@ -57,6 +57,7 @@ class Edge:
     """A writing session, the steps to send once it is committed, and what else follows its end."""
 
     session: Session
+    turn: Turn
     outbox: list[tuple[str, str]] = field(default_factory=list)
     kept: list[Action] = field(default_factory=list)
     undone: list[Action] = field(default_factory=list)
@@ -97,8 +98,8 @@ def _read(services: Composed) -> Iterator[Session]:
 
 
 async def _write(services: Composed) -> AsyncIterator[Edge]:
-    async with services.turns.turn():
-        edge = Edge(services.writing())
+    async with services.turns.turn() as turn:
+        edge = Edge(services.writing(), turn)
         try:
             yield edge
             await run_in_threadpool(edge.session.commit)

@@ -67,7 +67,8 @@ def submit_model(
     model_id = new_id("mdl")
     folder = model_folder(model_id)
     edge.on_rollback(unless_kept(services, folder, lambda rows: models.find(rows, model_id)))
-    stored = keep(services.store, weights_name(model_id), weights)
+    with edge.turn.left():  # a store may take minutes
+        stored = keep(services.store, weights_name(model_id), weights)
     free_name(services, edge, wanted.name, models.find(edge.session, wanted.name))
     model = models.create(edge.session, wanted, weights_digest=stored.sha256, model_id=model_id)
     if model is None:

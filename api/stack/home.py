@@ -18,7 +18,7 @@ from api.stack.errors import AlreadyRunning, HomeUnusable, StackError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-OURS = ("up.lock", "up.json", "valkey.json", "secateur.db")
+OURS = ("up.json", "valkey.json", "secateur.db")
 
 
 class Home:
@@ -81,12 +81,14 @@ class Home:
             yield
 
     def _make_private(self) -> None:
-        is_home = any((self.root / name).exists() for name in OURS) or not any(self.root.iterdir())
+        others = {path.name for path in self.root.iterdir()} - {"up.lock", "logs"}
+        is_home = not others or any(name in others for name in OURS)
         if is_home:  # a folder that holds other things too is not ours to close
             close_to_others(self.root, 0o700)
         for name in ("logs", "valkey", "artifacts", "probe"):
             close_to_others(self.root / name, 0o700)
-        files = [*self.root.glob("secateur.db*"), *(self.root / name for name in OURS)]
+        files = [*self.root.glob("secateur.db*"), self.root / "up.lock"]
+        files += (self.root / name for name in OURS)
         for folder in (self.logs, self.root / "valkey"):
             files += (path for path in folder.rglob("*") if path.is_file())
         for path in files:

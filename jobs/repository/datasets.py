@@ -56,16 +56,28 @@ def unchecked(session: Session, *, free_at: datetime | None = None) -> Sequence[
 
 
 def accept(
-    session: Session, dataset_id: str, info: dict[str, Any], *, now: datetime | None = None
+    session: Session,
+    dataset_id: str,
+    info: dict[str, Any],
+    *,
+    attempt: int | None = None,
+    now: datetime | None = None,
 ) -> bool:
     """checking -> ready, with what was found in it."""
-    return inputs.judge(session, Dataset, dataset_id, now, state=InputState.READY, info=info)
+    return inputs.judge(
+        session, Dataset, dataset_id, now, attempt, state=InputState.READY, info=info
+    )
 
 
 def reject(
-    session: Session, dataset_id: str, problem: dict[str, Any], *, now: datetime | None = None
+    session: Session,
+    dataset_id: str,
+    problem: dict[str, Any],
+    *,
+    attempt: int | None = None,
+    now: datetime | None = None,
 ) -> bool:
     """checking -> rejected, with the problem document that the user gets."""
     return inputs.judge(
-        session, Dataset, dataset_id, now, state=InputState.REJECTED, problem=problem
+        session, Dataset, dataset_id, now, attempt, state=InputState.REJECTED, problem=problem
     )

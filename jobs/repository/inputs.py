@@ -97,25 +97,23 @@ def renew(session: Session, table: type[T], entry: T, until: datetime | None) ->
     return changed(session, update(table).where(*where).values(lease_until=until))
 
 
-def go_on(session: Session, table: type[T], entry: T) -> bool:
-    """Gives back an entry whose check goes on in another run: this one was none that failed."""
-    where = (
-        table.id == entry.id,
-        table.attempt == entry.attempt,
-        table.state == InputState.CHECKING,
-    )
-    return changed(session, update(table).where(*where).values(attempt=0, lease_until=None))
-
-
 def _is_free(table: type[T], now: datetime) -> ColumnElement[bool]:
     return or_(table.lease_until.is_(None), table.lease_until <= now)
 
 
 def judge(
-    session: Session, table: type[T], entry_id: str, now: datetime | None, **values: Any
+    session: Session,
+    table: type[T],
+    entry_id: str,
+    now: datetime | None,
+    attempt: int | None,
+    **values: Any,
 ) -> bool:
-    """Leaves the state `checking`. False: the check of another worker came first."""
-    where = (table.id == entry_id, table.state == InputState.CHECKING)
+    """Leaves the state `checking`. False: the check of another worker came first, or has taken
+    this one's lease over (`attempt` is that of the run that judges)."""
+    where = [table.id == entry_id, table.state == InputState.CHECKING]
+    if attempt is not None:
+        where.append(table.attempt == attempt)
     return changed(
         session,
         update(table)

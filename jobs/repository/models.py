@@ -56,14 +56,28 @@ def unchecked(session: Session, *, free_at: datetime | None = None) -> Sequence[
 
 
 def accept(
-    session: Session, model_id: str, report: dict[str, Any], *, now: datetime | None = None
+    session: Session,
+    model_id: str,
+    report: dict[str, Any],
+    *,
+    attempt: int | None = None,
+    now: datetime | None = None,
 ) -> bool:
     """checking -> ready, with the graph report."""
-    return inputs.judge(session, Model, model_id, now, state=InputState.READY, report=report)
+    return inputs.judge(
+        session, Model, model_id, now, attempt, state=InputState.READY, report=report
+    )
 
 
 def reject(
-    session: Session, model_id: str, problem: dict[str, Any], *, now: datetime | None = None
+    session: Session,
+    model_id: str,
+    problem: dict[str, Any],
+    *,
+    attempt: int | None = None,
+    now: datetime | None = None,
 ) -> bool:
     """checking -> rejected, with the problem document that the user gets."""
-    return inputs.judge(session, Model, model_id, now, state=InputState.REJECTED, problem=problem)
+    return inputs.judge(
+        session, Model, model_id, now, attempt, state=InputState.REJECTED, problem=problem
+    )

@@ -201,6 +201,20 @@ class TestLease:
         row = entry(bench, entry_id)
         assert (row.state, row.attempt) == (InputState.CHECKING, 1)
 
+    def test_run_that_has_lost_its_lease_judges_nothing(
+        self, bench: Bench, check: Any, add: Any
+    ) -> None:
+        entry_id = add(bench)
+        table = Model if check is check_model else Dataset
+        bench.now = utc_now()
+        with bench.write() as session:
+            late = inputs.claim(session, table, entry_id, bench.now, 60)
+            assert late is not None
+            assert inputs.claim(session, table, entry_id, bench.now + timedelta(seconds=61), 60)
+            judge = models.reject if check is check_model else datasets.reject
+            assert not judge(session, entry_id, {}, attempt=1)
+            assert judge(session, entry_id, {}, attempt=2)
+
     def test_check_whose_workers_die_is_given_up_with_the_reason(
         self, bench: Bench, check: Any, add: Any
     ) -> None:

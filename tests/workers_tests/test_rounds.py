@@ -122,7 +122,7 @@ def test_a_model_is_checked_on_until_all_is_verified(bench: Bench) -> None:
     inspector = Rushed(0.8 * readings(), float("inf"))
     check_model(bench.context, Library(bench.context), model_id, inspector=inspector)
     row = model_row(bench, model_id)
-    assert (row.state, row.attempt, row.lease_until) == (InputState.CHECKING, 0, None)
+    assert (row.state, row.attempt, row.lease_until) == (InputState.CHECKING, 1, None)
     assert bench.take_messages() == [("check_model", model_id)]
     check_model(bench.context, Library(bench.context), model_id, inspector=inspector)
     row = model_row(bench, model_id)

@@ -90,9 +90,10 @@ def _believe(unit: Unit, device_id: str, report: Report, now: datetime) -> None:
 
 def _store(unit: Unit, device_id: str, result: MeasureResult, now: datetime) -> None:
     request = requests.find(unit.session, result.request_id)
-    if request is not None and request.job_id is not None:
-        jobs.lock(unit.session, request.job_id)
-    if request is None:
+    is_wanted = request is not None and (
+        request.job_id is None or jobs.lock(unit.session, request.job_id) is not None
+    )
+    if request is None or not is_wanted:
         _drop(unit, device_id, result)
         return
     if measurements.of_lease(unit.session, request.id, device_id, result.lease_token) is not None:

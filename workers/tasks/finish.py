@@ -10,7 +10,8 @@ from safetensors.torch import load
 from torch import nn
 
 from jobs.artifacts import Stored, job_file_name
-from jobs.repository import artifacts, candidates, measurements
+from jobs.repository import artifacts, candidates, jobs, measurements
+from jobs.states import TERMINAL
 from jobs.tables import Candidate, Measurement
 from search.plan import Plan
 from search.surgery import prune
@@ -92,6 +93,11 @@ def _put(work: Work, name: str, text: str) -> Stored:
 
 
 def _record(work: Work, stored: Mapping[str, Stored]) -> None:
+    """Names the files, unless the job was cancelled or removed meanwhile: the sweep takes them."""
+    job_id = work.snapshot.job.id
     with work.context.unit() as unit:
+        job = jobs.lock(unit.session, job_id)
+        if job is None or job.state in TERMINAL:
+            return
         for name, file in stored.items():
-            artifacts.record(unit.session, work.snapshot.job.id, name, file)
+            artifacts.record(unit.session, job_id, name, file)

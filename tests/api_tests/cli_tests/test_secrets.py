@@ -168,3 +168,23 @@ def test_the_database_s_own_words_on_a_bad_address_are_not_shown() -> None:
 
     assert refused.value.__cause__ is None
     assert "hunter2" not in str(refused.value)
+
+
+def test_workers_know_whether_keys_are_on() -> None:
+    assert without_secrets({"SECATEUR_AUTH": "on"}) == {"SECATEUR_AUTH": "on"}
+
+
+def test_a_folder_that_holds_other_things_stays_open_at_every_start(tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        with Home(tmp_path).lock():
+            pass
+    assert mode(tmp_path) == 0o755
+
+
+def test_an_empty_folder_is_closed_though_a_log_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    tmp_path.chmod(0o755)
+    Home(tmp_path)
+    assert mode(tmp_path) == 0o700

@@ -105,3 +105,15 @@ def test_a_missing_file_of_a_known_artifact_is_gone(service: Service) -> None:
     response = service.client.get(f"/v1/jobs/{job_id}/artifacts/plan.json")
 
     problem(response, 410, "artifact-gone")
+
+
+def test_a_store_that_is_away_is_asked_again_later(service: Service) -> None:
+    job_id = job_with_file(service, "plan.json", b"{}")
+    folder = service.settings.home / "artifacts" / "jobs"
+    folder.rename(folder.with_name("away"))
+    folder.write_text("not a folder")
+
+    response = service.client.get(f"/v1/jobs/{job_id}/artifacts/plan.json")
+
+    problem(response, 503, "store-unavailable")
+    assert response.headers["retry-after"] == "3"
