@@ -51,6 +51,8 @@ def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) ->
     from search.graph.tracing import program_of
 
     program, grouping = program_of(model, _example_inputs(document))
+    if document.get("batch") is not None:  # zeros and other weights may not show it
+        program = program.limited(fixed=bool(document["batch"].get("fixed")))
     kept = Plan.from_document(document["plan"]).kept
     widths = {group.name: group.width for group in grouping.groups}
     fits = widths.keys() == kept.keys()

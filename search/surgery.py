@@ -66,8 +66,9 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
 
     Returns:
         `plan`, `form`, `tensors` (name -> shape of every tensor that shrinks), `modules` (name ->
-        attribute -> value) and `inputs` (shape and dtype of the example inputs). `load_pruned`
-        reads it; only for the form "graph" it has to export the model again.
+        attribute -> value), `inputs` (shape and dtype of the example inputs) and `batch` (which
+        numbers of examples a graph is limited to, see `Program.limits`). `load_pruned` reads it;
+        only for the form "graph" it has to export the model again.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -75,9 +76,11 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     check_plan(graph, plan)
     _check_model(model, graph)
     kept = kept_indices(graph, plan)
+    form = graph.form(plan)
     return {
         "version": VERSION,
-        "form": graph.form(plan),
+        "form": form,
+        "batch": graph.whole_program.limits if form == "graph" else None,
         "plan": json.loads(plan.to_json()),
         "tensors": {
             name: list(shape_with(graph.shapes[name], dims)) for name, dims in kept.items()

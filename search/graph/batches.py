@@ -12,7 +12,6 @@ largest number for which that is right, but neither what one example does nor an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,8 +38,7 @@ def with_batches(program: Program, model: nn.Module, inputs: Sequence[Tensor]) -
     if not exported.dynamic or not _differs(program, model, two, 1):
         return program
     fixed = min(exported.most.values()) > BATCH and _differs(program, model, two, BATCH + 1)
-    most = dict.fromkeys(exported.most, BATCH) if fixed else exported.most
-    return replace(program, exported=replace(exported, single=False, most=most))
+    return program.limited(fixed=fixed)
 
 
 def _differs(program: Program, model: nn.Module, two: Sequence[Tensor], count: int) -> bool:

@@ -53,6 +53,7 @@ class Deadline:
         self._end = clock() + time_limit_s
         self._last: float | None = None
         self._longest_s = 0.0
+        self.has_refused = False
 
     def __call__(self) -> bool:
         now = self._clock()
@@ -60,7 +61,9 @@ class Deadline:
             self._longest_s = max(self._longest_s, now - self._last)
         self._last = now
         is_behind_over = self._behind is not None and self._behind()
-        return is_behind_over or now + self._longest_s >= self._end
+        is_over = is_behind_over or now + self._longest_s >= self._end
+        self.has_refused |= is_over
+        return is_over
 
     def is_over(self) -> bool:
         """Whether the time is over now. This is no question before a step."""

@@ -173,4 +173,5 @@ def _check_dtype(traced: TracedTensor, value: Any, weights: torch.dtype | None) 
 def _cast_anyway(wanted: torch.dtype, value: Tensor) -> bool:
     """Under autocast, any decimal dtype will do."""
     decimal = wanted.is_floating_point and value.is_floating_point()
-    return decimal and torch.is_autocast_enabled(value.device.type)
+    kind = value.device.type
+    return decimal and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

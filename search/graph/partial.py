@@ -23,10 +23,10 @@ from search.graph.redrawing import quiet_copy
 from search.graph.refusals import told
 from search.graph.trials import random_plan
 from search.graph.types import Group
-from search.graph.verdicts import Hearing
+from search.graph.verdicts import Hearing, digest_of
 from search.graph.verification import Halving, frozen_by
 from search.surgery import prune
-from search.tensors import shell_of
+from search.tensors import named_tensors, shell_of
 
 MOST_CALLS = 8
 OUTPUT = "its units are an output of the model"
@@ -122,8 +122,11 @@ def rejoined(
             return f"{where} ({told(error)})"
         return None
 
+    tensors = {**named_tensors(copied), **{f"input {i}": v for i, v in enumerate(batch)}}
+    trial = f"the whole {digest_of(tensors)}"  # which way it takes may hang on its values
+
     def problem(names: Sequence[str]) -> str | None:
-        return hearing.problem("the whole", names, lambda: hold(names))
+        return hearing.problem(trial, names, lambda: hold(names))
 
     halving = Halving()
     halving.keep([group.name for group in whole.prunable], problem)

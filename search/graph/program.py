@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from search.graph.costs import Kept
-from search.graph.exporting import Exported
+from search.graph.exporting import BATCH, Exported
 from search.graph.inputs import traced_inputs
 from search.graph.labels import FIXED, Atoms, dense
 from search.graph.levels import levels_closed
@@ -56,6 +56,18 @@ class Program:
 
     exported: Exported
     found: Propagation
+
+    def limited(self, *, fixed: bool) -> Program:
+        """This one for no single example, and, where the number is `fixed`, for two alone."""
+        most = dict.fromkeys(self.exported.most, BATCH) if fixed else self.exported.most
+        return replace(self, exported=replace(self.exported, single=False, most=most))
+
+    @property
+    def limits(self) -> dict[str, bool] | None:
+        """What `limited` has to know to do the same again; None where nothing is limited."""
+        if self.exported.single or not self.exported.dynamic:
+            return None
+        return {"fixed": max(self.exported.most.values(), default=BATCH) <= BATCH}
 
     def uneven(self, group_of: Atoms, unit_of: Atoms) -> set[int]:
         """Groups with a value that carries some units more often than others, or not at all.
@@ -154,7 +166,8 @@ class PrunedGraph(nn.Module):
         lifted = nn.Module()
         for name, constant in constants.items():
             self._sources[name] = f"{CONSTANTS}.{name}"
-            lifted.register_buffer(name, constant.to(device), persistent=name in exported.computed)
+            own = constant.to(device, copy=True)  # the exported graph and other models have it too
+            lifted.register_buffer(name, own, persistent=name in exported.computed)
         self.add_module(CONSTANTS, lifted)
         self.training = body.training
 

@@ -94,9 +94,9 @@ def trace(
             graph = _traced(model, example_inputs, rules, hearing, deadline)
         except ExportError as obstacle:
             parts = _traced_in_parts(model, example_inputs, rules, hearing, deadline)
-            if parts is None and deadline.is_over():
-                raise LateError(TOO_LATE) from obstacle
             if parts is None or not any(_is_open(group) for group in parts.groups):
+                if deadline.is_over() or deadline.has_refused:  # other parts were not tried
+                    raise LateError(TOO_LATE) from obstacle
                 raise
             graph = replace(parts, obstacle=str(obstacle))
     complete = not hearing.is_over and not graph.unfinished
@@ -194,7 +194,9 @@ def _with_program(
     Where that cannot be had in time, or differs from the one that was verified, the groups that
     need it are frozen.
     """
-    needing = [group.name for group in graph.groups if group.form == "graph"]
+    needing = [
+        group.name for group in graph.groups if group.form == "graph" and group.status != "frozen"
+    ]
     try:
         return replace(graph, program=_program_like(graph, rules, deadline.is_over))
     except GraphError as error:

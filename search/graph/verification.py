@@ -165,7 +165,9 @@ def _settle_units(
         return frozen_by(graph, dict.fromkeys(names, RANDOM))
     if len(_refused(whole)) > len(own):
         rest = frozen_by(graph, own)
-        return frozen_by(rest, verify(rest, exported, found, hearing, influences))
+        by_class = verify(rest, exported, found, hearing, influences)
+        if not hearing.is_over:
+            return frozen_by(rest, by_class)
     left = names.difference(own, shown) | own.keys()
     groups = tuple(
         replace(group, form="graph" if group.name in left else "module") for group in graph.groups

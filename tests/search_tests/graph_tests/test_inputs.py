@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +21,7 @@ from search.graph import PruningGraph, trace
 from search.graph.program import PrunedGraph
 from search.plan import Plan
 from search.skeleton import export_onnx
-from search.surgery import prune
+from search.surgery import load_pruned, plan_document, prune
 
 
 class Heads(nn.Module):
@@ -249,6 +252,31 @@ def test_numbers_of_examples_for_which_the_model_decides_otherwise_are_refused(
     for count in wrong:
         with pytest.raises(InputError, match=f"'x' must hold {allowed}, but got {count}"):
             pruned(torch.rand(count, 8))
+
+
+class Quiet(nn.Module):
+    """Decides by the number of examples, and makes nothing of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.abs() * 2 if x.shape[0] == 1 else x)
+        return x + self.branch(x)
+
+
+def test_a_loaded_model_takes_the_numbers_of_examples_that_were_found(tmp_path: Path) -> None:
+    graph = traced(Quiet(), torch.randn(2, 8))
+    (block,) = graph.removable
+    plan = Plan({**graph.dense_plan().kept, block.name: ()})
+    pruned = prune(graph.model, graph, plan)
+    (tmp_path / "plan.json").write_text(json.dumps(plan_document(graph.model, graph, plan)))
+    save_file(pruned.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_pruned(Quiet(), tmp_path / "plan.json", tmp_path / "model.safetensors")
+    for each in (pruned, loaded):
+        with pytest.raises(InputError, match="'x' must hold 2 or more examples, but got 1"):
+            each(torch.randn(1, 8))
 
 
 def test_inputs_without_a_batch_keep_their_shape_in_onnx() -> None:

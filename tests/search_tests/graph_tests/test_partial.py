@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from search.errors import ExportError
+from search.errors import ExportError, LateError
 from search.graph import PruningGraph, trace
 from search.graph.deadline import LATE
 from search.graph.trials import random_plan
 from search.graph.verification import settle
 from search.surgery import prune
 from tests.search_tests.graph_tests.around import Ending
+from tests.search_tests.graph_tests.test_verdicts import Readings
 from tests.search_tests.models import image
 
 
@@ -136,6 +139,23 @@ def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so(
     assert late.obstacle
     assert not late.prunable
     assert LATE in {group.reason for group in late.groups}
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.4])
+def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(share: float) -> None:
+    whole = Readings()
+    assert trace(Detector(), image(), clock=whole).parts
+
+    def jumping() -> float:
+        """A clock on which one step takes more than half of the time."""
+        nonlocal count
+        count += 1
+        return 35.0 if count > share * whole.count else 0.0
+
+    count = 0
+    with suppress(LateError):  # any other error would end the analysis for good
+        graph = trace(Detector(), image(), time_limit_s=60.0, clock=jumping)
+        assert graph.prunable or graph.unfinished
 
 
 def test_parts_that_say_nothing_of_the_whole_are_no_analysis() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,52 @@ def test_verdicts_on_another_model_are_left_aside(whole: tuple[PruningGraph, int
     other = trace(Other(), image(), verdicts=whole[0].verdicts)
     assert found(other) == found(trace(Other(), image()))
     assert not set(dict(other.verdicts.told)) & set(dict(whole[0].verdicts.told))
+
+
+class Set(nn.Module):
+    """What it computes hangs on what is set in it, and the graph does not show it."""
+
+    def __init__(self, *, fixed: bool, table: float = 1.0) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("table", torch.tensor([table]))
+        self.fixed = fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = 8 if self.fixed else self.one.weight.shape[0]
+        made: Tensor = self.other(self.one(x).relu() / width**0.5) * self.table
+        return made
+
+
+@pytest.mark.parametrize("change", [{"fixed": False}, {"fixed": True, "table": 2.0}])
+def test_what_is_set_in_a_model_is_part_of_what_verdicts_are_on(change: dict[str, Any]) -> None:
+    x = (torch.rand(2, 4),)
+    verdicts = trace(Set(fixed=True), x).verdicts
+    assert trace(Set(fixed=True), x, verdicts=verdicts).verdicts == verdicts
+    other = trace(Set(**change), x, verdicts=verdicts).verdicts
+    assert not set(dict(other.told)) & set(dict(verdicts.told))
+
+
+def test_a_class_that_was_typed_in_is_known_by_its_code() -> None:
+    def typed(factor: str) -> nn.Module:
+        space: dict[str, Any] = {"nn": nn}
+        text = f"""
+class Typed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 8), nn.Linear(8, 3)
+    def forward(self, x):
+        return self.other(self.one(x).relu()) * ({factor})
+"""
+        exec(text, space)
+        kind: type[nn.Module] = space["Typed"]
+        return kind()
+
+    x = (torch.rand(2, 4),)
+    verdicts = trace(typed("2.0"), x).verdicts
+    assert trace(typed("2.0"), x, verdicts=verdicts).verdicts == verdicts
+    other = trace(typed("self.one.weight.shape[0] / 4"), x, verdicts=verdicts).verdicts
+    assert not set(dict(other.told)) & set(dict(verdicts.told))
 
 
 def test_text_that_holds_no_verdicts_is_refused() -> None:
