@@ -205,7 +205,7 @@ class TestLease:
         self, bench: Bench, check: Any, add: Any
     ) -> None:
         entry_id = add(bench)
-        table = Model if check is check_model else Dataset
+        table: Any = Model if check is check_model else Dataset
         bench.now = utc_now()
         with bench.write() as session:
             late = inputs.claim(session, table, entry_id, bench.now, 60)

@@ -263,7 +263,8 @@ class Quiet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x.abs() * 2 if x.shape[0] == 1 else x)
-        return x + self.branch(x)
+        made: Tensor = x + self.branch(x)
+        return made
 
 
 def test_a_loaded_model_takes_the_numbers_of_examples_that_were_found(tmp_path: Path) -> None:

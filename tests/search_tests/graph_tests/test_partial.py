@@ -145,6 +145,7 @@ def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so(
 def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(share: float) -> None:
     whole = Readings()
     assert trace(Detector(), image(), clock=whole).parts
+    count = 0
 
     def jumping() -> float:
         """A clock on which one step takes more than half of the time."""
@@ -152,7 +153,6 @@ def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(share: float) 
         count += 1
         return 35.0 if count > share * whole.count else 0.0
 
-    count = 0
     with suppress(LateError):  # any other error would end the analysis for good
         graph = trace(Detector(), image(), time_limit_s=60.0, clock=jumping)
         assert graph.prunable or graph.unfinished
