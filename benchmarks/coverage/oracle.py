@@ -10,6 +10,8 @@ with everything that belongs to them zero where norms and means are said to coun
 |---|---|
 | TOLERANCE | how far off a pruned model may be, relative to the largest output |
 | SINGLE_TOLERANCE | the same where the model computes in single precision |
+| CHAOS | what the last bit of the inputs and weights may move, relative to the largest output |
+| SINGLE_CHAOS | the same for the last bit of single precision, where the model computes in that |
 | CONTROL | without other units it must be off by so many times as much, or that proves nothing |
 | SMALLER | weights that leave too much to the last bit are drawn smaller by these factors |
 | EXACT_PART | no pruned model counts as less off than this part of its tolerance |
@@ -36,6 +38,8 @@ from search import Plan, PruningGraph
 
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-4
+CHAOS = 1e-10
+SINGLE_CHAOS = 1e-4
 CONTROL = 100
 EXACT_PART = 1e-4
 SMALLER = (0.7, 0.5, 0.35)
@@ -85,7 +89,7 @@ class Oracle:
     ) -> None:
         self._model, self._inputs, self._seed = model, inputs, seed
         self._graph, self._prune = graph, prune
-        self._double = self._compared(torch.float64, TOLERANCE)
+        self._double = self._drawn()
 
     def judge(self, plan: Plan) -> Verdict:
         """The verdict on `plan`.
@@ -104,30 +108,33 @@ class Oracle:
             return self._double.judge(plan)
         except Undecided:
             if not self._double.runs():
-                return self._compared(torch.float32, SINGLE_TOLERANCE).judge(plan)
+                return self._drawn(dtype=torch.float32).judge(plan)
         except WrongOutput:
             if not self._double.is_chaotic(plan):
                 raise
             for scale in SMALLER:
-                calmer = self._compared(torch.float64, TOLERANCE, scale)
+                calmer = self._drawn(scale)
                 if not calmer.is_chaotic(plan):
                     return calmer.judge(plan)
         except Exception:  # casts in the model's code: whatever its operators raise
-            return self._compared(torch.float32, SINGLE_TOLERANCE).judge(plan)
-        dense = shaken(self._model, self._seed)
-        inputs = noise(self._inputs, self._seed)
-        return Comparison(dense, inputs, self._graph, self._prune, TOLERANCE).judge(plan)
+            return self._drawn(dtype=torch.float32).judge(plan)
+        return self._comparison(shaken(self._model, self._seed)).judge(plan)
 
-    def _compared(self, dtype: torch.dtype, tolerance: float, scale: float = 1.0) -> Comparison:
-        dense = redrawn(self._model, self._seed, scale).to(dtype)
+    def _drawn(self, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Comparison:
+        return self._comparison(redrawn(self._model, self._seed, scale).to(dtype), dtype)
+
+    def _comparison(self, dense: nn.Module, dtype: torch.dtype = torch.float64) -> Comparison:
         inputs = noise(self._inputs, self._seed, dtype)
-        if dtype is torch.float64 and computes_in_single(dense, inputs):
-            tolerance = SINGLE_TOLERANCE
-        return Comparison(dense, inputs, self._graph, self._prune, tolerance)
+        single = dtype is torch.float32 or computes_in_single(dense, inputs)
+        return Comparison(dense, inputs, self._graph, self._prune, single=single)
 
 
 class Comparison:
-    """Pruned outputs beside those of the dense model, in one precision."""
+    """Pruned outputs beside those of the dense model, in one precision.
+
+    Args:
+        single: whether anything is computed in single precision.
+    """
 
     def __init__(
         self,
@@ -135,9 +142,13 @@ class Comparison:
         inputs: Sequence[Tensor],
         graph: PruningGraph,
         prune: Pruner,
-        tolerance: float,
+        *,
+        single: bool,
     ) -> None:
-        self._dense, self._inputs, self._tolerance = dense, inputs, tolerance
+        self._dense, self._inputs = dense, inputs
+        self._tolerance = SINGLE_TOLERANCE if single else TOLERANCE
+        self._chaos = SINGLE_CHAOS if single else CHAOS
+        self._bit = torch.finfo(torch.float32 if single else torch.float64).eps
         self._graph, self._prune = graph, prune
         self._absent: AbsentUnits | None = None
 
@@ -151,19 +162,22 @@ class Comparison:
 
     def is_chaotic(self, plan: Plan) -> bool:
         """Whether the last bit of inputs and weights, of the dense model or of the pruned one,
-        moves the outputs by so much that a right model may be off by more than is allowed."""
+        moves the outputs by so much that a right model may be off by more than is allowed.
+
+        It is the last bit of single precision where the model casts to that on its way: the cast
+        rounds smaller moves away, and a right pruned model rounds its own sums.
+        """
         pruned = self._prune(self._dense, self._graph, plan)
         return any(
-            self._moved_by_the_last_bit(model) > self._tolerance / CONTROL
-            for model in (self._dense, pruned)
+            self._moved_by_the_last_bit(model) > self._chaos for model in (self._dense, pruned)
         )
 
     def _moved_by_the_last_bit(self, model: nn.Module) -> float:
         source = torch.Generator().manual_seed(0)
         moved = copy.deepcopy(model)
         for tensor in {id(t): t for t in tensors_of(moved).values()}.values():
-            tensor.data = last_bit_moved(tensor.data, source)
-        inputs = [last_bit_moved(value, source) for value in self._inputs]
+            tensor.data = last_bit_moved(tensor.data, source, self._bit)
+        inputs = [last_bit_moved(value, source, self._bit) for value in self._inputs]
         return relative_error(outputs_of(moved, inputs), outputs_of(model, self._inputs))
 
     def judge(self, plan: Plan) -> Verdict:

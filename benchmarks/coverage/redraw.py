@@ -58,11 +58,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def last_bit_moved(tensor: Tensor, source: torch.Generator) -> Tensor:
-    """Every decimal number moved by about its last bit."""
+def last_bit_moved(tensor: Tensor, source: torch.Generator, bit: float) -> Tensor:
+    """Every decimal number moved by about its last bit, which is `bit` where it is one."""
     if not tensor.is_floating_point():
         return tensor
-    bit = torch.finfo(tensor.dtype).eps
     return tensor * (1 + bit * _normal(tensor, source).to(tensor.dtype))
 
 

@@ -43,6 +43,11 @@ def rolled(graph: PruningGraph, role: str) -> PruningGraph:
     return replace(graph, groups=groups)
 
 
+def pruning_by(wrong: PruningGraph) -> Callable[[nn.Module, PruningGraph, Plan], nn.Module]:
+    """Prunes by the graph `wrong` whatever graph it is given."""
+    return lambda dense, _, plan: prune(dense, wrong, plan)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_exact_plan_is_judged_by_masked_columns(seed: int) -> None:
     model, inputs, graph = traced(chain)
@@ -227,6 +232,52 @@ def test_model_that_casts_is_judged_as_exactly_as_it_computes() -> None:
     graph = trace(model, inputs)
     verdict = Oracle(model, inputs, graph, prune).judge(half_plan(graph))
     assert verdict.error <= SINGLE_TOLERANCE < verdict.control
+
+
+class Steep(nn.Module):
+    """Puts units on a sphere in single precision, and makes far more of them than that resolves
+    where its gains are of order one, as drawn ones are; its own are small.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(5, 64), nn.Linear(64, 6), nn.Linear(6, 3)
+        self.gain = nn.Parameter(torch.full((64,), 1e-9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        single = self.first(x).float()
+        sphere = single * torch.rsqrt(single.square().sum(-1, keepdim=True) + 1e-6)
+        waves = torch.sin(1e9 * self.gain * sphere.type_as(x))
+        out: Tensor = self.last(self.middle(waves).relu())
+        return out
+
+
+def test_what_the_last_single_bit_decides_is_judged_on_weights_that_are_shaken_only() -> None:
+    torch.manual_seed(0)
+    model, inputs = Steep().eval(), (torch.randn(16, 5),)
+    graph = trace(model, inputs)
+    plan = random_plan(graph)  # of every second unit the sums may round as those of all
+    assert plan.widths["first"] < 64
+    oracle = Oracle(model, inputs, graph, prune)
+    assert oracle._double.is_chaotic(plan)
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        oracle._double.judge(plan)
+    verdict = oracle.judge(plan)
+    assert verdict.error <= SINGLE_TOLERANCE < verdict.control
+    for role in ("consumer", "producer"):
+        wrong = rolled(graph, role)
+        with pytest.raises(WrongOutput, match="the pruned model is off by"):
+            Oracle(model, inputs, graph, pruning_by(wrong)).judge(plan)
+
+
+def test_model_that_casts_is_not_chaotic_for_that_alone() -> None:
+    model, inputs = Casting().eval(), (torch.randn(2, 5),)
+    graph = trace(model, inputs)
+    plan = half_plan(graph)
+    oracle = Oracle(model, inputs, graph, pruning_by(rolled(graph, "consumer")))
+    assert not oracle._double.is_chaotic(plan)
+    with pytest.raises(WrongOutput, match="the pruned model is off by"):
+        oracle.judge(plan)
 
 
 class Deciding(nn.Module):
