@@ -105,6 +105,16 @@ class Home:
 
 
 @contextmanager
+def private_files() -> Iterator[None]:
+    """What this process, and those that it starts, write in the block is for this user alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
 def explained(root: Path) -> Iterator[None]:
     """Turns what the system refuses in the block into a sentence about the home that says what to
     change.

@@ -32,7 +32,7 @@ from api.stack.cores import (
 )
 from api.stack.environment import secrets_for
 from api.stack.errors import BrokerUnavailable, NotReady, PortInUse
-from api.stack.home import Home, explained
+from api.stack.home import Home, explained, private_files
 from api.stack.probe import probe_command, probe_environment
 from api.stack.supervisor import Supervisor, heedless
 
@@ -255,9 +255,8 @@ def up(config: StackConfig, report: Callable[[str], None]) -> None:
     """
     check_binding(config.host, os.environ)
     report = heedless(report)
-    os.umask(0o077)  # what it and its processes write is for this user alone
     stopping = StopRequest()
-    with explained(config.home):
+    with private_files(), explained(config.home):
         home = Home(config.home)
         with home.lock():
             stopping.listen()

@@ -13,8 +13,11 @@ from pydantic import ValidationError
 from api.auth import AccessSettings
 from api.stack.background import background
 from api.stack.children import Child, ChildSpec
+from api.stack.config import StackConfig
 from api.stack.environment import secrets_for
+from api.stack.errors import StackError
 from api.stack.home import Home
+from api.stack.stack import up
 from jobs.database import parse_url
 from jobs.settings import Settings
 from latency_probes.environment import without_secrets
@@ -188,3 +191,14 @@ def test_an_empty_folder_is_closed_though_a_log_lies_in_it(tmp_path: Path) -> No
     tmp_path.chmod(0o755)
     Home(tmp_path)
     assert mode(tmp_path) == 0o700
+
+
+def test_a_stack_that_does_not_come_up_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(StackError):
+            up(StackConfig(home=tmp_path / "file" / "home"), lambda _: None)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
