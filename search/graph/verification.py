@@ -22,7 +22,7 @@ from search.graph.influence import Influence
 from search.graph.program import Program
 from search.graph.propagation import Propagation
 from search.graph.pruning_graph import PruningGraph
-from search.graph.trials import CONTROL, EXACT, FormTrial, NumberTrial, ShapeTrial
+from search.graph.trials import CONTROL, EXACT, FormTrial, NumberTrial, ShapeTrial, random_plan
 from search.graph.verdicts import Hearing, subject_of
 
 ROUNDS, EXTRA_ROUNDS = 2, 4
@@ -304,7 +304,8 @@ def verify(
         drawn.append((seed, trial.scale, frozenset(names).difference(blocks)))
         if not influences.setdefault(drawn[-1], {}) and not proven.issuperset(names):
             influences[drawn[-1]] = influence.beside(sorted(drawn[-1][2]), seed, trial.scale)
-        proven |= _shown(influences[drawn[-1]], max(trial.off, EXACT)).intersection(names)
+        tried = set(names) - _left_in(graph, names, seed)
+        proven |= _shown(influences[drawn[-1]], max(trial.off, EXACT)) & tried
     idle = [name for name in names if name not in proven]
     if idle and drawn:
         seed, scale, _ = drawn[0]
@@ -323,6 +324,12 @@ def verify(
 def _shown(influence: Mapping[str, float], off: float) -> set[str]:
     """The groups that matter by far more than `off`, the error of a trial that went well."""
     return {name for name, value in influence.items() if value >= CONTROL * off}
+
+
+def _left_in(graph: PruningGraph, names: Sequence[str], seed: int) -> set[str]:
+    """The blocks that the plan of a round leaves in: the round proves nothing of them."""
+    kept = random_plan(graph.groups, names, seed).kept
+    return {group.name for group in graph.removable if kept[group.name]}
 
 
 def _free(graph: PruningGraph) -> list[str]:

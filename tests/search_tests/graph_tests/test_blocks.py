@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from search.graph.exporting import batch_of_two, export
 from search.graph.partial import NO_PROGRAM
 from search.graph.program import Program, PrunedGraph
 from search.graph.redrawing import double_copy
-from search.graph.trials import random_plan
+from search.graph.trials import NumberTrial, random_plan
 from search.graph.verdicts import Hearing, Verdicts
 from search.graph.verification import verify_blocks
 from search.plan import Plan
@@ -297,6 +298,38 @@ def test_blocks_that_the_time_limit_leaves_unverified_are_frozen(
     late = trace(ReZero(), image(), time_limit_s=1.0, clock=clock)
     assert [group.reason for group in late.groups if group.kind == "block"] == [LATE]
     assert late.prunable
+
+
+class TwoBlocks(nn.Module):
+    """The first round removes one of them and keeps the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.head = conv(3, 4), conv(4, 4), conv(4, 4), conv(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.one(x)
+        out: Tensor = self.head(x + self.two(x))
+        return out
+
+
+def test_a_round_proves_nothing_of_the_blocks_that_it_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = [group.name for group in trace(TwoBlocks(), image()).removable]
+    told = NumberTrial.problem
+
+    def problem(trial: NumberTrial, names: Sequence[str]) -> str | None:
+        late = trial._seed > 0 and set(blocks) & set(names)
+        return LATE if late else told(trial, names)
+
+    monkeypatch.setattr(NumberTrial, "problem", problem)
+    graph = trace(TwoBlocks(), image())
+    kept = random_plan(graph.groups, blocks, 0).kept
+    assert sorted(len(kept[name]) for name in blocks) == [0, 1]
+    assert [group.name for group in graph.removable] == [n for n in blocks if not kept[n]]
+    assert [g.reason for g in graph.groups if g.kind == "block" and kept[g.name]] == [LATE]
 
 
 class Branching(nn.Module):
