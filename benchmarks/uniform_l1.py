@@ -23,12 +23,14 @@ from jobs.spec import JobSpec
 from latency_probes.local import Failed, LocalProbe
 from latency_probes.messages import Settings
 from search.criteria import best_units, score_channels
+from search.evaluation import accuracy
+from search.finetuning import Finetune, FinetuneConfig
 from search.graph import PruningGraph, trace
 from search.plan import Plan
+from search.recalibration import recalibrate
 from search.skeleton import skeleton
 from search.splits import split_indices
 from search.surgery import prune
-from search.training import Finetune, FinetuneConfig, accuracy, recalibrate
 from workers.loaders.datasets import Images, Source
 from workers.tasks.finetune import finetune_config
 
@@ -51,7 +53,9 @@ def uniform_plan(graph: PruningGraph, scores: dict[str, Tensor], share: float) -
     kept = dict(graph.dense_plan().kept)
     for group in graph.prunable:
         kept[group.name] = best_units(
-            scores[group.name], max(group.least, round(share * group.width)), group.parts
+            scores[group.name],
+            max(group.min_width, round(share * group.width)),
+            group.required_any_of,
         )
     return Plan(kept)
 

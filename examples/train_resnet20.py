@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from examples.resnet20 import resnet20
-from search.training import accuracy, augment
+from search.evaluation import accuracy
+from search.finetuning import augment
 from workers.loaders.datasets import Source
 
 BATCH_SIZE = 128

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from search.explorer import Explorer, SearchConfig
     from search.floors import layer_floors
     from search.graph import Group, PruningGraph, trace
+    from search.loading import load_pruned
     from search.onnx_in import from_onnx
     from search.plan import Plan
     from search.sensitivity import Sensitivity, layer_sensitivity
-    from search.surgery import load_pruned, prune
+    from search.surgery import prune
 
 _HOMES = {
     "Explorer": "search.explorer",
@@ -25,7 +26,7 @@ _HOMES = {
     "from_onnx": "search.onnx_in",
     "layer_floors": "search.floors",
     "layer_sensitivity": "search.sensitivity",
-    "load_pruned": "search.surgery",
+    "load_pruned": "search.loading",
     "prune": "search.surgery",
     "run_search": "search.driver",
     "score_channels": "search.criteria",

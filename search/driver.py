@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
+from search.evaluation import cross_entropy_loss
 from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.plan import Plan
+from search.recalibration import DenseOrigin, recalibrate
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, skeleton
 from search.surgery import kept_indices, prune
-from search.training import Reference, cross_entropy_loss, recalibrate
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float]
@@ -108,7 +109,7 @@ def run_search(
         )  # fmt: skip
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
-    least = {group.name: group.least for group in searched}
+    least = {group.name: group.min_width for group in searched}
 
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths, least=least)
@@ -172,7 +173,7 @@ def _pruned(
     model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
 ) -> nn.Module:
     pruned = prune(model, graph, plan)
-    recalibrate(pruned, inputs, Reference(model, kept_indices(graph, plan)))
+    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
     return pruned
 
 

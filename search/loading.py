@@ -1,4 +1,4 @@
-"""Rebuilds a pruned model from its two files. Needs torch and safetensors; verifies nothing."""
+"""Writes a plan with its edits down, and rebuilds a pruned model from that and its weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search.attributes import shape_with
 from search.errors import PlanError, WeightsError
+from search.graph.dependency.grouping import kept_atoms
+from search.graph.native_program import program_of
+from search.graph.pruning_graph import PruningGraph
 from search.plan import Plan
+from search.surgery import check_model_shapes, check_plan, kept_indices, module_edits
 from search.tensors import copy_with, load_tensors, named_tensors, set_attributes
 
 VERSION = 1
+
+
+def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str, Any]:
+    """The plan, and every edit that turns `model` into the pruned one, as JSON.
+
+    Returns:
+        `plan`, `form`, `tensors` (name -> shape of every tensor that shrinks), `modules` (name ->
+        attribute -> value), `inputs` (shape and dtype of the example inputs) and `batch` (which
+        numbers of examples a graph is limited to, see `Program.limits`). `load_pruned` reads it;
+        only for the form "graph" it has to export the model again.
+
+    Raises:
+        PlanError: the plan does not fit the graph, or the graph does not fit the model.
+    """
+    check_plan(graph, plan)
+    check_model_shapes(model, graph)
+    kept = kept_indices(graph, plan)
+    form = graph.form(plan)
+    return {
+        "version": VERSION,
+        "form": form,
+        "batch": graph.whole_program.limits if form == "graph" else None,
+        "plan": json.loads(plan.to_json()),
+        "tensors": {
+            name: list(shape_with(graph.shapes[name], dims)) for name, dims in kept.items()
+        },
+        "modules": module_edits(model, kept),
+        "inputs": [
+            {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for value in graph.example_inputs
+        ],
+    }
 
 
 def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Path) -> nn.Module:
@@ -47,9 +84,6 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
 
 def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) -> nn.Module:
     """A `PrunedGraph`: the model is exported again, and its groups are those of the plan."""
-    from search.graph.grouping import kept_atoms
-    from search.graph.tracing import program_of
-
     program, grouping = program_of(model, _example_inputs(document))
     if document.get("batch") is not None:  # zeros and other weights may not show it
         program = program.limited(fixed=bool(document["batch"].get("fixed")))

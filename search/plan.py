@@ -33,7 +33,7 @@ def best_of(
     Args:
         order: all units, best first.
         count: how many to keep; more are kept only where the parts ask for more.
-        parts: sets of units of which one must stay each, see `Group.parts`.
+        parts: sets of units of which one must stay each, see `Group.required_any_of`.
     """
     needed: dict[int, None] = {}
     for part in parts:

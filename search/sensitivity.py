@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from search.criteria import best_units
 from search.errors import ConfigError
 from search.plan import Plan
+from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
-from search.training import Reference, recalibrate
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -95,7 +95,7 @@ def sensitivity_plan(
 ) -> Plan:
     """The dense plan, but for a share `ratio` of one group's units, lowest scores first.
 
-    The number removed is rounded to the nearest; `Group.least` stay. A block is removed.
+    The number removed is rounded to the nearest; `Group.min_width` stay. A block is removed.
     """
     check_ratios((ratio,))
     dense = graph.dense_plan()
@@ -104,8 +104,8 @@ def sensitivity_plan(
         raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
     if found.kind == "block":
         return Plan({**dense.kept, group: ()})
-    kept = max(found.least, found.width - int(ratio * found.width + 0.5))
-    return Plan({**dense.kept, group: best_units(scores[group], kept, found.parts)})
+    kept = max(found.min_width, found.width - int(ratio * found.width + 0.5))
+    return Plan({**dense.kept, group: best_units(scores[group], kept, found.required_any_of)})
 
 
 def told_rise(graph: PruningGraph, group: str, ratio: float, rise: float) -> float:
@@ -123,7 +123,7 @@ def pruned_loss(
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
     pruned = prune(model, graph, plan)
-    recalibrate(pruned, recalibration_batches, Reference(model, kept_indices(graph, plan)))
+    recalibrate(pruned, recalibration_batches, DenseOrigin(model, kept_indices(graph, plan)))
     return evaluate(pruned)
 
 

@@ -1,25 +1,21 @@
-"""Cuts a model to a plan, and writes down how. It traces nothing."""
+"""Cuts a model to a plan. It traces nothing."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from search.attributes import Attributes, Indices, attributes_of, shape_with
+from search.attributes import Attributes, Indices, attributes_of
 from search.errors import PlanError
-from search.loading import VERSION, load_pruned
 from search.plan import Plan
 from search.tensors import copy_with, named_tensors, set_attributes
 
 if TYPE_CHECKING:
+    from search.graph.dependency.groups import Form, Group, Member
     from search.graph.pruning_graph import PruningGraph
-    from search.graph.types import Form, Group, Member
-
-__all__ = ["check_plan", "kept_indices", "load_pruned", "plan_document", "prune"]
 
 
 def prune(
@@ -44,7 +40,7 @@ def prune(
         GraphError: the plan removes a block, and the model cannot be exported in its own dtype.
     """
     check_plan(graph, plan)
-    _check_model(model, graph)
+    check_model_shapes(model, graph)
     kept = kept_indices(graph, plan)
     tensors = named_tensors(model)
     cut = {name: tensors[name].detach() for name in kept}
@@ -53,44 +49,12 @@ def prune(
         for dim, indices in dims.items():
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
     pruned = copy_with(model, cut)
-    set_attributes(pruned, _module_edits(model, kept))
+    set_attributes(pruned, module_edits(model, kept))
     if graph.form(plan) == "graph":
         return graph.whole_program.pruned(model, pruned, graph.kept_atoms(plan))
     if form == "graph" and graph.program is not None:
         return graph.program.pruned(model, pruned, graph.kept_atoms(plan))
     return pruned
-
-
-def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str, Any]:
-    """The plan, and every edit that turns `model` into the pruned one, as JSON.
-
-    Returns:
-        `plan`, `form`, `tensors` (name -> shape of every tensor that shrinks), `modules` (name ->
-        attribute -> value), `inputs` (shape and dtype of the example inputs) and `batch` (which
-        numbers of examples a graph is limited to, see `Program.limits`). `load_pruned` reads it;
-        only for the form "graph" it has to export the model again.
-
-    Raises:
-        PlanError: the plan does not fit the graph, or the graph does not fit the model.
-    """
-    check_plan(graph, plan)
-    _check_model(model, graph)
-    kept = kept_indices(graph, plan)
-    form = graph.form(plan)
-    return {
-        "version": VERSION,
-        "form": form,
-        "batch": graph.whole_program.limits if form == "graph" else None,
-        "plan": json.loads(plan.to_json()),
-        "tensors": {
-            name: list(shape_with(graph.shapes[name], dims)) for name, dims in kept.items()
-        },
-        "modules": _module_edits(model, kept),
-        "inputs": [
-            {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            for value in graph.example_inputs
-        ],
-    }
 
 
 def check_plan(graph: PruningGraph, plan: Plan) -> None:
@@ -108,14 +72,14 @@ def check_plan(graph: PruningGraph, plan: Plan) -> None:
 
 
 def _check_group(group: Group, units: tuple[int, ...]) -> None:
-    if len(units) < group.least:
+    if len(units) < group.min_width:
         raise PlanError(
-            f"group {group.name!r} must keep {group.least} of its units at least, but got "
+            f"group {group.name!r} must keep {group.min_width} of its units at least, but got "
             f"{len(units)}"
         )
     if units and units[-1] >= group.width:
         raise PlanError(f"units of {group.name!r} must be < {group.width}, but got {units[-1]}")
-    for part in group.parts:
+    for part in group.required_any_of:
         if not set(part) & set(units):
             raise PlanError(
                 f"{group.name!r} must keep one of its units {part!r:.60}: some tensor has no other"
@@ -127,7 +91,7 @@ def _check_group(group: Group, units: tuple[int, ...]) -> None:
         )
 
 
-def _check_model(model: nn.Module, graph: PruningGraph) -> None:
+def check_model_shapes(model: nn.Module, graph: PruningGraph) -> None:
     tensors = named_tensors(model)
     for name, shape in graph.shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
@@ -179,7 +143,7 @@ def _absorb_columns(
     return merged
 
 
-def _module_edits(model: nn.Module, kept: Mapping[str, Indices]) -> dict[str, Attributes]:
+def module_edits(model: nn.Module, kept: Mapping[str, Indices]) -> dict[str, Attributes]:
     """Module -> attributes that change with `kept`; a tied tensor changes all its owners."""
     tensors = named_tensors(model)
     by_identity = {id(tensors[name]): indices for name, indices in kept.items()}

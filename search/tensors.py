@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from search.attributes import Attributes
 from search.errors import PlanError
+from search.training_flags import training_flags_kept
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -37,10 +38,8 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module
         for name, value in replacements.items()
     }
     copied = copy.deepcopy(model, _detached(model) | memo)
-    flags = [(module, module.training) for module in copied.modules()]
-    copied.train()
-    for module, training in flags:
-        module.training = training
+    with training_flags_kept(copied):
+        copied.train()
     return copied
 
 

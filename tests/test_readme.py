@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from search.graph import PruningGraph, trace
+from search.loading import load_pruned, plan_document
 from search.plan import Plan
-from search.surgery import load_pruned, plan_document, prune
+from search.surgery import prune
 from search.tensors import stored_tensors
 from workers.report.document import AS_GRAPH, OWN_CLASS, loading
 

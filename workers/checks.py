@@ -17,7 +17,7 @@ from jobs.repository import datasets, inputs, jobs, models
 from jobs.spec import DatasetSpec, ModelSpec
 from jobs.states import JobState
 from jobs.tables import Dataset, Model
-from search.graph.deadline import PATIENCE
+from search.graph.exported.deadline import PATIENCE
 from workers.context import Context, Unit
 from workers.data_inspection import DataInspection, inspect_data_in_child
 from workers.inspection import Inspection, inspect_in_child

@@ -78,8 +78,8 @@ def inspect(request: Inspection) -> dict[str, Any]:
     """The work of the child: load, trace, report."""
     from search.errors import LateError, SearchError
     from search.graph import trace
-    from search.graph.verdicts import Verdicts
-    from search.training import recalibration
+    from search.graph.trial_log import Verdicts
+    from search.recalibration import recalibration
     from workers.loaders.errors import LoadError
     from workers.loaders.models import example_inputs, input_shape, load_model
 

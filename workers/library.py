@@ -15,7 +15,7 @@ from jobs.data_roots import data_roots
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.tables import Dataset, Model
 from search.graph import PruningGraph, trace
-from search.graph.verification import frozen_by
+from search.graph.pruning_graph import frozen_by
 from search.plan import Plan
 from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices

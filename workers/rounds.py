@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactNotFound
 from jobs.tables import Model
-from search.graph.verdicts import Verdicts
+from search.graph.trial_log import Verdicts
 
 # Most models take one round. The next is twice as long, so that a trial that is broken off at the
 # end of one fits into another.

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.coverage.oracle import Outputs, outputs_of, relative_error, tensors_in
 from search import Plan, PruningGraph
-from search.surgery import plan_document
+from search.loading import plan_document
 
 ONNX_TOLERANCE = 1e-3
 LOAD_TOLERANCE = 1e-5

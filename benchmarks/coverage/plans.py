@@ -19,7 +19,7 @@ def half_plan(graph: PruningGraph, statuses: Collection[str] = ALL) -> Plan:
     for group in graph.groups:
         if group.status in statuses and group.width > 1:
             order = [*range(0, group.width, 2), *range(1, group.width, 2)]
-            kept[group.name] = best_of(order, (group.width + 1) // 2, group.parts)
+            kept[group.name] = best_of(order, (group.width + 1) // 2, group.required_any_of)
     return Plan(kept)
 
 
@@ -29,9 +29,9 @@ def random_plan(graph: PruningGraph, seed: int = 0) -> Plan:
     kept = dict(graph.dense_plan().kept)
     for group in graph.groups:
         if group.status in ALL and group.width > 1:
-            width = source.randint(max(group.least, group.width // 4), group.width)
+            width = source.randint(max(group.min_width, group.width // 4), group.width)
             order = source.sample(range(group.width), group.width)
-            kept[group.name] = best_of(order, width, group.parts)
+            kept[group.name] = best_of(order, width, group.required_any_of)
     return Plan(kept)
 
 
@@ -42,5 +42,5 @@ def other_plan(graph: PruningGraph, plan: Plan) -> Plan:
         units = plan.kept[group.name]
         if len(units) < group.width:
             gone = sorted(set(range(group.width)) - set(units))
-            kept[group.name] = best_of([*gone, *units], len(units), group.parts)
+            kept[group.name] = best_of([*gone, *units], len(units), group.required_any_of)
     return Plan(kept)

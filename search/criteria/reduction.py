@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from search.graph.types import Group, Member
+    from search.graph.dependency.groups import Group, Member
 
 
 def member_values(contributions: Tensor, member: Member) -> Tensor:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from search.criteria.reduction import member_values, scoring_members
 from search.errors import CriterionError
+from search.training_flags import in_evaluation
 
 if TYPE_CHECKING:
     from search.graph import Group, Member, PruningGraph
@@ -47,18 +48,13 @@ def taylor_scores(
     parameters = dict(model.named_parameters())
     totals: dict[str, Tensor] = {}
     count = 0
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with in_evaluation(model):
         for images, labels in _parts(batches):
             products = _products(model, parameters, images, labels)
             for group in graph.prunable:
                 effect = _effect(group, products).abs()
                 totals[group.name] = totals.get(group.name, torch.zeros_like(effect)) + effect
             count += 1
-    finally:
-        for module, flag in flags:
-            module.training = flag
     if count == 0:
         raise CriterionError("taylor must be given at least one batch, but got none")
     return {name: total / count for name, total in totals.items()}

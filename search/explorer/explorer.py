@@ -14,7 +14,7 @@ from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
 from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
-from search.explorer.preparation import Relax, Report
+from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.rounds import Round
 from search.explorer.tree import Candidate, Node, Tree, pareto
 
@@ -67,7 +67,7 @@ class Explorer:
         self.infeasible: dict[str, Any] | None = None
         self._given = _given(floors, sensitivity, staircases, importance)
         self._tree = Tree(config, importance)
-        self._report = Report(
+        self._status = SearchStatus(
             stairs={
                 name: {int(width): float(ratio) for width, ratio in rows.items()}
                 for name, rows in self._given["staircases"].items()
@@ -78,7 +78,7 @@ class Explorer:
         self._open: set[Key] = set()
         self._told: set[Key] = set()
         self._stopped = self._finished = False
-        self._steps = archtree(self._tree, self._report, self._given["floors"], relax)
+        self._steps = archtree(self._tree, self._status, self._given["floors"], relax)
         self._barrier = "all"
         self._advance()
 
@@ -130,15 +130,15 @@ class Explorer:
         """Where the search stands, as a JSON object."""
         nodes = self._tree.nodes.values()
         return {
-            "phase": "done" if self._finished and not self.infeasible else self._report.phase,
-            "level": self._report.level,
+            "phase": "done" if self._finished and not self.infeasible else self._status.phase,
+            "level": self._status.level,
             "levels": self.config.levels,
             "measured": sum(node.ratio is not None for node in nodes) - 1,
             "scored": sum(node.loss is not None for node in nodes),
             "failed": sum(node.error is not None for node in nodes),
             "waiting": len(self._open),
             "remaining": self._remaining(),
-            "floors_doubled": self._report.floors_doubled,
+            "floors_doubled": self._status.floors_doubled,
             "stopped": self._stopped,
             "best": self._best_so_far(),
         }
@@ -172,7 +172,7 @@ class Explorer:
         """Ratios of single groups measured so far, to be kept per model and target."""
         return {
             name: {str(width): rows[width] for width in sorted(rows)}
-            for name, rows in sorted(self._report.stairs.items())
+            for name, rows in sorted(self._status.stairs.items())
         }
 
     @property
@@ -183,7 +183,7 @@ class Explorer:
     @property
     def floors(self) -> dict[str, int]:
         """The floors in force, after any relaxing."""
-        return dict(self._report.floors)
+        return dict(self._status.floors)
 
     # --- saving
 
@@ -282,7 +282,7 @@ class Explorer:
             try:
                 self._issue(next(self._steps))
             except StopIteration:
-                self.infeasible = self._report.infeasible
+                self.infeasible = self._status.infeasible
                 self._finish()
 
     def _blocked(self) -> bool:
@@ -325,12 +325,12 @@ class Explorer:
         waiting = sum(needs == "latency" for _, needs in self._open)
         config = self.config
         per_level = config.beam_width * config.children
-        levels = (config.levels - max(self._report.level, 1)) * per_level
-        if self._report.phase != "levels":
+        levels = (config.levels - max(self._status.level, 1)) * per_level
+        if self._status.phase != "levels":
             levels += config.children + config.levels
-        if self._report.phase in ("feasibility", "staircases"):
+        if self._status.phase in ("feasibility", "staircases"):
             stairs = sum(
-                config.staircase_points - len(rows) for rows in self._report.stairs.values()
+                config.staircase_points - len(rows) for rows in self._status.stairs.values()
             )
             levels += max(stairs - waiting, 0)
         return waiting + levels

@@ -33,9 +33,9 @@ class GroupLike(Protocol):
     @property
     def status(self) -> str: ...
     @property
-    def least(self) -> int: ...
+    def min_width(self) -> int: ...
     @property
-    def parts(self) -> Sequence[Sequence[int]]: ...
+    def required_any_of(self) -> Sequence[Sequence[int]]: ...
 
 
 class ScoreLike(Protocol):
@@ -76,15 +76,15 @@ class Importance:
         searched = [
             group
             for group in groups
-            if group.status != "frozen" and group.name in scores and (blocks or group.least)
+            if group.status != "frozen" and group.name in scores and (blocks or group.min_width)
         ]
         self.widths = {group.name: group.width for group in searched}
-        self.least = {group.name: group.least for group in searched}
+        self.min_widths = {group.name: group.min_width for group in searched}
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
         self._order = {
             name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()
         }
-        self._parts = {group.name: group.parts for group in groups}
+        self._parts = {group.name: group.required_any_of for group in groups}
         self._penalties = {
             name: _penalties(name, values[name], sensitivity) for name in self.widths
         }

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from search.explorer.outcomes import Measured
-from search.explorer.preparation import Relax, Report, declare_infeasible, prepare
+from search.explorer.preparation import Relax, SearchStatus, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
 from search.explorer.rounds import Steps, measure, score
 from search.explorer.space import Space, anchored
@@ -14,23 +14,23 @@ _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the inte
 
 
 def archtree(
-    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+    tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> Steps[None]:
     """The whole search, from the dense model to the finalists."""
     if tree.config.budget >= 1.0:
         yield from score([tree.root])
         return
-    space = yield from prepare(tree, report, floors, relax)
+    space = yield from prepare(tree, status, floors, relax)
     if space is None:
         return
-    report.phase = "levels"
+    status.phase = "levels"
     starts = yield from _measure_anchors(tree, space)
     frontier = [tree.root]
     for level, target in enumerate(tree.config.targets, start=1):
-        report.level = level
+        status.level = level
         frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
     if not tree.meeting(tree.config.budget):
-        declare_infeasible(tree, report)
+        declare_infeasible(tree, status)
 
 
 def _measure_anchors(tree: Tree, space: Space) -> Steps[list[Node | None]]:

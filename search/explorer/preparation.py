@@ -25,7 +25,7 @@ _HOPELESS = 1.1  # an optimistic prediction this far above needs no measurement
 
 
 @dataclass
-class Report:
+class SearchStatus:
     """What the search has come to, for progress and results."""
 
     phase: str = "feasibility"
@@ -38,26 +38,26 @@ class Report:
 
 
 def prepare(
-    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+    tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> Steps[Space | None]:
     """Feasibility, staircases, floors, in this order; None when the budget cannot be met."""
     budget = tree.config.budget
     minimum = tree.add(_minimum_widths(tree), 0, tree.root, "minimum")
     yield from measure([minimum], score=[tree.root])
-    report.phase = "staircases"
-    yield from climb(tree, report.stairs)
-    space = _space(tree, report.stairs, _minimum_widths(tree))
+    status.phase = "staircases"
+    yield from climb(tree, status.stairs)
+    space = _space(tree, status.stairs, _minimum_widths(tree))
     fastest = tree.add(space.fastest(), 0, tree.root, "fastest")
     yield from measure([fastest])
-    report.extremes = {"minimum": minimum, "fastest": fastest}
+    status.extremes = {"minimum": minimum, "fastest": fastest}
     ratios = [node.ratio for node in (minimum, fastest) if node.ratio is not None]
     if len(ratios) == 2 and min(ratios) > budget:
-        declare_infeasible(tree, report)
+        declare_infeasible(tree, status)
         return None
     if not fastest.meets(budget * tree.config.window[1]):
-        yield from _measure_least_widths(tree, report.stairs)
-    report.phase = "floors"
-    return (yield from fit_floors(tree, report, floors, relax))
+        yield from _measure_least_widths(tree, status.stairs)
+    status.phase = "floors"
+    return (yield from fit_floors(tree, status, floors, relax))
 
 
 def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
@@ -70,7 +70,9 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
     widths, points = tree.importance.widths, tree.config.staircase_points
     tried = {name: set(stairs.setdefault(name, {})) for name in widths}
     wanted = {
-        name: [] if stairs[name] else coarse_widths(width, points, tree.importance.least[name])
+        name: []
+        if stairs[name]
+        else coarse_widths(width, points, tree.importance.min_widths[name])
         for name, width in widths.items()
     }
     while True:
@@ -111,14 +113,14 @@ def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
 
 
 def fit_floors(
-    tree: Tree, report: Report, floors: Mapping[str, int], relax: Relax | None
+    tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> Steps[Space]:
     """Doubles the tolerance until the fastest plan above the floors is well within the budget."""
     least = _minimum_widths(tree)
-    doubled, fastest = 0, _space(tree, report.stairs, least).fastest()
+    doubled, fastest = 0, _space(tree, status.stairs, least).fastest()
     current = _clamp(floors, least, tree.importance.widths)
     while True:
-        space = _space(tree, report.stairs, current)
+        space = _space(tree, status.stairs, current)
         if space.fastest() == fastest or doubled == _MOST_DOUBLINGS:
             break
         if (yield from _leaves_room(tree, space)):
@@ -127,8 +129,8 @@ def fit_floors(
         softer = relax(doubled) if relax else _halved(floors, doubled)
         current = _clamp(softer, least, tree.importance.widths)
     if doubled == _MOST_DOUBLINGS:
-        space = _space(tree, report.stairs, least)
-    report.floors_doubled, report.floors = doubled, dict(current)
+        space = _space(tree, status.stairs, least)
+    status.floors_doubled, status.floors = doubled, dict(current)
     return space
 
 
@@ -152,9 +154,9 @@ def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) 
 
 
 def _minimum_widths(tree: Tree) -> dict[str, int]:
-    widths, least = tree.importance.widths, tree.importance.least
+    widths, min_widths = tree.importance.widths, tree.importance.min_widths
     return {
-        name: min(tree.config.min_width, widths[name]) if least[name] else 0
+        name: min(tree.config.min_width, widths[name]) if min_widths[name] else 0
         for name in sorted(widths)
     }
 
@@ -172,22 +174,22 @@ def _halved(floors: Mapping[str, int], times: int) -> dict[str, int]:
     return {name: int(floor) >> times for name, floor in floors.items()}
 
 
-def declare_infeasible(tree: Tree, report: Report) -> None:
+def declare_infeasible(tree: Tree, status: SearchStatus) -> None:
     """Says why no plan meets the budget, with the measured ratios (None where that failed).
 
     Keys: budget, minimum_ratio, fastest_stairs_ratio, fastest_ratio (of all plans), errors,
     message.
     """
-    budget, minimum, fastest = tree.config.budget, *report.extremes.values()
+    budget, minimum, fastest = tree.config.budget, *status.extremes.values()
     ratios = [node.ratio for node in tree.measured() if node.ratio is not None]
-    report.phase = "infeasible"
-    report.infeasible = {
+    status.phase = "infeasible"
+    status.infeasible = {
         "budget": budget,
         "minimum_ratio": minimum.ratio,
         "fastest_stairs_ratio": fastest.ratio,
         "fastest_ratio": min(ratios),
         "errors": {
-            name: node.error for name, node in report.extremes.items() if node.ratio is None
+            name: node.error for name, node in status.extremes.items() if node.ratio is None
         },
         "message": (
             f"budget must be a ratio that a pruned model can reach, but got {budget:.4g}: the "

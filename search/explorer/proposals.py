@@ -92,8 +92,8 @@ def _perturbed(
     material = f"{config.seed}:{parent.digest}:{target!r}".encode()
     random = np.random.default_rng(list(hashlib.sha256(material).digest()))
     for _ in range(_PERTURBED * config.children):
-        noise = random.standard_normal(len(space.menu)) * config.perturbation
-        weights = dict(zip(space.menu, np.exp(noise).tolist(), strict=True))
+        noise = random.standard_normal(len(space.allowed_widths)) * config.perturbation
+        weights = dict(zip(space.allowed_widths, np.exp(noise).tolist(), strict=True))
         widths = space.cheapest(target, predict, most=parent.widths, weights=weights)
         if widths is not None:
             yield "perturbed", widths
@@ -104,7 +104,7 @@ def _cuts(
 ) -> Iterator[Proposal]:
     """For each group that reaches the target alone, its widest such stair; cheapest first."""
     found = []
-    for name, widths in space.menu.items():
+    for name, widths in space.allowed_widths.items():
         for width in widths:
             cut = {**parent.widths, name: width}
             if width < parent.widths[name] and predict(cut) <= target:
@@ -119,7 +119,7 @@ def _exchanges(
 ) -> Iterator[Proposal]:
     """One group a stair up, another a stair down, still reaching the target; cheapest first."""
     found = []
-    for grown, cut in permutations(space.menu, 2):
+    for grown, cut in permutations(space.allowed_widths, 2):
         up, down = space.wider(grown, best[grown]), space.narrower(cut, best[cut])
         if up is None or down is None:
             continue

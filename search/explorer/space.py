@@ -17,7 +17,7 @@ Widths = Mapping[str, int]
 class Space:
     """Allowed widths per group (widest first, none below its floor), with prior and penalties."""
 
-    menu: Mapping[str, tuple[int, ...]]
+    allowed_widths: Mapping[str, tuple[int, ...]]
     importance: Importance
     prior: LatencyPrior
 
@@ -26,11 +26,11 @@ class Space:
         cls, prior: LatencyPrior, importance: Importance, floors: Mapping[str, int]
     ) -> "Space":
         """The stairs at or above the floors."""
-        menu = {
+        allowed_widths = {
             name: tuple(width for width in rows if width >= floors[name])
             for name, rows in prior.stairs.items()
         }
-        return cls(menu, importance, prior)
+        return cls(allowed_widths, importance, prior)
 
     def learned(self, prior: LatencyPrior) -> "Space":
         """The same widths with another prior."""
@@ -38,15 +38,17 @@ class Space:
 
     def fastest(self) -> dict[str, int]:
         """The narrowest stair of every group; each stair is faster than all wider ones."""
-        return {name: widths[-1] for name, widths in self.menu.items()}
+        return {name: widths[-1] for name, widths in self.allowed_widths.items()}
 
     def narrower(self, group: str, width: int) -> int | None:
         """The next stair below a width."""
-        return next((stair for stair in self.menu[group] if stair < width), None)
+        return next((stair for stair in self.allowed_widths[group] if stair < width), None)
 
     def wider(self, group: str, width: int) -> int | None:
         """The next stair above a width."""
-        return next((stair for stair in reversed(self.menu[group]) if stair > width), None)
+        return next(
+            (stair for stair in reversed(self.allowed_widths[group]) if stair > width), None
+        )
 
     def cheapest(
         self,
@@ -70,7 +72,7 @@ class Space:
             Widths, or None when no plan within the bounds reaches the target.
         """
         options = {}
-        for name, widths in self.menu.items():
+        for name, widths in self.allowed_widths.items():
             low = least[name] if least else 0
             high = most[name] if most else widths[0]
             factor = weights[name] if weights else 1.0

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from search.errors import GraphError
-from search.graph.costs import Kept, Product
-from search.graph.deadline import LATE
-from search.graph.exporting import TOO_LATE
-from search.graph.grouping import kept_atoms
-from search.graph.labels import Atoms
-from search.graph.program import Program
+from search.graph.dependency.costs import Product
+from search.graph.dependency.grouping import kept_atoms
+from search.graph.dependency.groups import Form, Group
+from search.graph.dependency.labels import Atoms, KeepMask
+from search.graph.exported.deadline import LATE
+from search.graph.exported.export import TOO_LATE
+from search.graph.pruned.pruned_graph import Program
 from search.graph.report import describe
-from search.graph.types import Form, Group
-from search.graph.verdicts import Verdicts
+from search.graph.trial_log import Verdicts
 from search.plan import Plan
 
 
@@ -124,7 +124,7 @@ class PruningGraph:
         kept = self.kept_atoms(plan)
         return sum(product.at(kept) for product in self.parameter_counts)
 
-    def kept_atoms(self, plan: Plan) -> Kept:
+    def kept_atoms(self, plan: Plan) -> KeepMask:
         """Atom -> whether it stays under `plan`; atoms of no group always do."""
         return self.kept_units(plan.kept)
 
@@ -149,6 +149,17 @@ class PruningGraph:
         """
         return describe(self)
 
-    def kept_units(self, kept: Mapping[str, Sequence[int]]) -> Kept:
+    def kept_units(self, kept: Mapping[str, Sequence[int]]) -> KeepMask:
         """Atom -> whether it stays when each group in `kept` has these units, the others all."""
         return kept_atoms(self.groups, self.group_of, self.unit_of, kept)
+
+
+def frozen_by(graph: PruningGraph, reasons: dict[str, str]) -> PruningGraph:
+    """The graph with the groups of `reasons` frozen."""
+    groups = tuple(
+        replace(group, status="frozen", reason=reasons[group.name])
+        if group.name in reasons
+        else group
+        for group in graph.groups
+    )
+    return replace(graph, groups=groups)

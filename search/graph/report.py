@@ -10,14 +10,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from search.graph.costs import Kept, Product, touched
-from search.graph.types import Group
-
-if TYPE_CHECKING:
-    from search.graph.pruning_graph import PruningGraph
+from search.graph.dependency.costs import Product, touched
+from search.graph.dependency.groups import Group
+from search.graph.dependency.labels import Atoms, KeepMask
 
 _PLACE = re.compile(r" \(operator [^()]*\)$")
 _DETAILS = re.compile(
@@ -25,7 +23,37 @@ _DETAILS = re.compile(
 )
 
 
-def describe(graph: PruningGraph) -> dict[str, Any]:
+class Analysis(Protocol):
+    """What a report needs of a `PruningGraph`, see there."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]: ...
+    @property
+    def prunable(self) -> tuple[Group, ...]: ...
+    @property
+    def removable(self) -> tuple[Group, ...]: ...
+    @property
+    def unused(self) -> tuple[str, ...]: ...
+    @property
+    def unfinished(self) -> tuple[str, ...]: ...
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+    @property
+    def obstacle(self) -> str: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def dynamic_batch(self) -> bool: ...
+    @property
+    def group_of(self) -> Atoms: ...
+    @property
+    def parameter_counts(self) -> tuple[Product, ...]: ...
+    @property
+    def mac_counts(self) -> tuple[Product, ...]: ...
+    def kept_units(self, kept: Mapping[str, Sequence[int]]) -> KeepMask: ...
+
+
+def describe(graph: Analysis) -> dict[str, Any]:
     """What can be pruned, how much that is, and why the rest cannot be, as JSON."""
     parameters = touched(graph.parameter_counts, graph.group_of)
     macs = touched(graph.mac_counts, graph.group_of)
@@ -36,8 +64,8 @@ def describe(graph: PruningGraph) -> dict[str, Any]:
         ],
         "prunable_groups": len(graph.prunable),
         "removable_blocks": len(graph.removable),
-        "parameters": graph.parameters(graph.dense_plan()),
-        "macs": graph.macs(graph.dense_plan()),
+        "parameters": _sum(graph.parameter_counts, graph.kept_units({})),
+        "macs": _sum(graph.mac_counts, graph.kept_units({})),
         **_prunable_shares(graph),
         "half_width": _half_width(graph),
         "graph_form_groups": [g.name for g in graph.prunable if g.form == "graph"],
@@ -73,7 +101,7 @@ def _described(group: Group, parameters: int, macs: int) -> dict[str, Any]:
     }
 
 
-def _prunable_shares(graph: PruningGraph) -> dict[str, float]:
+def _prunable_shares(graph: Analysis) -> dict[str, float]:
     """The shares that units of prunable groups touch."""
     shares = {}
     for what, products in _counts(graph).items():
@@ -84,7 +112,7 @@ def _prunable_shares(graph: PruningGraph) -> dict[str, float]:
     return shares
 
 
-def _half_width(graph: PruningGraph) -> dict[str, float]:
+def _half_width(graph: Analysis) -> dict[str, float]:
     """The shares that are gone at half width."""
     shares = {}
     for what, products in _counts(graph).items():
@@ -94,12 +122,12 @@ def _half_width(graph: PruningGraph) -> dict[str, float]:
     return shares
 
 
-def _counts(graph: PruningGraph) -> dict[str, tuple[Product, ...]]:
+def _counts(graph: Analysis) -> dict[str, tuple[Product, ...]]:
     return {"parameter": graph.parameter_counts, "mac": graph.mac_counts}
 
 
 def _gone(
-    graph: PruningGraph, products: Sequence[Product], keep: Callable[[int], int]
+    graph: Analysis, products: Sequence[Product], keep: Callable[[int], int]
 ) -> tuple[float, float]:
     """The shares lost when exact groups are cut to `keep(width)` units, and when all are."""
     whole = _sum(products, graph.kept_units({}))
@@ -110,11 +138,11 @@ def _gone(
     return shares[0], shares[1]
 
 
-def _sum(products: Sequence[Product], kept: Kept) -> int:
+def _sum(products: Sequence[Product], kept: KeepMask) -> int:
     return sum(product.at(kept) for product in products)
 
 
-def _frozen(graph: PruningGraph) -> list[dict[str, Any]]:
+def _frozen(graph: Analysis) -> list[dict[str, Any]]:
     """Frozen groups by cause, those that hold back most first."""
     whole = _sum(graph.mac_counts, graph.kept_units({}))
     causes: dict[str, list[Group]] = {}

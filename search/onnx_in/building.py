@@ -25,7 +25,7 @@ from search.onnx_in.module import Held, OnnxModule, Source, Step, as_tuple, call
 from search.onnx_in.ops.table import OPS, known
 from search.onnx_in.reading import DOMAINS, SMALL, Graph, Input, Node, parsed, read
 from search.onnx_in.recurrent import GATES
-from search.onnx_in.values import Call, Entry, Value, following, from_constant
+from search.onnx_in.values import Entry, NodeCall, Value, following, from_constant
 
 PROBE = 23
 MAX_FOLDED = 2**28
@@ -207,7 +207,7 @@ class _Builder:
         outputs = called(step, self._graph.opset, inputs, torch.float32, CPU)
         weighs = any(name in self._weights for name in node.inputs)
         for name, value in zip(node.outputs, outputs, strict=False):
-            call = Call(node.op, self._graph.opset, {}, (), 1, torch.float32, CPU)
+            call = NodeCall(node.op, self._graph.opset, {}, (), 1, torch.float32, CPU)
             tensor = call.as_tensor(value)
             self._constants[name] = tensor if id(tensor) in held else tensor.contiguous()
             if weighs and tensor.is_floating_point():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from search.errors import OnnxError
 from search.onnx_in.reading import Input, Node
-from search.onnx_in.values import Call, Entry, Numbers, Op, Value
+from search.onnx_in.values import Entry, NodeCall, Numbers, Op, Value
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class OnnxModule(nn.Module):
         value = values[name]
         if isinstance(value, Tensor):
             return value
-        call = Call("output", self._opset, {}, (value,), 1, self._float_type(()), like.device)
+        call = NodeCall("output", self._opset, {}, (value,), 1, self._float_type(()), like.device)
         return call.tensor(0)
 
 
@@ -135,7 +135,7 @@ def called(
 ) -> tuple[Value, ...]:
     """The outputs of a step that a function computes."""
     node = step.node
-    call = Call(
+    call = NodeCall(
         node.op, opset, node.attributes, inputs, len(node.outputs), dtype, device, step.pattern
     )
     if step.function is None:

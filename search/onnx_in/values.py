@@ -24,14 +24,14 @@ from search.errors import OnnxError
 
 Numbers: TypeAlias = NDArray[np.object_]
 Value: TypeAlias = Tensor | Numbers
-Op: TypeAlias = "Callable[[Call], Value | tuple[Value, ...]]"
+Op: TypeAlias = "Callable[[NodeCall], Value | tuple[Value, ...]]"
 Entry: TypeAlias = tuple[str, tuple[int, ...]]
 
 MAX_NUMBERS = 4096
 
 
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """One operator call as its function sees it.
 
     Attributes:

@@ -18,7 +18,7 @@ from fractions import Fraction
 from math import gcd
 
 from search.errors import SkeletonError
-from search.graph.types import Group
+from search.graph.dependency.groups import Group
 
 Size = tuple[tuple[str, int], ...]  # (group, multiple), sorted by group
 Widths = Mapping[str, int]

@@ -19,8 +19,9 @@ from onnx_ir.passes import common
 from torch import Tensor, nn
 
 from search.errors import ConfigError, InputError, SkeletonError
-from search.graph.exporting import batched
+from search.graph.exported.export import batched
 from search.skeleton.folding import simplify
+from search.training_flags import in_evaluation
 
 OPSET = 20
 _UNLIMITED = 1 << 40
@@ -83,19 +84,14 @@ def _with_batch(examples: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, 
 
 
 def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with _exporter_hushed(), torch.no_grad():
+        with in_evaluation(model), _exporter_hushed(), torch.no_grad():
             program = torch.onnx.export(
                 model, inputs, dynamo=True, optimize=False, verbose=False, opset_version=OPSET
             )
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
         raise SkeletonError(f"a model must export to ONNX, but got: {cause}") from error
-    finally:
-        for module, flag in flags:
-            module.training = flag
     if program is None:
         raise SkeletonError("torch.onnx.export must return a program, but got None")
     return program.model

@@ -20,10 +20,10 @@ from onnx import ModelProto
 from search.errors import SkeletonError
 from search.plan import Plan
 from search.skeleton.affine import is_regular, sizes, solve
+from search.skeleton.block_removal import Cut, Sizes, find_cuts, is_matrix, without
 from search.skeleton.derivation import Derivation
 from search.skeleton.export import export_proto
 from search.skeleton.numbers import numbers, structure
-from search.skeleton.shortcuts import Cut, Sizes, find_cuts, is_matrix, without
 from search.skeleton.weightless import Skeleton, canonical, serialised
 from search.surgery import check_plan, prune
 

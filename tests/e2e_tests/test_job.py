@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from search.surgery import load_pruned
+from search.loading import load_pruned
 from tests.e2e_tests.nets import images, tiny_resnet
 from tests.e2e_tests.service import Service
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from jobs.spec import ModelSpec
-from search.graph.verdicts import Verdicts
+from search.graph.trial_log import Verdicts
 from tests.workers_tests import nets
 from workers.inspection import Inspection, inspect, inspect_in_child
 

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from jobs.artifacts import job_file_name
 from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
-from search.graph.program import PrunedGraph
-from search.surgery import load_pruned
+from search.graph.pruned.pruned_graph import PrunedGraph
+from search.loading import load_pruned
 from tests.e2e_tests.nets import tiny_resnet
 from tests.workers_tests.nets import SHAPE, tokens
 from tests.workers_tests.rows import measured

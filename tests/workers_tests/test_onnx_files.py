@@ -13,8 +13,8 @@ from onnx import ModelProto, helper
 from jobs.artifacts import job_file_name, weights_name
 from jobs.repository import models
 from jobs.spec import ModelSpec
+from search.loading import load_pruned
 from search.onnx_in import from_onnx
-from search.surgery import load_pruned
 from tests.e2e_tests.nets import SHAPE
 from tests.search_tests.onnx_in_tests.graphs import (
     assert_equal,

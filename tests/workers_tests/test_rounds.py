@@ -12,8 +12,8 @@ from jobs.repository import models
 from jobs.states import InputState
 from search.errors import LateError
 from search.graph import trace
-from search.graph.deadline import LATE
-from search.graph.verdicts import Verdicts
+from search.graph.exported.deadline import LATE
+from search.graph.trial_log import Verdicts
 from tests.workers_tests import nets
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.test_checks import add_model, model_row

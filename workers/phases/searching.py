@@ -65,7 +65,7 @@ def open_explorer(
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
     searched = graph.searched(blocks=spec.blocks)
     widths = {group.name: group.width for group in searched}
-    least = {group.name: group.least for group in searched}
+    least = {group.name: group.min_width for group in searched}
 
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths, least=least)

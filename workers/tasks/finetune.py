@@ -11,18 +11,12 @@ from torch import nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
+from search.evaluation import accuracy, cross_entropy_loss
+from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
 from search.plan import Plan
+from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
 from search.tensors import stored_tensors
-from search.training import (
-    Finetune,
-    FinetuneConfig,
-    Reference,
-    accuracy,
-    cross_entropy_loss,
-    native_bfloat16,
-    recalibrate,
-)
 from workers.results import Finetuned
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
@@ -103,7 +97,7 @@ def _recalibrate(work: Work, student: nn.Module) -> None:
     data, graph = work.data, work.graph
     inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
     kept = kept_indices(graph, Plan.from_document(work.payload["plan"]))
-    recalibrate(student, inputs, Reference(graph.model, kept))
+    recalibrate(student, inputs, DenseOrigin(graph.model, kept))
 
 
 def _file(work: Work, name: str) -> str:

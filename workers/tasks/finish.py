@@ -13,10 +13,10 @@ from jobs.artifacts import Stored, job_file_name
 from jobs.repository import artifacts, candidates, jobs, measurements
 from jobs.states import TERMINAL
 from jobs.tables import Candidate, Measurement
+from search.evaluation import accuracy
 from search.plan import Plan
 from search.surgery import prune
 from search.tensors import load_tensors
-from search.training import accuracy
 from workers.library import job_source
 from workers.loaders.datasets import Images
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, winner

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search.evaluation import cross_entropy_loss
 from search.plan import Plan
 from search.sensitivity import pruned_loss
-from search.training import cross_entropy_loss
 from workers.loaders.datasets import Images
 from workers.loaders.errors import LoadError
 from workers.results import Chance

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name, weights_name
 from jobs.spec import ModelSpec
+from search.loading import plan_document
 from search.plan import Plan
 from search.skeleton import export_onnx
-from search.surgery import plan_document, prune
+from search.surgery import prune
 from search.tensors import load_tensors, stored_tensors
 from workers.library import stored_blob
 from workers.phases.facts import finetune_key

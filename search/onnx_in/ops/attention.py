@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from search.errors import OnnxError
-from search.onnx_in.values import Call, Op, Value
+from search.onnx_in.values import NodeCall, Op, Value
 
 
-def attention(call: Call) -> Value:
+def attention(call: NodeCall) -> Value:
     """softmax(scale · q kᵀ + mask) v; heads are a dimension, or side by side in the last."""
     if call.has(4) or call.has(5) or call.outputs > 1:
         raise OnnxError("keys and values of former calls are not supported")
@@ -71,7 +71,7 @@ def _capped(
     return scores.softmax(-1) @ value
 
 
-def rotary_embedding(call: Call) -> Value:
+def rotary_embedding(call: NodeCall) -> Value:
     """Pairs of entries turned by the angle of their position (RoPE)."""
     x, cos, sin = (call.tensor(place) for place in range(3))
     flat = x.ndim == 3

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from search.errors import OnnxError
-from search.onnx_in.values import Call, Op, Value, each, numbers
+from search.onnx_in.values import NodeCall, Op, Value, each, numbers
 
 
 def unary(on_tensor: Callable[[Tensor], Tensor], on_number: Callable[[Any], Any]) -> Op:
     """An operator of one operand."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         if call.on_numbers:
             return each(on_number, call.numbers(0))
         return on_tensor(call.tensor(0))
@@ -36,7 +36,7 @@ def binary(
 ) -> Op:
     """An operator of two operands; Python numbers stay such unless `tensors_only`."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         if call.on_numbers:
             return each(on_numbers, call.numbers(0), call.numbers(1))
         a, b = (call.tensor(0), call.tensor(1)) if tensors_only else call.operands()
@@ -48,7 +48,7 @@ def binary(
 def variadic(join: Callable[[Any, Any], Any], *, mean: bool = False) -> Op:
     """Sum, Mean, Max and Min of any number of operands."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         if call.on_numbers:
             total: Value = each(
                 lambda *row: functools.reduce(join, row),
@@ -91,7 +91,7 @@ def power(a: Any, b: Any) -> Any:
     return torch.pow(a, b) if isinstance(a, Tensor) or isinstance(b, Tensor) else a**b
 
 
-def remainder(call: Call) -> Value:
+def remainder(call: NodeCall) -> Value:
     """Mod: the sign of the divisor, or with `fmod` that of the dividend."""
     by_dividend = bool(call.attributes.get("fmod", 0))
     if call.on_numbers:
@@ -101,7 +101,7 @@ def remainder(call: Call) -> Value:
     return torch.fmod(a, b) if by_dividend else torch.remainder(a, b)
 
 
-def clip(call: Call) -> Value:
+def clip(call: NodeCall) -> Value:
     """Bounds as inputs; each may be left out."""
     bounds = [call.value(place) if call.has(place) else None for place in (1, 2)]
     if call.on_numbers:
@@ -121,7 +121,7 @@ def _bounded(x: Any, low: Any, high: Any) -> Any:
     return x if high is None else min(x, high)
 
 
-def where(call: Call) -> Value:
+def where(call: NodeCall) -> Value:
     """a where the condition holds, else b."""
     if call.on_numbers:
         parts = (call.numbers(place) for place in range(3))
@@ -132,13 +132,13 @@ def where(call: Call) -> Value:
     return torch.where(condition, a, b)
 
 
-def _scalar(call: Call, place: int) -> Any:
+def _scalar(call: NodeCall, place: int) -> Any:
     value = call.value(place)
     single = not isinstance(value, Tensor) and value.size == 1 and value.ndim <= 1
     return value.item() if single else call.as_tensor(value)
 
 
-def cast(call: Call) -> Value:
+def cast(call: NodeCall) -> Value:
     """All floats are the model's own; half precision is refused."""
     to = call.attributes.get("to", 1)
     if to in FLOATS:
@@ -154,7 +154,7 @@ def cast(call: Call) -> Value:
     return call.tensor(0).to(kind)
 
 
-def cast_like(call: Call) -> Value:
+def cast_like(call: NodeCall) -> Value:
     """To the type of another value."""
     like = call.value(1)
     if isinstance(like, Tensor):
@@ -186,26 +186,26 @@ INTEGERS: dict[int, tuple[torch.dtype, Callable[[Any], Any]]] = {
 }
 
 
-def leaky_relu(call: Call) -> Value:
+def leaky_relu(call: NodeCall) -> Value:
     return functional.leaky_relu(call.tensor(0), call.attributes.get("alpha", 0.01))
 
 
-def elu(call: Call) -> Value:
+def elu(call: NodeCall) -> Value:
     return functional.elu(call.tensor(0), call.attributes.get("alpha", 1.0))
 
 
-def celu(call: Call) -> Value:
+def celu(call: NodeCall) -> Value:
     return functional.celu(call.tensor(0), call.attributes.get("alpha", 1.0))
 
 
-def selu(call: Call) -> Value:
+def selu(call: NodeCall) -> Value:
     """γ (max(x, 0) + min(α (eˣ − 1), 0)), with the constants of the node."""
     alpha: float = call.attributes.get("alpha", 1.67326319217681884765625)
     gamma: float = call.attributes.get("gamma", 1.05070102214813232421875)
     return functional.elu(call.tensor(0), alpha) * gamma
 
 
-def hard_sigmoid(call: Call) -> Value:
+def hard_sigmoid(call: NodeCall) -> Value:
     """max(0, min(1, α x + β))."""
     alpha, beta = call.attributes.get("alpha", 0.2), call.attributes.get("beta", 0.5)
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
@@ -213,16 +213,16 @@ def hard_sigmoid(call: Call) -> Value:
     return torch.clamp(call.tensor(0) * alpha + beta, 0.0, 1.0)
 
 
-def thresholded_relu(call: Call) -> Value:
+def thresholded_relu(call: NodeCall) -> Value:
     """x where x > α, else 0."""
     return functional.threshold(call.tensor(0), call.attributes.get("alpha", 1.0), 0.0)
 
 
-def gelu(call: Call) -> Value:
+def gelu(call: NodeCall) -> Value:
     return functional.gelu(call.tensor(0), approximate=call.attributes.get("approximate", "none"))
 
 
-def prelu(call: Call) -> Value:
+def prelu(call: NodeCall) -> Value:
     """x where x ≥ 0, else slope · x; the slope broadcasts from the right."""
     x, (_, slope) = call.tensor(0), call.operands()
     return torch.where(x < 0, x * slope, x)
@@ -231,7 +231,7 @@ def prelu(call: Call) -> Value:
 def softmax(on_axis: Callable[[Tensor, int], Tensor]) -> Op:
     """Along an axis; before opset 13 over that axis and all behind it."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         x = call.tensor(0)
         axis = call.attributes.get("axis", 1 if call.opset < 13 else -1) % x.ndim
         if call.opset >= 13 or all(size == 1 for size in x.shape[axis + 1 :]):
@@ -241,11 +241,11 @@ def softmax(on_axis: Callable[[Tensor, int], Tensor]) -> Op:
     return op
 
 
-def identity(call: Call) -> Value:
+def identity(call: NodeCall) -> Value:
     return call.value(0)
 
 
-def constant(call: Call) -> Value:
+def constant(call: NodeCall) -> Value:
     """Its value as numbers, or the tensor of its attribute."""
     for name in ("value_int", "value_float", "value_ints", "value_floats"):
         if name in call.attributes:

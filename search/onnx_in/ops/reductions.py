@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from search.errors import OnnxError
-from search.onnx_in.values import Call, Op, Value, axis_of, numbers
+from search.onnx_in.values import NodeCall, Op, Value, axis_of, numbers
 
 OnTensor = Callable[[Tensor, tuple[int, ...], bool], Tensor]
 
@@ -22,7 +22,7 @@ def reduction(
 ) -> Op:
     """Over the given axes, or over all; the axes are an input from opset `since` on."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         x, axes = call.value(0), call.given(1, "axes", since)
         keep = bool(call.attributes.get("keepdims", 1))
         if not axes and call.attributes.get("noop_with_empty_axes", 0):
@@ -47,7 +47,7 @@ def _prod(x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
 def arg(pick: Callable[..., Tensor]) -> Op:
     """The place of the largest or smallest entry along an axis, the first of equals."""
 
-    def op(call: Call) -> Value:
+    def op(call: NodeCall) -> Value:
         x = call.tensor(0)
         if call.attributes.get("select_last_index", 0):
             raise OnnxError("select_last_index must be 0")
@@ -57,7 +57,7 @@ def arg(pick: Callable[..., Tensor]) -> Op:
     return op
 
 
-def top_k(call: Call) -> tuple[Value, ...]:
+def top_k(call: NodeCall) -> tuple[Value, ...]:
     x = call.tensor(0)
     return tuple(
         torch.topk(
@@ -70,7 +70,7 @@ def top_k(call: Call) -> tuple[Value, ...]:
     )
 
 
-def cumulative_sum(call: Call) -> Value:
+def cumulative_sum(call: NodeCall) -> Value:
     """Along an axis, from its end with `reverse`, without the entry itself with `exclusive`."""
     x = call.tensor(0)
     axis = axis_of(call.number(1), x.ndim)
@@ -81,11 +81,11 @@ def cumulative_sum(call: Call) -> Value:
     return summed.flip(axis) if call.attributes.get("reverse", 0) else summed
 
 
-def matmul(call: Call) -> Value:
+def matmul(call: NodeCall) -> Value:
     return torch.matmul(call.tensor(0), call.tensor(1))
 
 
-def gemm(call: Call) -> Value:
+def gemm(call: NodeCall) -> Value:
     """α A B + β C, with A or B transposed first."""
     a, b = call.tensor(0), call.tensor(1)
     a = a.t() if call.attributes.get("transA", 0) else a
@@ -100,12 +100,12 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else x * factor
 
 
-def einsum(call: Call) -> Value:
+def einsum(call: NodeCall) -> Value:
     tensors = [call.tensor(place) for place in range(len(call.inputs))]
     return torch.einsum(call.attributes["equation"], *tensors)
 
 
-def lp_normalization(call: Call) -> Value:
+def lp_normalization(call: NodeCall) -> Value:
     """x by its norm along an axis."""
     x = call.tensor(0)
     axis = axis_of(call.attributes.get("axis", -1), x.ndim)

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from search.errors import OnnxError
-from search.onnx_in.values import Call, Op, Value, axis_of
+from search.onnx_in.values import NodeCall, Op, Value, axis_of
 
 Floats = NDArray[np.float64]
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
-def resize(call: Call) -> Value:
+def resize(call: NodeCall) -> Value:
     """By scales or to sizes; dimensions that keep their size are left alone."""
     x, settings = call.tensor(0), call.attributes
     for name in ("antialias", "exclude_outside"):
@@ -43,7 +43,7 @@ def resize(call: Call) -> Value:
     return _cubic(call, x, targets, scales)
 
 
-def _targets(call: Call, x: Tensor) -> tuple[dict[int, int], dict[int, float]]:
+def _targets(call: NodeCall, x: Tensor) -> tuple[dict[int, int], dict[int, float]]:
     """Dimension -> its new size and its scale, for those that change."""
     by_sizes = call.has(3) and len(call.ints(3)) > 0
     given = call.ints(3 if by_sizes else 2)
@@ -63,7 +63,7 @@ def _targets(call: Call, x: Tensor) -> tuple[dict[int, int], dict[int, float]]:
     return targets, scales
 
 
-def _places(call: Call, old: int, new: int, scale: float) -> Floats:
+def _places(call: NodeCall, old: int, new: int, scale: float) -> Floats:
     """The coordinate in the input of every index of the output."""
     mode = call.attributes.get("coordinate_transformation_mode", "half_pixel")
     i = np.arange(new, dtype=np.float64)
@@ -89,7 +89,9 @@ ROUNDING: Mapping[str, Callable[[Floats], Floats]] = {
 }
 
 
-def _nearest(call: Call, x: Tensor, targets: dict[int, int], scales: dict[int, float]) -> Tensor:
+def _nearest(
+    call: NodeCall, x: Tensor, targets: dict[int, int], scales: dict[int, float]
+) -> Tensor:
     rounding = call.attributes.get("nearest_mode", "round_prefer_floor")
     if rounding not in ROUNDING:
         raise OnnxError(f"nearest_mode must be one of {sorted(ROUNDING)}, but got {rounding!r}")
@@ -120,7 +122,9 @@ def _is_space(x: Tensor, targets: dict[int, int]) -> bool:
     return x.ndim in LINEAR and min(targets) >= 2
 
 
-def _linear(call: Call, x: Tensor, targets: dict[int, int], scales: dict[int, float]) -> Tensor:
+def _linear(
+    call: NodeCall, x: Tensor, targets: dict[int, int], scales: dict[int, float]
+) -> Tensor:
     mode = call.attributes.get("coordinate_transformation_mode", "half_pixel")
     exact = all(new == x.shape[dim] * scales[dim] for dim, new in targets.items())
     half = mode == "half_pixel" or (
@@ -148,7 +152,7 @@ def _lerp(x: Tensor, dim: int, places: Floats) -> Tensor:
     return first * (1 - weight) + second * weight
 
 
-def _cubic(call: Call, x: Tensor, targets: dict[int, int], scales: dict[int, float]) -> Tensor:
+def _cubic(call: NodeCall, x: Tensor, targets: dict[int, int], scales: dict[int, float]) -> Tensor:
     mode = call.attributes.get("coordinate_transformation_mode", "half_pixel")
     exact = all(new == x.shape[dim] * scales[dim] for dim, new in targets.items())
     known = mode in ("half_pixel", "pytorch_half_pixel", "align_corners")

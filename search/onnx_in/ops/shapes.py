@@ -14,7 +14,7 @@ from torch.nn import functional
 from search.errors import OnnxError
 from search.onnx_in.values import (
     MAX_NUMBERS,
-    Call,
+    NodeCall,
     Numbers,
     Op,
     Value,
@@ -25,17 +25,17 @@ from search.onnx_in.values import (
 FAR = 2**31 - 1
 
 
-def shape(call: Call) -> Value:
+def shape(call: NodeCall) -> Value:
     """The sizes as numbers; of a part of the dimensions since opset 15."""
     x = call.value(0)
     return numbers(list(x.shape)[call.attributes.get("start", 0) : call.attributes.get("end")])
 
 
-def size(call: Call) -> Value:
+def size(call: NodeCall) -> Value:
     return numbers(math.prod(call.value(0).shape))
 
 
-def reshape(call: Call) -> Value:
+def reshape(call: NodeCall) -> Value:
     """0 copies a size, −1 is what remains; sizes that follow from the input's do so."""
     x, wanted = call.value(0), call.ints(1)
     if not call.attributes.get("allowzero", 0):
@@ -45,7 +45,7 @@ def reshape(call: Call) -> Value:
     return x.reshape(followed(x, wanted, call))
 
 
-def followed(x: Tensor, wanted: Sequence[int], call: Call) -> list[int]:
+def followed(x: Tensor, wanted: Sequence[int], call: NodeCall) -> list[int]:
     """The sizes that the pattern derives from those of `x`, the others as `wanted`."""
     if call.pattern is None or len(call.pattern) != len(wanted):
         return list(wanted)
@@ -60,7 +60,7 @@ def followed(x: Tensor, wanted: Sequence[int], call: Call) -> list[int]:
     return sizes
 
 
-def flatten(call: Call) -> Value:
+def flatten(call: NodeCall) -> Value:
     """Two dimensions: those before the axis, and those from it on."""
     x = call.tensor(0)
     axis = call.attributes.get("axis", 1)
@@ -70,7 +70,7 @@ def flatten(call: Call) -> Value:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def transpose(call: Call) -> Value:
+def transpose(call: NodeCall) -> Value:
     x = call.value(0)
     order = tuple(call.attributes.get("perm", range(x.ndim)[::-1]))
     if sorted(order) != list(range(x.ndim)):
@@ -78,7 +78,7 @@ def transpose(call: Call) -> Value:
     return x.permute(order) if isinstance(x, Tensor) else x.transpose(order)
 
 
-def squeeze(call: Call) -> Value:
+def squeeze(call: NodeCall) -> Value:
     x, axes = call.value(0), call.given(1, "axes", 13)
     chosen = (
         [dim for dim, entry in enumerate(x.shape) if entry == 1]
@@ -90,7 +90,7 @@ def squeeze(call: Call) -> Value:
     return x.reshape([entry for dim, entry in enumerate(x.shape) if dim not in chosen])
 
 
-def unsqueeze(call: Call) -> Value:
+def unsqueeze(call: NodeCall) -> Value:
     x, axes = call.value(0), call.given(1, "axes", 13)
     if axes is None:
         raise OnnxError("axes must be given, but are not")
@@ -99,7 +99,7 @@ def unsqueeze(call: Call) -> Value:
     return x
 
 
-def concat(call: Call) -> Value:
+def concat(call: NodeCall) -> Value:
     values = [value for value in call.inputs if value is not None]
     axis = axis_of(call.attributes["axis"], values[0].ndim)
     if call.on_numbers:
@@ -117,7 +117,7 @@ def _batched(tensors: list[Tensor]) -> list[Tensor]:
     ]
 
 
-def split(call: Call) -> tuple[Value, ...]:
+def split(call: NodeCall) -> tuple[Value, ...]:
     """Into given sizes, or into equal parts of which the last may be smaller."""
     x = call.value(0)
     axis = axis_of(call.attributes.get("axis", 0), x.ndim)
@@ -131,7 +131,7 @@ def split(call: Call) -> tuple[Value, ...]:
     return tuple(np.split(x, np.cumsum(sizes)[:-1].tolist(), axis))
 
 
-def slicing(call: Call) -> Value:
+def slicing(call: NodeCall) -> Value:
     """From start to end by step, per axis; beyond the ends is clamped."""
     x, starts, ends = call.value(0), call.ints(1), call.ints(2)
     axes = call.ints(3) if call.has(3) else list(range(len(starts)))
@@ -168,7 +168,7 @@ def _aten_slice(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor
     return cut
 
 
-def gather(call: Call) -> Value:
+def gather(call: NodeCall) -> Value:
     """Entries along an axis; the dimensions of the indices take its place."""
     x, index = call.value(0), call.value(1)
     axis = axis_of(call.attributes.get("axis", 0), x.ndim)
@@ -183,7 +183,7 @@ def gather(call: Call) -> Value:
     return taken_tensor.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
 
-def _gather_known(x: Tensor, axis: int, index: Numbers, call: Call) -> Tensor:
+def _gather_known(x: Tensor, axis: int, index: Numbers, call: NodeCall) -> Tensor:
     """Known indices: one is a select, neighbours are a slice."""
     if index.ndim == 0:
         return x.select(axis, index.item())
@@ -195,13 +195,13 @@ def _gather_known(x: Tensor, axis: int, index: Numbers, call: Call) -> Tensor:
     return x.index_select(axis, chosen).reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
 
-def gather_elements(call: Call) -> Value:
+def gather_elements(call: NodeCall) -> Value:
     x, index = call.tensor(0), call.tensor(1)
     axis = axis_of(call.attributes.get("axis", 0), x.ndim)
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
-def gather_nd(call: Call) -> Value:
+def gather_nd(call: NodeCall) -> Value:
     """Entries named by all their leading indices."""
     x, index = call.tensor(0), call.tensor(1)
     if call.attributes.get("batch_dims", 0):
@@ -209,7 +209,7 @@ def gather_nd(call: Call) -> Value:
     return x[tuple(index.unbind(-1))]
 
 
-def scatter_nd(call: Call) -> Value:
+def scatter_nd(call: NodeCall) -> Value:
     """A copy in which the named entries have other values."""
     x, index, updates = call.tensor(0), call.tensor(1), call.tensor(2)
     if call.attributes.get("reduction", "none") != "none":
@@ -217,7 +217,7 @@ def scatter_nd(call: Call) -> Value:
     return x.index_put(tuple(index.unbind(-1)), updates)
 
 
-def scatter_elements(call: Call) -> Value:
+def scatter_elements(call: NodeCall) -> Value:
     """A copy in which, along an axis, the named entries have other values."""
     x, index, updates = call.tensor(0), call.tensor(1), call.tensor(2)
     if call.attributes.get("reduction", "none") != "none":
@@ -226,7 +226,7 @@ def scatter_elements(call: Call) -> Value:
     return x.scatter(axis, torch.where(index < 0, index + x.shape[axis], index), updates)
 
 
-def one_hot(call: Call) -> Value:
+def one_hot(call: NodeCall) -> Value:
     """One of two values, by whether the place along a new axis is the index."""
     index, depth, (off, on) = call.tensor(0), call.number(1), call.tensor(2).unbind()
     axis = axis_of(call.attributes.get("axis", -1), index.ndim + 1)
@@ -236,7 +236,7 @@ def one_hot(call: Call) -> Value:
     return torch.where(wrapped.unsqueeze(axis) == places, on, off)
 
 
-def expand(call: Call) -> Value:
+def expand(call: NodeCall) -> Value:
     """Broadcast with a shape; sizes that are the input's already follow it."""
     x, wanted = call.value(0), call.ints(1)
     if not isinstance(x, Tensor):
@@ -252,7 +252,7 @@ def expand(call: Call) -> Value:
     return x.expand(sizes)
 
 
-def tile(call: Call) -> Value:
+def tile(call: NodeCall) -> Value:
     x, repeats = call.value(0), call.ints(1)
     if isinstance(x, Tensor):
         return x if all(times == 1 for times in repeats) else x.repeat(repeats)
@@ -265,7 +265,7 @@ def _limit(count: int) -> None:
         raise OnnxError(f"numbers must be ≤ {MAX_NUMBERS}, but got {count}")
 
 
-def pad(call: Call) -> Value:
+def pad(call: NodeCall) -> Value:
     """Constants, the reflection or the edge, before and after every dimension."""
     x, pads = call.tensor(0), call.ints(1)
     axes = call.ints(3) if call.has(3) else list(range(x.ndim))
@@ -291,7 +291,7 @@ def pad(call: Call) -> Value:
 PADDING = {"constant": "constant", "edge": "replicate", "reflect": "reflect"}
 
 
-def constant_of_shape(call: Call) -> Value:
+def constant_of_shape(call: NodeCall) -> Value:
     """One value everywhere; few numbers stay numbers."""
     sizes = call.ints(0)
     filler = call.attributes.get("value", 0.0)
@@ -302,7 +302,7 @@ def constant_of_shape(call: Call) -> Value:
     return torch.full(sizes, filler, dtype=kind, device=call.device)
 
 
-def arange(call: Call) -> Value:
+def arange(call: NodeCall) -> Value:
     start, limit, delta = (call.number(place) for place in range(3))
     if all(isinstance(entry, int) for entry in (start, limit, delta)):
         _limit(len(range(start, limit, delta)))
@@ -310,7 +310,7 @@ def arange(call: Call) -> Value:
     return torch.arange(start, limit, delta, device=call.device)
 
 
-def depth_to_space(call: Call) -> Value:
+def depth_to_space(call: NodeCall) -> Value:
     """Channels become b × b squares; DCR and CRD differ in the order of the channels."""
     x, block = call.tensor(0), call.attributes["blocksize"]
     if call.attributes.get("mode", "DCR") == "CRD":
@@ -321,7 +321,7 @@ def depth_to_space(call: Call) -> Value:
     return x.reshape(batch, depth, height * block, width * block)
 
 
-def space_to_depth(call: Call) -> Value:
+def space_to_depth(call: NodeCall) -> Value:
     """b × b squares become channels, the place in the square first."""
     x, block = call.tensor(0), call.attributes["blocksize"]
     batch, channels, height, width = x.shape
@@ -331,7 +331,7 @@ def space_to_depth(call: Call) -> Value:
     )
 
 
-def trilu(call: Call) -> Value:
+def trilu(call: NodeCall) -> Value:
     k = call.number(1) if call.has(1) else 0
     keep = torch.triu if call.attributes.get("upper", 1) else torch.tril
     return keep(call.tensor(0), k)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search.errors import OnnxError
-from search.onnx_in.values import Call, Op, Value
+from search.onnx_in.values import NodeCall, Op, Value
 
 CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 MAX_POOLS: tuple[Callable[..., Any], ...] = (
@@ -63,7 +63,7 @@ def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float 
     return functional.pad(x, flat, "constant", value) if any(flat) else x
 
 
-def convolution(call: Call) -> Value:
+def convolution(call: NodeCall) -> Value:
     """A convolution whose weight is computed by the graph; constant weights become modules."""
     x, weight = call.tensor(0), call.tensor(1)
     rank = weight.ndim - 2
@@ -78,7 +78,7 @@ def convolution(call: Call) -> Value:
     return result
 
 
-def max_pool(call: Call) -> Value:
+def max_pool(call: NodeCall) -> Value:
     """The largest entry of every window; padding never wins."""
     if call.outputs > 1 or call.attributes.get("storage_order", 0):
         raise OnnxError("the indices of a MaxPool are not computed")
@@ -98,7 +98,7 @@ def max_pool(call: Call) -> Value:
     return result
 
 
-def average_pool(call: Call) -> Value:
+def average_pool(call: NodeCall) -> Value:
     """The mean of every window; padding counts only with `count_include_pad`."""
     x = call.tensor(0)
     kernel = tuple(call.attributes["kernel_shape"])
@@ -121,17 +121,17 @@ def average_pool(call: Call) -> Value:
     return summed / counts
 
 
-def global_average_pool(call: Call) -> Value:
+def global_average_pool(call: NodeCall) -> Value:
     x = call.tensor(0)
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
-def global_max_pool(call: Call) -> Value:
+def global_max_pool(call: NodeCall) -> Value:
     x = call.tensor(0)
     return x.amax(tuple(range(2, x.ndim)), keepdim=True)
 
 
-def local_response_norm(call: Call) -> Value:
+def local_response_norm(call: NodeCall) -> Value:
     """x / (bias + α / size · Σ x²)^β over neighbouring channels (AlexNet)."""
     settings = call.attributes
     return functional.local_response_norm(
@@ -143,7 +143,7 @@ def local_response_norm(call: Call) -> Value:
     )
 
 
-def grid_sample(call: Call) -> Value:
+def grid_sample(call: NodeCall) -> Value:
     """Space read at the points of a grid, which are in [−1, 1]."""
     names = {"linear": "bilinear", "cubic": "bicubic"}
     mode = call.attributes.get("mode", "linear")

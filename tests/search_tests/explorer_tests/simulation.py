@@ -21,8 +21,8 @@ class FakeGroup:
     name: str
     width: int
     status: str = "prunable"
-    parts: tuple[tuple[int, ...], ...] = ()
-    least: int = 1
+    required_any_of: tuple[tuple[int, ...], ...] = ()
+    min_width: int = 1
 
 
 GROUPS = tuple(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from search import SearchConfig, SearchResult, run_search, trace
 from search.explorer import Explorer, Measured
 from search.graph import PruningGraph
+from search.recalibration import recalibrate
 from search.sensitivity import RATIOS, layer_sensitivity, pruned_loss, sensitivity_plan
 from search.skeleton import Skeleton, export_onnx, skeleton, weightless
-from search.training import recalibrate
 from tests.search_tests.models import Residual, image
 
 IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from search import SearchConfig, SearchResult, run_search, trace
 from search.errors import ConfigError
+from search.evaluation import cross_entropy_loss
 from search.explorer import Failed, Measured
 from search.graph import PruningGraph
+from search.recalibration import recalibrate
 from search.skeleton import Skeleton, skeleton
-from search.training import cross_entropy_loss, recalibrate
 
 
 class Residual(nn.Module):

@@ -121,7 +121,7 @@ def drawn(graph: PruningGraph, seed: int) -> Plan:
     for group in graph.prunable:
         count = source.randint(1, group.width)
         order = source.sample(range(group.width), group.width)
-        kept[group.name] = best_of(order, count, group.parts)
+        kept[group.name] = best_of(order, count, group.required_any_of)
     return Plan(kept)
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from search.errors import PlanError, WeightsError
 from search.graph import PruningGraph, trace
+from search.loading import load_pruned, plan_document
 from search.plan import Plan
 from search.sensitivity import sensitivity_plan
-from search.surgery import load_pruned, plan_document, prune
+from search.surgery import prune
 from tests.search_tests.models import (
     Dense,
     Grouped,
@@ -187,7 +188,7 @@ LOAD = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import load_file
-from search.surgery import load_pruned
+from search.loading import load_pruned
 from tests.search_tests import models
 for name in sys.argv[2:]:
     folder = Path(sys.argv[1], name)
@@ -365,7 +366,7 @@ class Joined(nn.Module):
 def test_each_branch_keeps_a_unit() -> None:
     graph = trace(Joined(), image())
     (group,) = graph.prunable
-    assert sorted(group.parts) == [(0, 1), (2, 3, 4, 5)]
+    assert sorted(group.required_any_of) == [(0, 1), (2, 3, 4, 5)]
     with pytest.raises(PlanError, match=r"must keep one of its units \(0, 1\)"):
         prune(graph.model, graph, keep(graph, **{group.name: (2, 3)}))
     scores = {group.name: torch.tensor([0.0, 0.1, 1.0, 2.0, 3.0, 4.0])}

@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from examples.resnet20 import resnet20
 from search.errors import GraphError
 from search.graph import PruningGraph, trace
-from search.graph.exporting import export
-from search.graph.recurring import OneStep
+from search.graph.exported.export import export
+from search.graph.exported.rnn_shapes import OneStep
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.models import Grouped, Plain, Tied, image

@@ -15,8 +15,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from search.errors import PlanError
 from search.graph import PruningGraph, trace
-from search.graph.levels import levels_closed
-from search.graph.reference import Reference
+from search.graph.exported.vmap_levels import levels_closed
+from search.graph.verification.masked_reference import MaskedInterpreter
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.models import image
@@ -238,7 +238,7 @@ def test_a_model_that_does_not_run_with_one_unit_keeps_two() -> None:
     x = torch.rand(2, 3, 8, 8)
     graph = trace(Squeezed(), (x,))
     assert forms(graph) == OPEN
-    assert {group.name: group.least for group in graph.prunable} == {"c": 1, "d": 2}
+    assert {group.name: group.min_width for group in graph.prunable} == {"c": 1, "d": 2}
     kept = dict(graph.dense_plan().kept)
     with pytest.raises(PlanError, match="'d' must keep 2 of its units at least, but got 1"):
         prune(graph.model, graph, Plan({**kept, "d": (3,)}))
@@ -301,7 +301,7 @@ def test_a_graph_that_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     def refuses(*_: object) -> None:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(Reference, "run_masked", refuses)
+    monkeypatch.setattr(MaskedInterpreter, "run_masked", refuses)
     reasons = {group.reason for group in trace(Plain(), image()).groups[:2]}
     assert reasons == {
         "unverified: the exported graph does not run on the example inputs "

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.errors import SkeletonError
-from search.graph.types import Group, Member
+from search.graph.dependency.groups import Group, Member
 from search.skeleton.affine import Affine, is_regular, sizes, solve
 
 

@@ -13,7 +13,7 @@ from search.criteria import CRITERIA, best_units, score_channels
 from search.criteria.reduction import mean_of_normalised, member_values
 from search.errors import CriterionError
 from search.graph import PruningGraph, trace
-from search.graph.types import Member
+from search.graph.dependency.groups import Member
 from search.plan import Plan
 from search.surgery import prune
 from tests.search_tests.learning_tests.networks import striped_images

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from search.criteria import score_channels
 from search.errors import ConfigError
+from search.evaluation import cross_entropy_loss
+from search.finetuning import Finetune, FinetuneConfig
 from search.graph import PruningGraph, trace
 from search.sensitivity import Sensitivity, layer_sensitivity, pruned_loss, sensitivity_plan
-from search.training import Finetune, FinetuneConfig, cross_entropy_loss
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
 

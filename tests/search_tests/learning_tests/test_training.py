@@ -12,16 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
-from search.training import (
-    Finetune,
-    FinetuneConfig,
-    accuracy,
-    augment,
-    cross_entropy_loss,
-    distillation_loss,
-    native_bfloat16,
-    recalibrate,
-)
+from search.evaluation import accuracy, cross_entropy_loss
+from search.finetuning import Finetune, FinetuneConfig, augment, distillation_loss, native_bfloat16
+from search.recalibration import recalibrate
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
 
