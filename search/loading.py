@@ -1,23 +1,26 @@
-"""Writes a plan with its edits down, and rebuilds a pruned model from that and its weights."""
+"""Writes a plan with its edits down, and rebuilds a pruned model from that and its weights.
+
+The analysis loads only where it is needed: a model of the user's own class is rebuilt without it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from search.attributes import shape_with
 from search.errors import PlanError, WeightsError
-from search.graph.dependency.grouping import kept_atoms
-from search.graph.native_program import program_of
-from search.graph.pruning_graph import PruningGraph
 from search.plan import Plan
 from search.surgery import check_model_shapes, check_plan, kept_indices, module_edits
 from search.tensors import copy_with, load_tensors, named_tensors, set_attributes
+
+if TYPE_CHECKING:
+    from search.graph.pruning_graph import PruningGraph
 
 VERSION = 1
 
@@ -84,6 +87,9 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
 
 def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) -> nn.Module:
     """A `PrunedGraph`: the model is exported again, and its groups are those of the plan."""
+    from search.graph.dependency.grouping import kept_atoms
+    from search.graph.native_program import program_of
+
     program, grouping = program_of(model, _example_inputs(document))
     if document.get("batch") is not None:  # zeros and other weights may not show it
         program = program.limited(fixed=bool(document["batch"].get("fixed")))

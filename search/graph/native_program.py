@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from search.errors import GraphError
 from search.graph.batch_limits import ALIKE, off_by, with_batches
 from search.graph.dependency.grouping import Grouping, form_groups
-from search.graph.dependency.op_call import PropagationRule
-from search.graph.dependency.operators.registry import RULES
+from search.graph.dependency.operators.operator import Operator
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.reshape_choices import analysed
 from search.graph.dependency.residual_blocks import with_blocks
 from search.graph.exported.copies import quiet_copy
@@ -87,7 +87,7 @@ def _tells_dtype(value: Any) -> bool:
 
 
 def _with_program(
-    graph: PruningGraph, rules: Mapping[str, PropagationRule], deadline: Deadline
+    graph: PruningGraph, operators: Mapping[str, Operator], deadline: Deadline
 ) -> PruningGraph:
     """The graph with the exported graph of the model in its own dtype.
 
@@ -98,16 +98,16 @@ def _with_program(
         group.name for group in graph.groups if group.form == "graph" and group.status != "frozen"
     ]
     try:
-        return replace(graph, program=_program_like(graph, rules, deadline))
+        return replace(graph, program=_program_like(graph, operators, deadline))
     except GraphError as error:
         return frozen_by(graph, dict.fromkeys(needing, str(error)))
 
 
 def _program_like(
-    graph: PruningGraph, rules: Mapping[str, PropagationRule], deadline: Deadline = NEVER
+    graph: PruningGraph, operators: Mapping[str, Operator], deadline: Deadline = NEVER
 ) -> Program:
     """The exported graph of the model in its own dtype, if it has the groups of `graph`."""
-    program, grouping = program_of(graph.model, graph.example_inputs, rules, deadline)
+    program, grouping = program_of(graph.model, graph.example_inputs, operators, deadline)
     same = (
         np.array_equal(grouping.group_of, graph.group_of),
         np.array_equal(grouping.unit_of, graph.unit_of),
@@ -120,7 +120,7 @@ def _program_like(
 def program_of(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    rules: Mapping[str, PropagationRule] = RULES,
+    operators: Mapping[str, Operator] = OPERATORS,
     deadline: Deadline = NEVER,
 ) -> tuple[Program, Grouping]:
     """The exported graph of a model in its own dtype, and its groups, not verified.
@@ -132,7 +132,7 @@ def program_of(
     tensors = named_tensors(copied)
     exported = export(copied, batch_of_two(example_inputs), deadline)
     exported = with_fixed_statistics(exported, tensors)
-    propagation = with_blocks(exported, analysed(exported, _aliases(tensors), rules))
+    propagation = with_blocks(exported, analysed(exported, _aliases(tensors), operators))
     program = with_batches(Program(exported, propagation), model, example_inputs)
     return program, form_groups(propagation)
 

@@ -14,8 +14,8 @@ from search.errors import ExportError, LateError
 from search.graph.dependency.costs import mac_products, parameter_products
 from search.graph.dependency.grouping import form_groups
 from search.graph.dependency.groups import Group
-from search.graph.dependency.op_call import PropagationRule
-from search.graph.dependency.operators.registry import RULES
+from search.graph.dependency.operators.operator import Operator
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.propagation import Propagation
 from search.graph.dependency.reshape_choices import analysed
 from search.graph.dependency.residual_blocks import with_blocks
@@ -52,18 +52,18 @@ def trace(
     time_limit_s: float = 60.0,
     wall_limit_s: float | None = None,
     verdicts: Verdicts | None = None,
-    rules: Mapping[str, PropagationRule] = RULES,
+    operators: Mapping[str, Operator] = OPERATORS,
     clock: Callable[[], float] | None = None,
     wall_clock: Callable[[], float] | None = None,
 ) -> PruningGraph:
     """Find what can be pruned in `model`, and verify it.
 
-    The model is exported by torch.export at a batch of two; one rule per operator ties the
-    dimensions of its parameters into groups; every group is then cut in a redrawn float64 copy,
-    which must compute what the dense graph does with the same units zeroed. What fails, what has
-    no rule, and what the time limit leaves unverified is frozen, with the reason. Of a model that
-    cannot be exported as a whole (post-processing that branches on values, say), the largest
-    submodules that can be are analysed; the rest stays as it is.
+    The model is exported by torch.export at a batch of two; what is known of each operator ties
+    the dimensions of its parameters into groups; every group is then cut in a redrawn float64
+    copy, which must compute what the dense graph does with the same units zeroed. What fails,
+    what has no rule, and what the time limit leaves unverified is frozen, with the reason. Of a
+    model that cannot be exported as a whole (post-processing that branches on values, say), the
+    largest submodules that can be are analysed; the rest stays as it is.
 
     Args:
         model: any traceable module, in any mode and dtype; it is not touched.
@@ -76,8 +76,8 @@ def trace(
             twenty times as long by default.
         verdicts: what an earlier trace of the same model told (`graph.verdicts`): it goes on from
             there, and what was verified is not verified again. What they do not fit is left aside.
-        rules: one per ATen operator; extend RULES for an operator that has none. A wrong rule
-            freezes groups, it cannot break a pruned model.
+        operators: what is known of every ATen operator; extend OPERATORS by a record for one that
+            has none. A wrong rule freezes groups, it cannot break a pruned model.
         clock: of `time_limit_s`: seconds that only ever grow; by default the processor time.
         wall_clock: of `wall_limit_s`; by default `clock` where that is given, else the time.
 
@@ -94,9 +94,9 @@ def trace(
     check_model(model)
     with one_thread(), torch.inference_mode(False), torch.enable_grad():
         try:
-            graph = _traced(model, example_inputs, rules, log, deadline)
+            graph = _traced(model, example_inputs, operators, log, deadline)
         except ExportError as obstacle:
-            parts = _traced_in_parts(model, example_inputs, rules, log, deadline)
+            parts = _traced_in_parts(model, example_inputs, operators, log, deadline)
             if parts is None or not any(_is_open(group) for group in parts.groups):
                 if deadline.is_over() or deadline.has_refused:  # other parts were not tried
                     raise LateError(TOO_LATE) from obstacle
@@ -114,7 +114,7 @@ def _is_open(group: Group) -> bool:
 def _traced_in_parts(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    rules: Mapping[str, PropagationRule],
+    operators: Mapping[str, Operator],
     log: TrialLog,
     deadline: Deadline,
 ) -> PruningGraph | None:
@@ -123,27 +123,27 @@ def _traced_in_parts(
     if not calls:
         return None
     parts = side_by_side(model, calls)
-    graph = _traced(parts, inputs_of(calls), rules, log, deadline, whole=False)
+    graph = _traced(parts, inputs_of(calls), operators, log, deadline, whole=False)
     return rejoined(graph, model, example_inputs, calls, log)
 
 
 def _traced(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    rules: Mapping[str, PropagationRule],
+    operators: Mapping[str, Operator],
     log: TrialLog,
     deadline: Deadline,
     *,
     whole: bool = True,
 ) -> PruningGraph:
     with everything_in_float64():
-        verified = _verified(model, example_inputs, rules, log, deadline, whole=whole)
+        verified = _verified(model, example_inputs, operators, log, deadline, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
-        return replace(graph, exporting=partial(_program_like, graph, rules))
+        return replace(graph, exporting=partial(_program_like, graph, operators))
     program = cast_program(verified.program, model, example_inputs)
     return (
-        _with_program(graph, rules, deadline)
+        _with_program(graph, operators, deadline)
         if program is None
         else replace(graph, program=program)
     )
@@ -152,7 +152,7 @@ def _traced(
 def _verified(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
-    rules: Mapping[str, PropagationRule],
+    operators: Mapping[str, Operator],
     log: TrialLog,
     deadline: Deadline,
     *,
@@ -163,17 +163,17 @@ def _verified(
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
     exported = with_fixed_statistics(export(copy, inputs, deadline), named_tensors(copy))
-    graph, propagation = _assembled(copy, inputs, exported, rules)
+    graph, propagation = _assembled(copy, inputs, exported, operators)
     if not whole:
         graph = frozen_by(graph, {group.name: NO_PROGRAM for group in graph.removable})
     reads_parameters = set(graph.unused) < set(_parameters(copy).values())
     check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    joined = _verified_with_branches(graph, rules, log, deadline)
+    joined = _verified_with_branches(graph, operators, log, deadline)
     return settle(graph, exported, propagation, log) if joined is None else joined
 
 
 def _verified_with_branches(
-    graph: PruningGraph, rules: Mapping[str, PropagationRule], log: TrialLog, deadline: Deadline
+    graph: PruningGraph, operators: Mapping[str, Operator], log: TrialLog, deadline: Deadline
 ) -> PruningGraph | None:
     """The analysis in which auxiliary heads lose what they read; None where that cannot be."""
     copy, inputs = graph.model, graph.example_inputs
@@ -181,7 +181,7 @@ def _verified_with_branches(
     if exported is None:
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))
-    whole, propagation = _assembled(copy, inputs, exported, rules)
+    whole, propagation = _assembled(copy, inputs, exported, operators)
     blocks = dict.fromkeys((group.name for group in whole.removable), BRANCHES)
     aside = frozen_by(set_aside(whole, propagation, graph.unused), blocks)
     with branches_of(copy):
@@ -193,10 +193,12 @@ def _assembled(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
     exported: Exported,
-    rules: Mapping[str, PropagationRule],
+    operators: Mapping[str, Operator],
 ) -> tuple[PruningGraph, Propagation]:
     """The groups of an exported model, not verified, and its labels."""
-    propagation = with_blocks(exported, analysed(exported, _aliases(named_tensors(model)), rules))
+    propagation = with_blocks(
+        exported, analysed(exported, _aliases(named_tensors(model)), operators)
+    )
     grouping = form_groups(propagation)
     graph = PruningGraph(
         model=model,

@@ -7,20 +7,18 @@ labels and operators, neither groups nor plans.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import fx
 
-from search.graph.dependency.labels import FIXED, Atoms, Axis, Block, KeepMask, Labels
+from search.graph.dependency.labels import FIXED, Atoms, Block, KeepMask, Labels
+from search.graph.dependency.operators.operator import Operands, SizedAxis, sized
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH
 from search.graph.exported.nodes import operator_name
-
-Sized: TypeAlias = tuple[Axis, int]
-Operands: TypeAlias = Mapping[str, Any]  # arguments by their schema names, Labels for tensors
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def parameter_products(propagation: Propagation, parameters: Iterable[str]) -> t
         if node.op == "placeholder":
             users.setdefault(id(labels), set()).update(node.users)
     return tuple(
-        _product([*_sized(labels), *_whole(_around(propagation.blocks, users.get(id(labels))))])
+        _product([*sized(labels), *_whole(_around(propagation.blocks, users.get(id(labels))))])
         for labels in (
             propagation.tensors[name] for name in parameters if name in propagation.tensors
         )
@@ -105,24 +103,24 @@ def mac_products(propagation: Propagation, *, dynamic: bool) -> tuple[Product, .
 
 def node_products(node: fx.Node, propagation: Propagation, *, dynamic: bool) -> Iterator[Product]:
     """The products of one operator, see `mac_products`; none where it multiplies no matrices."""
-    counter = _COUNTERS.get(operator_name(node)) if node.op == "call_function" else None
+    record = propagation.operators.get(operator_name(node)) if node.op == "call_function" else None
     outputs = propagation.values.get(node, ())
-    if counter is None or not outputs:
+    if record is None or record.macs is None or not outputs:
         return
     operands = _operands(node, propagation)
     tensors = [value for value in operands.values() if isinstance(value, Labels)]
     examples = 1 if _shared((*tensors, *outputs), dynamic) else BATCH
     around = _whole(block for block in propagation.blocks if node in block.inner)
-    for axes in counter(operands, outputs[0]):
+    for axes in record.macs(operands, outputs[0]):
         yield _product([*axes, *around], examples)
 
 
-def _whole(blocks: Iterable[Block]) -> list[Sized]:
+def _whole(blocks: Iterable[Block]) -> list[SizedAxis]:
     """Axes of one index each: what is inside of a block goes with it."""
     return [(np.array([block.atom]), 1) for block in blocks]
 
 
-def _product(axes: Iterable[Sized], examples: int = 1) -> Product:
+def _product(axes: Iterable[SizedAxis], examples: int = 1) -> Product:
     known = list(axes)
     constant = math.prod(size for axis, size in known if axis is None)
     return Product(constant, tuple(axis for axis, _ in known if axis is not None), examples)
@@ -143,116 +141,3 @@ def _operands(node: fx.Node, propagation: Propagation) -> Operands:
     names = [argument.name for argument in schema.arguments] if schema else []
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     return {name: label(value) for name, value in given.items()}
-
-
-def _sized(labels: Labels) -> list[Sized]:
-    return list(zip(labels.axes, labels.shape, strict=True))
-
-
-def _convolution(operands: Operands, out: Labels) -> Iterator[Sequence[Sized]]:
-    """Every element of a weight is used once per output position."""
-    return _per_position(operands["weight"], out)
-
-
-def _transposed(operands: Operands, _: Labels) -> Iterator[Sequence[Sized]]:
-    """Every element of a weight is used once per input position."""
-    return _per_position(operands["weight"], operands["input"])
-
-
-def _general_convolution(operands: Operands, out: Labels) -> Iterator[Sequence[Sized]]:
-    return (_transposed if operands.get("transposed") else _convolution)(operands, out)
-
-
-def _per_position(weight: Labels, positions: Labels) -> Iterator[Sequence[Sized]]:
-    rest = _sized(positions)
-    del rest[1 - len(weight.shape)]  # the channels; without a batch they come first
-    yield [*_sized(weight), *rest]
-
-
-def _linear(operands: Operands, out: Labels) -> Iterator[Sequence[Sized]]:
-    yield [*_sized(out), _sized(operands["weight"])[-1]]
-
-
-def _product_of(
-    first: str, summed: tuple[int, ...] = ()
-) -> Callable[[Operands, Labels], Iterator[Sequence[Sized]]]:
-    """A product of matrices: every output takes the last dimension of the operand `first`.
-
-    Args:
-        first: the name of the left operand.
-        summed: further dimensions of it that the operator sums over.
-    """
-
-    def count(operands: Operands, out: Labels) -> Iterator[Sequence[Sized]]:
-        left = _sized(operands[first])
-        yield [*_sized(out), left[-1], *(left[dim] for dim in summed)]
-
-    return count
-
-
-def _attention(operands: Operands, out: Labels) -> Iterator[Sequence[Sized]]:
-    """Queries by keys, then weights by values."""
-    positions = _sized(operands["key"])[-2]
-    yield [*_sized(operands["query"]), positions]
-    yield [*_sized(out), positions]
-
-
-def _recurrent(operands: Operands, _: Labels) -> Iterator[Sequence[Sized]]:
-    """Every matrix is used once per step."""
-    steps = _sized(operands["input" if "input" in operands else "data"])[:-1]
-    for weight in operands["params"]:
-        if isinstance(weight, Labels) and len(weight.shape) == 2:
-            yield [*_sized(weight), *steps]
-
-
-def _einsum(operands: Operands, _: Labels) -> Iterator[Sequence[Sized]]:
-    """Operands are taken from left to right; letters of no later use are summed at once."""
-    if "equation" not in operands:
-        return
-    terms, _, wanted = operands["equation"].replace(" ", "").partition("->")
-    letters = [
-        _spelled(term, labels)
-        for term, labels in zip(terms.split(","), operands["tensors"], strict=True)
-    ]
-    seen = letters[0]
-    for place, term in enumerate(letters[1:], 2):
-        seen = term | seen  # a broadcast dimension has the size of the left operand
-        yield list(seen.values())
-        later = {letter for other in letters[place:] for letter in other} | set(wanted)
-        seen = {x: size for x, size in seen.items() if x in later or x.startswith(".")}
-
-
-def _spelled(term: str, labels: Labels) -> dict[str, Sized]:
-    """Letter -> axis; the dimensions of an ellipsis are named from the right."""
-    before, dots, after = term.partition("...")
-    hidden = len(labels.shape) - len(before) - len(after)
-    names = [*before, *(f".{place}" for place in range(hidden, 0, -1) if dots), *after]
-    return dict(zip(names, _sized(labels), strict=True))
-
-
-_COUNTERS: Mapping[str, Callable[[Operands, Labels], Iterator[Sequence[Sized]]]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "deform_conv2d"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
-    **dict.fromkeys(("convolution", "_convolution"), _general_convolution),
-    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), _recurrent),
-    **dict.fromkeys(
-        (
-            "scaled_dot_product_attention",
-            "_scaled_dot_product_efficient_attention",
-            "_scaled_dot_product_flash_attention",
-            "_scaled_dot_product_flash_attention_for_cpu",
-        ),
-        _attention,
-    ),
-    "addbmm": _product_of("batch1", summed=(0,)),
-    "addmm": _product_of("mat1"),
-    "addmv": _product_of("mat"),
-    "baddbmm": _product_of("batch1"),
-    "bmm": _product_of("self"),
-    "dot": _product_of("self"),
-    "einsum": _einsum,
-    "linear": _linear,
-    "matmul": _product_of("self"),
-    "mm": _product_of("self"),
-    "mv": _product_of("self"),
-}

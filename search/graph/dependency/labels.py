@@ -29,7 +29,6 @@ Notes: TypeAlias = tuple[tuple[Atoms, str], ...]  # atoms, and what is to be sai
 PICKED = "single ones of its units are picked by their position"
 FIXED = -1
 FREE = -2
-COUNTING = ("layer_norm", "mean", "rms_norm")  # statistics that can count units that are gone
 MEETS_FIXED = "its units meet a dimension that cannot shrink"
 
 

@@ -25,8 +25,9 @@ from search.graph.dependency.labels import (
     total,
 )
 from search.graph.dependency.op_call import OpCall, Outcome, PropagationRule
-from search.graph.dependency.operators.registry import POINTWISE, RULES
-from search.graph.dependency.zero_preserving import vanishes
+from search.graph.dependency.operators.elementwise import elementwise
+from search.graph.dependency.operators.operator import Operator
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.exported.export import BATCH, Exported, is_symbol
 from search.graph.exported.nodes import module_path, operator_name
 
@@ -39,6 +40,7 @@ class Propagation:
     """What the walk found.
 
     Attributes:
+        operators: operator -> its record.
         values: node -> the labels of its outputs.
         tensors: parameter or buffer -> its labels; tied names appear once.
         effects: what each node did, in order.
@@ -51,6 +53,7 @@ class Propagation:
         blocks: the branches that can be left out; each has an atom, the last ones.
     """
 
+    operators: Mapping[str, Operator]
     values: dict[fx.Node, tuple[Labels, ...]] = field(default_factory=dict)
     tensors: dict[str, Labels] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
@@ -65,7 +68,7 @@ class Propagation:
 def propagate(
     exported: Exported,
     aliases: Mapping[str, str],
-    rules: Mapping[str, PropagationRule] = RULES,
+    operators: Mapping[str, Operator] = OPERATORS,
     choices: Mapping[fx.Node, int] = NO_CHOICES,
 ) -> Propagation:
     """Apply the rules along the graph.
@@ -73,10 +76,10 @@ def propagate(
     Args:
         exported: the model's graph.
         aliases: name of a parameter -> the first name of the same tensor.
-        rules: operator -> rule; a pointwise operator needs none.
+        operators: operator -> its record; a pointwise operator needs none.
         choices: node -> which of the dimensions that could carry its units does, best first.
     """
-    propagation = Propagation()
+    propagation = Propagation(operators)
     for node in exported.graph_module.graph.nodes:
         if node.op == "placeholder":
             labels = _placeholder(node, exported, aliases, propagation)
@@ -85,7 +88,7 @@ def propagate(
         elif node.op == "output":
             propagation.effects.append(_output(node, propagation))
         elif node.op == "call_function":
-            outputs, effect = _visit(node, exported, propagation, rules, choices.get(node, 0))
+            outputs, effect = _visit(node, exported, propagation, choices.get(node, 0))
             settled = [_settled(labels, propagation) for labels in outputs]
             propagation.values[node] = with_known(node, settled, propagation.values, exported)
             propagation.effects.append(effect)
@@ -156,19 +159,19 @@ def _visit(
     node: fx.Node,
     exported: Exported,
     propagation: Propagation,
-    rules: Mapping[str, PropagationRule],
     choice: int,
 ) -> Outcome:
     if node.target is operator.getitem:
         source, index = node.args
         return _item(propagation.values.get(source, ()), index), Effect()  # type: ignore[arg-type]
     call = replace(_bind(node, exported, propagation), choice=choice, held=propagation.held)
-    rule = _rule(node, call, rules)
+    record = propagation.operators.get(call.op)
+    rule = _rule(node, call, record)
     try:
         outputs, effect = rule(call) if rule else call.give_frozen("there is no pruning rule")
     except (IndexError, KeyError, TypeError, ValueError) as error:
         outputs, effect = call.give_frozen(f"the pruning rule does not know this use: {error}")
-    if vanishes(call, outputs):
+    if outputs and record is not None and record.zeros and record.zeros(call, outputs[0]):
         outputs = tuple(replace(labels, vanishes=True) for labels in outputs)
     return outputs, effect.with_location(_title(node))
 
@@ -179,14 +182,12 @@ def _item(values: Sequence[Labels], index: Any) -> tuple[Labels, ...]:
     )
 
 
-def _rule(
-    node: fx.Node, call: OpCall, rules: Mapping[str, PropagationRule]
-) -> PropagationRule | None:
-    if call.outputs and call.op in rules:
-        return rules[call.op]
+def _rule(node: fx.Node, call: OpCall, record: Operator | None) -> PropagationRule | None:
+    if call.outputs and record is not None and record.propagate is not None:
+        return record.propagate
     if not call.inputs or not call.outputs:
         return lambda call: (call.outputs, Effect())
-    return POINTWISE if _is_pointwise(node) else None
+    return elementwise if _is_pointwise(node) else None
 
 
 def _is_pointwise(node: fx.Node) -> bool:

@@ -17,8 +17,8 @@ from search.graph.dependency.costs import mac_products
 from search.graph.dependency.grouping import Grouping, form_groups
 from search.graph.dependency.labels import FIXED, KeepMask
 from search.graph.dependency.masked_statistics import with_counted
-from search.graph.dependency.op_call import PropagationRule
-from search.graph.dependency.operators.registry import RULES
+from search.graph.dependency.operators.operator import Operator
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.propagation import Propagation, propagate
 from search.graph.exported.export import Exported
 from search.graph.exported.nodes import operator_name
@@ -29,18 +29,18 @@ Choices: TypeAlias = Mapping[fx.Node, int]
 
 
 def analysed(
-    exported: Exported, aliases: Mapping[str, str], rules: Mapping[str, PropagationRule] = RULES
+    exported: Exported, aliases: Mapping[str, str], operators: Mapping[str, Operator] = OPERATORS
 ) -> Propagation:
     """Propagate with the choices that freeze the least.
 
     Args:
         exported: the model's graph.
         aliases: name of a parameter -> the first name of the same tensor.
-        rules: operator -> rule.
+        operators: operator -> its record.
     """
 
     def walk(choices: Choices) -> _Walk:
-        propagation = propagate(exported, aliases, rules, choices)
+        propagation = propagate(exported, aliases, operators, choices)
         grouping = form_groups(propagation)
         return _Walk(choices, propagation, grouping, _left(propagation, grouping, exported))
 

@@ -20,16 +20,10 @@ from torch import fx
 
 from search.graph.dependency.costs import node_products
 from search.graph.dependency.labels import Block
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import Exported
 from search.graph.exported.nodes import is_check, module_path, operator_name
-
-# Operators that hold all elements of their first argument, and may share its memory.
-_VIEWS = frozenset((
-    "_unsafe_view", "alias", "contiguous", "detach", "dropout", "feature_dropout", "flatten",
-    "movedim", "permute", "reshape", "squeeze", "t", "to", "transpose", "unflatten", "unsqueeze",
-    "view",
-))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,16 +168,22 @@ def written(node: fx.Node) -> Iterator[tuple[fx.Node, ...]]:
 
 def _source(node: fx.Node) -> fx.Node:
     """What a value is a view of, if it holds all of its elements."""
-    while operator_name(node) in _VIEWS and isinstance(node.args[0], fx.Node):
+    while _is_view(node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
+
+
+def _is_view(node: fx.Node) -> bool:
+    record = OPERATORS.get(operator_name(node))
+    return record is not None and record.is_view
 
 
 def _chain(node: fx.Node) -> Iterator[fx.Node]:
     """The node, and those whose memory it may share."""
     yield node
     schema = getattr(node.target, "_schema", None)
-    shares = operator_name(node) in (*_VIEWS, "getitem") or getattr(node.target, "is_view", False)
+    shares = _is_view(node) or operator_name(node) == "getitem"
+    shares |= getattr(node.target, "is_view", False)
     shares |= schema is not None and schema.is_mutable
     if shares and node.args and isinstance(node.args[0], fx.Node):
         yield from _chain(node.args[0])

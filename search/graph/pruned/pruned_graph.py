@@ -22,6 +22,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from search.graph.dependency.labels import FIXED, Atoms, KeepMask, dense
+from search.graph.dependency.operators.attention import ATTENTION
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH, Exported
 from search.graph.exported.nodes import module_path, operator_name
@@ -31,19 +33,7 @@ from search.graph.pruned.pickling import Steps
 from search.graph.pruned.rewrite import rewritten
 from search.tensors import drop_unread, named_tensors
 
-# Operator -> the place of its flag in training; the dense model was exported for evaluation.
-_FLAGS = {
-    "alpha_dropout": 2,
-    "batch_norm": 5,
-    "dropout": 2,
-    "feature_alpha_dropout": 2,
-    "feature_dropout": 2,
-    "gru": 6,
-    "instance_norm": 5,
-    "lstm": 6,
-}
 _MOMENTUM = 6
-_ATTENTION = "scaled_dot_product_attention"
 _DROPOUTS = ("dropout", "dropout_p", "attn_drop", "attention_dropout", "attn_dropout")
 CONSTANTS = "lifted_constants"
 
@@ -241,7 +231,7 @@ class _Run(fx.Interpreter):
         if n.name in self._owners:
             path, dropout = self._owners[n.name]
             owner = self._root.get_submodule(path)
-            if owner.training and operator_name(n) == _ATTENTION:
+            if owner.training and operator_name(n) == ATTENTION:
                 args, kwargs = _attention_in_training(args, kwargs, dropout)
             elif owner.training:
                 args = _in_training(operator_name(n), args, owner)
@@ -266,7 +256,9 @@ def _attention_in_training(
 
 def _in_training(name: str, args: tuple[Any, ...], owner: nn.Module) -> tuple[Any, ...]:
     """The arguments that an operator has when its owner is training."""
-    place = _FLAGS[name]
+    place = OPERATORS[name].training_flag
+    if place is None:
+        return args
     args = (*args[:place], True, *args[place + 1 :])
     if isinstance(owner, _NormBase) and owner.num_batches_tracked is not None:
         owner.num_batches_tracked.add_(1)
@@ -300,7 +292,8 @@ def _owners(exported: Exported, body: nn.Module) -> Owners:
     found = {}
     for node in exported.graph_module.graph.nodes:
         name = operator_name(node) if node.op == "call_function" else ""
-        if name == _ATTENTION or (name in _FLAGS and len(node.args) > _FLAGS[name]):
+        place = OPERATORS[name].training_flag if name in OPERATORS else None
+        if name == ATTENTION or (place is not None and len(node.args) > place):
             path = module_path(node) if module_path(node) in modules else ""
             found[node.name] = path, _dropout_of(modules[path])
     return found

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,13 +21,9 @@ from torch import Tensor, fx
 
 from search.errors import PlanError
 from search.graph.dependency.labels import FIXED, Atoms, Axis, Block, KeepMask, Labels
-from search.graph.dependency.operators.masked_norms import RECOUNTED
 from search.graph.dependency.propagation import Propagation
-from search.graph.exported.nodes import dims_of, is_check, operator_name
+from search.graph.exported.nodes import is_check, operator_name
 
-Arguments = dict[str, Any]
-
-_EPSILON = 1e-5  # of a layer norm that is told none
 INNER = "the exported graph holds other graphs (torch.cond, say), which cannot be rewritten"
 
 
@@ -116,13 +111,14 @@ class _Rewriter:
 
     def _call(self, node: fx.Node) -> fx.Node:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._copies.__getitem__)
-        rule = _RULES.get(operator_name(node))
+        record = self._propagation.operators.get(operator_name(node))
+        rule = None if record is None else record.rewrite
         schema = getattr(node.target, "_schema", None)
         if rule is None or schema is None:
             return self._made(node, node.target, args, kwargs)
         names = [argument.name for argument in schema.arguments]
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
-        sizes = _Sizes(self, node, {name: _old(node, names, name) for name in names})
+        sizes = _NodeSizes(self, node, {name: _old(node, names, name) for name in names})
         changed = rule(sizes, given)
         if isinstance(changed, fx.Node):
             return changed
@@ -180,26 +176,23 @@ def _old(node: fx.Node, names: Sequence[str], name: str) -> Any:
     return node.args[place] if place < len(node.args) else node.kwargs.get(name)
 
 
-class _Sizes:
-    """What the rule of one operator is told: old labels, and ways to new sizes."""
+class _NodeSizes:
+    """`Sizes` of one node; see there for the methods."""
 
     def __init__(self, rewriter: _Rewriter, node: fx.Node, old: Mapping[str, Any]) -> None:
         self._rewriter, self._node, self._old = rewriter, node, old
         self.outputs = rewriter.labels(node)
 
     def input(self, name: str) -> Labels | None:
-        """The labels of a tensor argument."""
         node = self._old[name]
         found = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
         return found[0] if found else None
 
     def item(self, name: str, place: int) -> Labels | None:
-        """The labels of a tensor in a list."""
         node = self._old[name][place]
         return next(iter(self._rewriter.labels(node)), None)
 
     def moved(self, name: str, dim: int, index: Labels | None) -> fx.Node | None:
-        """A new index of the units along a dimension; None where the old one will do."""
         x = self.input(name)
         axis = None if x is None or x.weight else x.axes[dim]
         if axis is None or not self.shrinks(axis) or index is None or index.known is None:
@@ -207,11 +200,8 @@ class _Sizes:
         return self._rewriter.moved(self._node, axis, index.known)
 
     def scaled(self, sizes: Sequence[Any], out: Labels, start: int) -> list[Any]:
-        """The sizes of the dimensions of `out` from `start` on.
-
-        An inferred size (-1) is written down unless the batch takes part in it: whether a reshape
-        keeps it depends on strides, and so on the units kept.
-        """
+        """An inferred size (-1) is written down unless the batch takes part in it: whether a
+        reshape keeps it depends on strides, and so on the units kept."""
         dims = range(start, start + len(sizes))
         known = [
             out.shape[dim] if size == -1 and dim not in out.batch else size
@@ -224,188 +214,21 @@ class _Sizes:
         return self._rewriter.count(axis, stop)
 
     def parts(self, axis: Axis, parts: int) -> int:
-        """How many of the equal parts of an axis keep something."""
         size = 0 if axis is None else len(axis) // parts
         ends = [self.count(axis, size * number) for number in range(parts + 1)]
         return sum(start < end for start, end in itertools.pairwise(ends))
 
     @property
+    def graph(self) -> fx.Graph:
+        return self._rewriter.graph
+
+    @property
     def epsilon(self) -> float:
-        """What a norm adds that is told no number."""
         return float(torch.finfo(self._node.meta["val"].dtype).eps)
 
-    def recounted(self, name: str, x: str, dims: Sequence[int], given: Arguments) -> Any:
-        """A statistic that counts units that are gone; None where it counts none of these."""
-        labels = self.input(x)
-        count = None if labels is None else self._rewriter.counted(labels, dims)
-        if labels is None or count is None:
-            return None
-        return RECOUNTED[name](self._rewriter.graph, given, dims, count)
+    def counted(self, name: str, dims: Sequence[int]) -> int | None:
+        labels = self.input(name)
+        return None if labels is None else self._rewriter.counted(labels, dims)
 
     def shrinks(self, axis: Axis) -> bool:
         return axis is not None and self.count(axis) < len(axis)
-
-
-RewriteRule = Callable[[_Sizes, Arguments], Arguments | fx.Node | None]
-
-
-def _by_output(name: str) -> RewriteRule:
-    """A list of sizes that stands for the last dimensions of the output."""
-
-    def rule(sizes: _Sizes, given: Arguments) -> Arguments | None:
-        (out,) = sizes.outputs
-        listed = list(given[name])
-        return given | {name: sizes.scaled(listed, out, len(out.shape) - len(listed))}
-
-    return rule
-
-
-def _unflatten(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    (out,), listed = sizes.outputs, list(given["sizes"])
-    start = given["dim"] % (len(out.shape) - len(listed) + 1)
-    return given | {"sizes": sizes.scaled(listed, out, start)}
-
-
-def _split(sizes: _Sizes, given: Arguments, dim: int = 0) -> Arguments | None:
-    """Parts of the sizes that are left; also of a chunk, which would cut in other places."""
-    dim = given.get("dim", dim)
-    axes = [out.axis(dim) for out in sizes.outputs]
-    if all(axis is None for axis in axes):
-        return None
-    parts = [
-        out.shape[dim] if axis is None else sizes.count(axis)
-        for out, axis in zip(sizes.outputs, axes, strict=True)
-    ]
-    target = torch.ops.aten.split_with_sizes.default
-    return {"target": target, "self": given["self"], "split_sizes": parts, "dim": dim}
-
-
-def _slice(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Start and end move by what was removed before them; an end that is open stays so.
-
-    It must: a dimension that the batch takes part in may be of any length.
-    """
-    dim, x = given.get("dim", 0), sizes.input("self")
-    axis = None if x is None else x.axis(dim)
-    if axis is None or not sizes.shrinks(axis):
-        return None
-    start, end, _ = slice(given.get("start"), given.get("end")).indices(len(axis))
-    ends = {"start": sizes.count(axis, start)}
-    if end < len(axis):
-        ends["end"] = sizes.count(axis, end)
-    return given | {"dim": dim} | ends
-
-
-def _pad(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Borders around units follow what they are concatenated with."""
-    (out,), x, widths = sizes.outputs, sizes.input("self"), list(given["pad"])
-    if x is None or not any(map(sizes.shrinks, out.axes[-(len(widths) // 2) :])):
-        return None
-    for step in range(len(widths) // 2):
-        axis, before = out.axes[-1 - step], widths[2 * step]
-        if axis is not None:
-            inner = sizes.count(axis, before + x.shape[-1 - step])
-            widths[2 * step] = sizes.count(axis, before)
-            widths[2 * step + 1] = sizes.count(axis) - inner
-    return given | {"pad": widths}
-
-
-def _narrow(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    x, start, length = sizes.input("self"), given["start"], given["length"]
-    axis = None if x is None else x.axis(given["dim"])
-    if axis is None or not sizes.shrinks(axis):
-        return None
-    first = sizes.count(axis, start)
-    return given | {"start": first, "length": sizes.count(axis, start + length) - first}
-
-
-def _index_select(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """An index of constants picks the units that stay."""
-    dim = given["dim"] % len(sizes.outputs[0].shape)
-    moved = sizes.moved("self", dim, sizes.input("index"))
-    return None if moved is None else given | {"index": moved}
-
-
-def _index(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """The same, of one dimension among several."""
-    listed = list(given["indices"])
-    places = [dim for dim, item in enumerate(listed) if item is not None]
-    moved = sizes.moved("self", places[0], sizes.item("indices", places[0]))
-    if len(places) > 1 or moved is None:
-        return None
-    return given | {"indices": [*listed[: places[0]], moved, *listed[places[0] + 1 :]]}
-
-
-def _convolution(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Conv groups that have lost all their rows are gone."""
-    weight, groups = sizes.input("weight"), given.get("groups", 1)
-    axis = None if weight is None else weight.axis(0)
-    if groups == 1 or axis is None or not sizes.shrinks(axis):
-        return None
-    return given | {"groups": sizes.parts(axis, groups)}
-
-
-def _group_norm(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """Norm groups that have lost all channels are gone."""
-    x, groups = sizes.input("input"), given["num_groups"]
-    axis = None if x is None else x.axis(1)
-    if axis is None or not sizes.shrinks(axis):
-        return None
-    return given | {"num_groups": sizes.parts(axis, groups)}
-
-
-def _norm(name: str, sizes: _Sizes, given: Arguments) -> Arguments | fx.Node | None:
-    dims = range(-len(given["normalized_shape"]), 0)
-    epsilon = given.get("eps", _EPSILON if name == "layer_norm" else None)
-    told = {**given, "eps": sizes.epsilon if epsilon is None else epsilon}
-    made: fx.Node | None = sizes.recounted(name, "input", dims, told)
-    return _by_output("normalized_shape")(sizes, given) if made is None else made
-
-
-def _mean(sizes: _Sizes, given: Arguments) -> Arguments | fx.Node | None:
-    x = sizes.input("self")
-    dims = dims_of(given.get("dim"), len(x.shape) if x else 0)
-    made: fx.Node | None = sizes.recounted("mean", "self", dims, given)
-    return made
-
-
-def _attention(sizes: _Sizes, given: Arguments) -> Arguments | None:
-    """The dense scale stays: it divides by the width that the heads once had.
-
-    It is written down whenever the heads may shrink, so that all plans give the same operators.
-    """
-    query = sizes.input("query")
-    if query is None or given.get("scale") is not None or query.axis(-1) is None:
-        return None
-    return given | {"scale": query.shape[-1] ** -0.5}
-
-
-def _rules() -> Iterator[tuple[str, RewriteRule]]:
-    for name in ("_unsafe_view", "empty", "expand", "full", "new_empty", "new_full", "new_ones",
-                 "new_zeros", "ones", "rand", "randn", "view", "zeros"):  # fmt: skip
-        yield name, _by_output("size")
-    for name in ("constant_pad_nd", "pad"):
-        yield name, _pad
-    for name in ("layer_norm", "rms_norm"):
-        yield name, partial(_norm, name)
-    yield "mean", _mean
-    for name in ("chunk", "split", "split_with_sizes", "tensor_split"):
-        yield name, _split
-    for name, dim in (("vsplit", 0), ("hsplit", 1), ("dsplit", 2)):
-        yield name, partial(_split, dim=dim)
-    for rank in (1, 2, 3):
-        yield f"conv{rank}d", _convolution
-        yield f"conv_transpose{rank}d", _convolution
-    yield "convolution", _convolution
-    yield "group_norm", _group_norm
-    for name in ("_unsafe_index", "index"):
-        yield name, _index
-    yield "index_select", _index_select
-    yield "narrow", _narrow
-    yield "reshape", _by_output("shape")
-    yield "scaled_dot_product_attention", _attention
-    yield "slice", _slice
-    yield "unflatten", _unflatten
-
-
-_RULES: Mapping[str, RewriteRule] = dict(_rules())

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +18,15 @@ from torch import Tensor, fx, nn
 from torch.linalg import vector_norm
 from torch.utils import _pytree as pytree
 
-from search.graph.dependency.labels import COUNTING, FIXED, Atoms, Block, KeepMask, Labels
+from search.graph.dependency.labels import FIXED, Atoms, Block, KeepMask, Labels
+from search.graph.dependency.operators.operator import Operator
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH, Exported
-from search.graph.exported.nodes import dims_of, operator_name
+from search.graph.exported.nodes import operator_name
 from search.graph.exported.vmap_levels import levels_closed
 
-# A norm over the unit alone undoes what was done before it, so it is done again.
-_NORMS = ("group_norm", "instance_norm")
-_PRODUCERS = (
-    "addmm", "baddbmm", "bmm", "conv", "einsum", "embedding", "linear", "matmul", "mm", *_NORMS,
-)  # fmt: skip
-_REPEATING = ("broadcast_to", "expand", "expand_as")
-_PICKING = ("gather", "index", "index_select")
-_READERS = ("addmm", "batch_norm", "conv", "embedding", "group_norm", "layer_norm", "linear")
-
+_UNKNOWN = Operator(())
 _SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
-
-GatheredArguments: TypeAlias = list[Any] | None
 
 
 class MaskedInterpreter(fx.Interpreter):
@@ -94,7 +85,7 @@ class MaskedInterpreter(fx.Interpreter):
             computed = self._added(n, self._blocks[n])
         value = super().run_node(n) if computed is None else computed
         labels = self._propagation.values.get(n, ())
-        if not labels or _is_masked(n):
+        if not labels or self._is_masked(n):
             return value
         if isinstance(value, Tensor):
             return self._masked_result(n, value, labels[0])
@@ -127,7 +118,7 @@ class MaskedInterpreter(fx.Interpreter):
             if labels.labelled:
                 value.data.copy_(self._masked(value.data, labels, False))
             return value
-        return self._masked(value, labels, operator_name(node).startswith(_PRODUCERS))
+        return self._masked(value, labels, self._record(node).is_producer)
 
     def _masked(self, value: Tensor, labels: Labels, produced: bool) -> Tensor:
         is_real = value.is_floating_point()
@@ -154,21 +145,34 @@ class MaskedInterpreter(fx.Interpreter):
 
     def _run_on_kept(self, node: fx.Node) -> Any:
         """Norms and means over units that are gone: gathered, computed, put back among zeros."""
-        name, source = operator_name(node), next(iter(node.args), None)
-        if name not in _STATISTICS or not isinstance(source, fx.Node):
+        statistic, source = self._record(node).statistic, next(iter(node.args), None)
+        if statistic is None or not isinstance(source, fx.Node):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         labels, x = self._propagation.values[source][0], args[0]
-        counts = name in COUNTING
+        counts = statistic.counts_removed
         stays = {dim: self._stays(labels, dim, x, counts) for dim in labels.labelled}
         places = {dim: kept.nonzero()[:, 0] for dim, kept in stays.items() if not bool(kept.all())}
         if not places:
             return None
-        computed = _STATISTICS[name](args, places)
-        if computed is None:
+        gathered = statistic.gather(args, places)
+        if gathered is None:
             return None
-        value = self.call_function(node.target, tuple(computed), kwargs)
-        return value if name in _REDUCING else _scatter(value, x, places)
+        value = self.call_function(node.target, tuple(gathered), kwargs)
+        return value if statistic.reduces else _scatter(value, x, places)
+
+    def _record(self, node: fx.Node) -> Operator:
+        return self._propagation.operators.get(operator_name(node), _UNKNOWN)
+
+    def _is_masked(self, node: fx.Node) -> bool:
+        """A parameter that only layers read, a view, a list of sizes, or what was picked from a
+        masked value (the weights of an expert, for every token): nothing to zero."""
+        if node.op == "placeholder":
+            return all(self._record(user).reads_parameters for user in node.users)
+        record = self._record(node)
+        if node.target is operator.getitem or record.picks:
+            return True
+        return getattr(node.target, "is_view", False) and not record.repeats
 
 
 def _atoms(labels: Labels, dim: int, value: Tensor) -> Atoms | None:
@@ -184,16 +188,6 @@ def _single(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in _SINGLE:
         return value.detach().to(_SINGLE[value.dtype])
     return _SINGLE.get(value, value) if isinstance(value, torch.dtype) else value
-
-
-def _is_masked(node: fx.Node) -> bool:
-    """A parameter that only layers read, a view, a list of sizes, or what was picked from a masked
-    value (the weights of an expert, for every token): nothing to zero."""
-    if node.op == "placeholder":
-        return all(operator_name(user).startswith(_READERS) for user in node.users)
-    if node.target is operator.getitem or operator_name(node) in _PICKING:
-        return True
-    return getattr(node.target, "is_view", False) and operator_name(node) not in _REPEATING
 
 
 def _along(vector: Tensor, dim: int, value: Tensor) -> Tensor:
@@ -215,63 +209,8 @@ def _perturbed(value: Tensor, dim: int, offsets: Tensor) -> Tensor:
     return torch.addcmul(value, _along(offsets, dim, value) * largest, direction.to(value.device))
 
 
-def _gather(x: Tensor, places: Mapping[int, Tensor]) -> Tensor:
-    for dim, kept in places.items():
-        x = x.index_select(dim, kept)
-    return x
-
-
 def _scatter(value: Tensor, like: Tensor, places: Mapping[int, Tensor]) -> Tensor:
     for dim, kept in places.items():
         shape = [like.shape[d] if d == dim else size for d, size in enumerate(value.shape)]
         value = value.new_zeros(shape).index_copy(dim, kept, value)
     return value
-
-
-def _mean_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> GatheredArguments:
-    """Dimensions that the mean keeps are masked afterwards, so they must not be gathered."""
-    x = args[0]
-    given = args[1] if len(args) > 1 and not isinstance(args[1], bool) else None
-    reduced = dims_of(given, x.ndim)
-    return [_gather(x, {dim: kept for dim, kept in places.items() if dim in reduced}), *args[1:]]
-
-
-def _layer_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> GatheredArguments:
-    x = _gather(args[0], places)
-    lead = x.ndim - len(args[1])
-    inner = {dim - lead: kept for dim, kept in places.items() if dim >= lead}
-    return [x, list(x.shape[lead:]), *_gather_each(args[2:], inner)]
-
-
-def _group_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> GatheredArguments:
-    """Where whole norm groups leave, the others compute what they did."""
-    if 1 in places and places.keys() <= {1}:
-        left = torch.zeros(args[0].shape[1], dtype=torch.bool, device=args[0].device)
-        left[places[1]] = True
-        if not bool(left.view(args[1], -1).any(1).all()):
-            return None
-    inner = {0: places[1]} if 1 in places else {}
-    return [_gather(args[0], places), args[1], *_gather_each(args[2:], inner)]
-
-
-def _batch_norm_arguments(args: Sequence[Any], places: Mapping[int, Tensor]) -> GatheredArguments:
-    """Statistics of the batch itself, over dimensions that lose units."""
-    if not args[5] or places.keys() <= {1}:
-        return None
-    inner = {0: places[1]} if 1 in places else {}
-    return [_gather(args[0], places), *_gather_each(args[1:5], inner), *args[5:]]
-
-
-def _gather_each(values: Sequence[Any], places: Mapping[int, Tensor]) -> list[Any]:
-    return [_gather(value, places) if isinstance(value, Tensor) else value for value in values]
-
-
-_REDUCING = ("mean", "std", "std_mean", "var", "var_mean")
-_STATISTICS: Mapping[str, Callable[[Sequence[Any], Mapping[int, Tensor]], GatheredArguments]] = {
-    **dict.fromkeys(_REDUCING, _mean_arguments),
-    "batch_norm": _batch_norm_arguments,
-    "group_norm": _group_norm_arguments,
-    "instance_norm": _batch_norm_arguments,
-    "layer_norm": _layer_norm_arguments,
-    "rms_norm": _layer_norm_arguments,
-}

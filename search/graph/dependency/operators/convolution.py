@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from search.graph.dependency.labels import (
@@ -16,6 +18,15 @@ from search.graph.dependency.labels import (
     total,
 )
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Operands,
+    Operator,
+    SizedAxis,
+    Sizes,
+    always,
+    sized,
+)
 
 SPATIAL = "a convolution slides over its units"
 
@@ -108,3 +119,65 @@ def _tie_groups(read: Axis, made: Axis, groups: int) -> Effect:
 def _tie_positions(x: Axis, made: Atoms, read: Atoms, groups: int) -> Effect:
     """All conv groups lose the same of their rows and the same of their columns."""
     return tie_columns(made.reshape(groups, -1)) + tie(x, np.tile(read, groups))
+
+
+def _fewer_groups(sizes: Sizes, given: Arguments) -> Arguments | None:
+    """Conv groups that have lost all their rows are gone."""
+    weight, groups = sizes.input("weight"), given.get("groups", 1)
+    axis = None if weight is None else weight.axis(0)
+    if groups == 1 or axis is None or not sizes.shrinks(axis):
+        return None
+    return given | {"groups": sizes.parts(axis, groups)}
+
+
+def _macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    """Every element of a weight is used once per output position."""
+    return _per_position(operands["weight"], out)
+
+
+def _transposed_macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    """Every element of a weight is used once per input position."""
+    return _per_position(operands["weight"], operands["input"])
+
+
+def _general_macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    return (_transposed_macs if operands.get("transposed") else _macs)(operands, out)
+
+
+def _per_position(weight: Labels, positions: Labels) -> Iterator[Sequence[SizedAxis]]:
+    rest = sized(positions)
+    del rest[1 - len(weight.shape)]  # the channels; without a batch they come first
+    yield [*sized(weight), *rest]
+
+
+OPERATORS = (
+    Operator(
+        ("conv1d", "conv2d", "conv3d"),
+        propagate=convolution,
+        rewrite=_fewer_groups,
+        macs=_macs,
+        zeros=always,
+        is_producer=True,
+        reads_parameters=True,
+    ),
+    Operator(
+        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        propagate=transposed_convolution,
+        rewrite=_fewer_groups,
+        macs=_transposed_macs,
+        zeros=always,
+        is_producer=True,
+        reads_parameters=True,
+    ),
+    Operator(
+        ("convolution",),
+        propagate=general_convolution,
+        rewrite=_fewer_groups,
+        macs=_general_macs,
+        zeros=always,
+        is_producer=True,
+        reads_parameters=True,
+    ),
+    Operator(("_convolution",), macs=_general_macs),
+    Operator(("deform_conv2d",), macs=_macs),
+)

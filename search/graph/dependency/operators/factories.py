@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from search.graph.dependency.labels import free
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import Operator, by_output
 from search.graph.exported.export import BATCH
 
 
@@ -17,3 +18,17 @@ def uniform(call: OpCall) -> Outcome:
 def like(call: OpCall) -> Outcome:
     """As long as the operand, which shrinks."""
     return call.give(call.first.axes)
+
+
+OPERATORS = (
+    Operator(
+        ("empty", "full", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "zeros"),
+        propagate=uniform,
+        rewrite=by_output("size"),
+    ),
+    Operator(("rand", "randn"), rewrite=by_output("size")),
+    Operator(
+        ("empty_like", "full_like", "ones_like", "rand_like", "randn_like", "zeros_like"),
+        propagate=like,
+    ),
+)

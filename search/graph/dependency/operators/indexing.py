@@ -17,6 +17,13 @@ from search.graph.dependency.labels import (
 )
 from search.graph.dependency.op_call import OpCall, Outcome
 from search.graph.dependency.operators.elementwise import aligned, broadcast
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Operator,
+    Sizes,
+    always,
+    of_all_inputs,
+)
 
 STEPPED = "its units are cut in steps"
 LOOKED_UP = "its units are looked up by an index"
@@ -175,3 +182,71 @@ def embedding_bag(call: OpCall) -> Outcome:
     effect = freeze(table.axis(0), LOOKED_UP) + role(table.axis(1), table, "producer")
     rest = [(None,) * len(out.shape) for out in call.outputs[1:]]
     return call.give_each([(None, table.axis(1)), *rest], effect)
+
+
+def _rewritten_slice(sizes: Sizes, given: Arguments) -> Arguments | None:
+    """Start and end move by what was removed before them; an end that is open stays so.
+
+    It must: a dimension that the batch takes part in may be of any length.
+    """
+    dim, x = given.get("dim", 0), sizes.input("self")
+    axis = None if x is None else x.axis(dim)
+    if axis is None or not sizes.shrinks(axis):
+        return None
+    start, end, _ = slice(given.get("start"), given.get("end")).indices(len(axis))
+    ends = {"start": sizes.count(axis, start)}
+    if end < len(axis):
+        ends["end"] = sizes.count(axis, end)
+    return given | {"dim": dim} | ends
+
+
+def _rewritten_narrow(sizes: Sizes, given: Arguments) -> Arguments | None:
+    x, start, length = sizes.input("self"), given["start"], given["length"]
+    axis = None if x is None else x.axis(given["dim"])
+    if axis is None or not sizes.shrinks(axis):
+        return None
+    first = sizes.count(axis, start)
+    return given | {"start": first, "length": sizes.count(axis, start + length) - first}
+
+
+def _rewritten_index_select(sizes: Sizes, given: Arguments) -> Arguments | None:
+    """An index of constants picks the units that stay."""
+    dim = given["dim"] % len(sizes.outputs[0].shape)
+    moved = sizes.moved("self", dim, sizes.input("index"))
+    return None if moved is None else given | {"index": moved}
+
+
+def _rewritten_index(sizes: Sizes, given: Arguments) -> Arguments | None:
+    """The same, of one dimension among several."""
+    listed = list(given["indices"])
+    places = [dim for dim, item in enumerate(listed) if item is not None]
+    moved = sizes.moved("self", places[0], sizes.item("indices", places[0]))
+    if len(places) > 1 or moved is None:
+        return None
+    return given | {"indices": [*listed[: places[0]], moved, *listed[places[0] + 1 :]]}
+
+
+OPERATORS = (
+    Operator(("slice",), propagate=slicing, rewrite=_rewritten_slice, zeros=of_all_inputs),
+    Operator(("narrow",), propagate=slicing, rewrite=_rewritten_narrow, zeros=of_all_inputs),
+    Operator(("select",), propagate=select),
+    Operator(("index",), propagate=index, rewrite=_rewritten_index, picks=True),
+    Operator(("_unsafe_index",), propagate=index, rewrite=_rewritten_index),
+    Operator(
+        ("index_select",), propagate=index_select, rewrite=_rewritten_index_select, picks=True
+    ),
+    Operator(("gather",), propagate=gather, picks=True),
+    Operator(("take_along_dim",), propagate=gather),
+    Operator(
+        ("index_add", "index_copy", "index_fill", "index_reduce", "scatter", "scatter_add",
+         "scatter_reduce"),
+        propagate=write,
+    ),
+    Operator(("index_put",), propagate=put),
+    Operator(
+        ("embedding",), propagate=embedding, zeros=always, is_producer=True, reads_parameters=True
+    ),
+    Operator(
+        ("embedding_bag",), propagate=embedding_bag, is_producer=True, reads_parameters=True
+    ),
+)  # fmt: skip

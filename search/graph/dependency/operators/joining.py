@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+import torch
 
 from search.graph.dependency.labels import (
     PICKED,
@@ -17,6 +20,13 @@ from search.graph.dependency.labels import (
     total,
 )
 from search.graph.dependency.op_call import OpCall, Outcome, PropagationRule
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Operator,
+    RewriteRule,
+    Sizes,
+    of_all_inputs,
+)
 
 
 def concatenate(call: OpCall) -> Outcome:
@@ -112,3 +122,44 @@ def glu(call: OpCall) -> Outcome:
         return call.give(x.axes)
     rows = axis.reshape(2, -1)
     return call.give((*x.axes[:dim], rows[0], *x.axes[dim + 1 :]), tie_columns(rows))
+
+
+def _rewritten_split(sizes: Sizes, given: Arguments, dim: int = 0) -> Arguments | None:
+    """Parts of the sizes that are left; also of a chunk, which would cut in other places."""
+    dim = given.get("dim", dim)
+    axes = [out.axis(dim) for out in sizes.outputs]
+    if all(axis is None for axis in axes):
+        return None
+    parts = [
+        out.shape[dim] if axis is None else sizes.count(axis)
+        for out, axis in zip(sizes.outputs, axes, strict=True)
+    ]
+    target = torch.ops.aten.split_with_sizes.default
+    return {"target": target, "self": given["self"], "split_sizes": parts, "dim": dim}
+
+
+def _along(dim: int) -> RewriteRule:
+    return partial(_rewritten_split, dim=dim)
+
+
+OPERATORS = (
+    Operator(("cat",), propagate=concatenate, zeros=of_all_inputs),
+    Operator(("concat", "concatenate"), propagate=concatenate),
+    Operator(("column_stack", "hstack"), propagate=concatenate_along(1)),
+    Operator(("row_stack", "vstack"), propagate=concatenate_along(0)),
+    Operator(("dstack",), propagate=concatenate_along(2)),
+    Operator(
+        ("chunk", "split", "split_with_sizes"),
+        propagate=split,
+        rewrite=_rewritten_split,
+        zeros=of_all_inputs,
+    ),
+    Operator(("tensor_split",), propagate=split, rewrite=_rewritten_split),
+    Operator(("unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes"), propagate=split),
+    Operator(("vsplit",), propagate=split_along(0), rewrite=_along(0)),
+    Operator(("hsplit",), propagate=split_along(1), rewrite=_along(1)),
+    Operator(("dsplit",), propagate=split_along(2), rewrite=_along(2)),
+    Operator(("glu",), propagate=glu),
+    Operator(("stack",), propagate=stack),
+    Operator(("unbind",), propagate=unbind),
+)

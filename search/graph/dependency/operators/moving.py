@@ -16,6 +16,13 @@ from search.graph.dependency.labels import (
     total,
 )
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Operator,
+    Sizes,
+    by_output,
+    of_all_inputs,
+)
 from search.graph.exported.nodes import dims_of
 
 
@@ -199,3 +206,48 @@ def channel_shuffle(call: OpCall) -> Outcome:
         return call.give(x.axes)
     rows = axis.reshape(groups, -1)
     return call.give((x.axes[0], rows.T.reshape(-1), *x.axes[2:]), tie_columns(rows))
+
+
+def _rewritten_pad(sizes: Sizes, given: Arguments) -> Arguments | None:
+    """Borders around units follow what they are concatenated with."""
+    (out,), x, widths = sizes.outputs, sizes.input("self"), list(given["pad"])
+    if x is None or not any(map(sizes.shrinks, out.axes[-(len(widths) // 2) :])):
+        return None
+    for step in range(len(widths) // 2):
+        axis, before = out.axes[-1 - step], widths[2 * step]
+        if axis is not None:
+            inner = sizes.count(axis, before + x.shape[-1 - step])
+            widths[2 * step] = sizes.count(axis, before)
+            widths[2 * step + 1] = sizes.count(axis) - inner
+    return given | {"pad": widths}
+
+
+OPERATORS = (
+    Operator(("t",), propagate=transpose, is_view=True),
+    Operator(("transpose",), propagate=transpose, zeros=of_all_inputs, is_view=True),
+    Operator(("adjoint", "mH", "mT", "swapaxes", "swapdims"), propagate=transpose),
+    Operator(("movedim",), propagate=movedim, zeros=of_all_inputs, is_view=True),
+    Operator(("moveaxis",), propagate=movedim),
+    Operator(("permute",), propagate=permute, zeros=of_all_inputs, is_view=True),
+    Operator(("matrix_H", "numpy_T"), propagate=reverse),
+    Operator(
+        ("expand",),
+        propagate=expand,
+        rewrite=by_output("size"),
+        zeros=of_all_inputs,
+        repeats=True,
+    ),
+    Operator(("broadcast_to",), propagate=expand, repeats=True),
+    Operator(("expand_as",), propagate=expand_as, repeats=True),
+    Operator(("broadcast_tensors",), propagate=broadcast),
+    Operator(("flip",), propagate=flip, zeros=of_all_inputs),
+    Operator(("fliplr", "flipud"), propagate=flip),
+    Operator(("roll",), propagate=roll, zeros=of_all_inputs),
+    Operator(("rot90",), propagate=rot90),
+    Operator(("constant_pad_nd", "pad"), propagate=pad, rewrite=_rewritten_pad),
+    Operator(("repeat", "tile"), propagate=repeat),
+    Operator(("repeat_interleave",), propagate=repeat_interleave),
+    Operator(("pixel_shuffle",), propagate=pixel_shuffle),
+    Operator(("pixel_unshuffle",), propagate=pixel_unshuffle),
+    Operator(("channel_shuffle", "native_channel_shuffle"), propagate=channel_shuffle),
+)

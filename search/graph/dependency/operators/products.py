@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from search.graph.dependency.labels import (
-    FIXED,
     Axis,
     Effect,
     Labels,
-    freeze,
     meet,
     role,
     tie,
@@ -26,8 +22,14 @@ from search.graph.dependency.labels import (
 )
 from search.graph.dependency.op_call import OpCall, Outcome
 from search.graph.dependency.operators.elementwise import aligned, broadcast
-
-SOFTMAX = "attention takes a softmax over its units"
+from search.graph.dependency.operators.operator import (
+    MacCounter,
+    Operands,
+    Operator,
+    SizedAxis,
+    always,
+    sized,
+)
 
 
 def linear(call: OpCall) -> Outcome:
@@ -57,7 +59,7 @@ def add_product(call: OpCall) -> Outcome:
     c, a, b = call.inputs[:3]
     axes, effect = _product(a, _column(b))
     axes = axes if len(b.shape) > 1 else axes[:-1]
-    met = [meet([axis, *aligned(c, dim)]) for dim, axis in _from_last(axes)]
+    met = [meet([axis, *aligned(c, dim)]) for dim, axis in from_last(axes)]
     return call.give([axis for axis, _ in met], effect + total(own for _, own in met))
 
 
@@ -106,11 +108,11 @@ def _product(a: Labels, b: Labels) -> tuple[list[Axis], Effect]:
     effect = tie(a.axis(-1), b.axis(-2))
     effect += role(b.axis(-1), b, "producer") + role(b.axis(-2), b, "consumer")
     effect += role(a.axis(-2), a, "producer") + role(a.axis(-1), a, "consumer")
-    batches, together = _parallel((a, b))
+    batches, together = parallel((a, b))
     return [*batches, a.axis(-2), b.axis(-1)], effect + together
 
 
-def _parallel(operands: Sequence[Labels]) -> tuple[list[Axis], Effect]:
+def parallel(operands: Sequence[Labels]) -> tuple[list[Axis], Effect]:
     """The leading dimensions of matrices: broadcast, tied, and heads where they are labelled."""
     axes, effect = broadcast(operands, inner=2)
     return axes, effect + heads(axes)
@@ -121,44 +123,8 @@ def heads(axes: Iterable[Axis]) -> Effect:
     return Effect(heads=tuple(axis[axis >= 0] for axis in axes if axis is not None))
 
 
-def attention(call: OpCall) -> Outcome:
-    """softmax(query (…, L, E) · key (…, S, E)ᵀ · scale + mask (…, L, S)) · value (…, S, V).
-
-    The scale is 1 / √E if none is given.
-    """
-    query, key, value = call["query"], call["key"], call["value"]
-    if call.arguments.get("enable_gqa", False):
-        key, value = (_shared(labels, query) for labels in (key, value))
-    inner = query.axis(-1)
-    effect = tie(inner, key.axis(-1))
-    if inner is not None and call.arguments.get("scale") is None:
-        effect += Effect(numbered=(inner[inner != FIXED],))
-    effect += freeze(key.axis(-2), SOFTMAX) + freeze(value.axis(-2), SOFTMAX)
-    batches, together = _parallel((query, key, value))
-    tokens = query.axis(-2)
-    mask = call.arguments.get("attn_mask")
-    if call.arguments.get("is_causal", False):
-        tokens, effect = None, effect + freeze(tokens, SOFTMAX)
-    if mask is not None:
-        effect += freeze(mask.axis(-1), SOFTMAX)
-        met = [meet([axis, *aligned(mask, dim - 2)]) for dim, axis in _from_last(batches)]
-        batches = [axis for axis, _ in met]
-        tokens, own = meet([tokens, *aligned(mask, -2)])
-        effect += own + total(meeting for _, meeting in met)
-    return call.give((*batches, tokens, value.axis(-1)), effect + together)
-
-
-def _from_last(axes: Sequence[Axis]) -> list[tuple[int, Axis]]:
+def from_last(axes: Sequence[Axis]) -> list[tuple[int, Axis]]:
     return [(place - len(axes), axis) for place, axis in enumerate(axes)]
-
-
-def _shared(labels: Labels, query: Labels) -> Labels:
-    """Keys or values that several query heads in a row share."""
-    times = query.shape[-3] // labels.shape[-3]
-    axis = labels.axis(-3)
-    wide = None if axis is None else np.repeat(axis, times)
-    shape = (*labels.shape[:-3], query.shape[-3], *labels.shape[-2:])
-    return replace(labels, shape=shape, axes=(*labels.axes[:-3], wide, *labels.axes[-2:]))
 
 
 def einsum(call: OpCall) -> Outcome:
@@ -228,3 +194,86 @@ def _letters(equation: str, operands: Sequence[Labels]) -> tuple[list[str], str]
         return given, output.replace("...", spare)
     once = [letter for letter in set(left) if letter.isalpha() and left.count(letter) == 1]
     return given, spare + "".join(sorted(once))
+
+
+def _macs_of(first: str, summed: tuple[int, ...] = ()) -> MacCounter:
+    """A product of matrices: every output takes the last dimension of the operand `first`.
+
+    Args:
+        first: the name of the left operand.
+        summed: further dimensions of it that the operator sums over.
+    """
+
+    def count(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+        left = sized(operands[first])
+        yield [*sized(out), left[-1], *(left[dim] for dim in summed)]
+
+    return count
+
+
+def _linear_macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    yield [*sized(out), sized(operands["weight"])[-1]]
+
+
+def _einsum_macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    """Operands are taken from left to right; letters of no later use are summed at once."""
+    if "equation" not in operands:
+        return
+    terms, _, wanted = operands["equation"].replace(" ", "").partition("->")
+    letters = [
+        _spelled(term, labels)
+        for term, labels in zip(terms.split(","), operands["tensors"], strict=True)
+    ]
+    seen = letters[0]
+    for place, term in enumerate(letters[1:], 2):
+        seen = term | seen  # a broadcast dimension has the size of the left operand
+        yield list(seen.values())
+        later = {letter for other in letters[place:] for letter in other} | set(wanted)
+        seen = {x: size for x, size in seen.items() if x in later or x.startswith(".")}
+
+
+def _spelled(term: str, labels: Labels) -> dict[str, SizedAxis]:
+    """Letter -> axis; the dimensions of an ellipsis are named from the right."""
+    before, dots, after = term.partition("...")
+    hidden = len(labels.shape) - len(before) - len(after)
+    names = [*before, *(f".{place}" for place in range(hidden, 0, -1) if dots), *after]
+    return dict(zip(names, sized(labels), strict=True))
+
+
+OPERATORS = (
+    Operator(
+        ("linear",),
+        propagate=linear,
+        macs=_linear_macs,
+        zeros=always,
+        is_producer=True,
+        reads_parameters=True,
+    ),
+    Operator(
+        ("addmm",),
+        propagate=add_product,
+        macs=_macs_of("mat1"),
+        zeros=always,
+        is_producer=True,
+        reads_parameters=True,
+    ),
+    Operator(("addmv",), propagate=add_product, macs=_macs_of("mat")),
+    Operator(("baddbmm",), propagate=add_product, macs=_macs_of("batch1"), is_producer=True),
+    Operator(("addbmm",), macs=_macs_of("batch1", summed=(0,))),
+    Operator(
+        ("bmm", "matmul", "mm"),
+        propagate=matmul,
+        macs=_macs_of("self"),
+        zeros=always,
+        is_producer=True,
+    ),
+    Operator(("dot", "mv"), propagate=matmul, macs=_macs_of("self")),
+    Operator(("vdot",), propagate=matmul),
+    Operator(("einsum",), propagate=einsum, macs=_einsum_macs, zeros=always, is_producer=True),
+    Operator(("bilinear",), propagate=bilinear),
+    Operator(("cdist",), propagate=distances),
+    Operator(("cosine_similarity",), propagate=cosine_similarity),
+    Operator(("inner",), propagate=inner),
+    Operator(("outer",), propagate=outer),
+    Operator(("tensordot",), propagate=tensordot),
+)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from search.graph.dependency.labels import Effect, Labels, freeze, freeze_all, role, tie, total
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import Operands, Operator, SizedAxis, sized
 
 HIDDEN = "it is the hidden size of a recurrent layer"
 
@@ -39,3 +42,18 @@ def _reads(x: Labels, weight: Labels) -> Effect:
 def _hidden(weight: Labels, first: bool) -> Effect:
     axes = weight.axes[:1] if first else weight.axes
     return total(freeze(axis, HIDDEN) for axis in axes)
+
+
+def _macs(operands: Operands, out: Labels) -> Iterator[Sequence[SizedAxis]]:
+    """Every matrix is used once per step."""
+    steps = sized(operands["input" if "input" in operands else "data"])[:-1]
+    for weight in operands["params"]:
+        if isinstance(weight, Labels) and len(weight.shape) == 2:
+            yield [*sized(weight), *steps]
+
+
+OPERATORS = (
+    Operator(("gru", "lstm"), propagate=recurrent, macs=_macs, training_flag=6),
+    Operator(("rnn_relu", "rnn_tanh"), propagate=recurrent, macs=_macs),
+    Operator(("gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"), propagate=cell),
+)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
 
 from search.graph.dependency.labels import Axis, Effect, Labels, freeze, statistic, total
 from search.graph.dependency.op_call import OpCall, Outcome
 from search.graph.dependency.operators.elementwise import broadcast, elementwise
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Kept,
+    Operator,
+    Sizes,
+    Statistic,
+    gathered,
+    of_all_inputs,
+)
 from search.graph.exported.nodes import dims_of
 
 
@@ -85,3 +98,66 @@ def _reduce(call: OpCall, over: Callable[[Axis], Effect]) -> Outcome:
     else:
         axes = [axis for dim, axis in enumerate(x.axes) if dim not in reduced]
     return call.give(axes, effect)
+
+
+def _gather_reduced(args: Sequence[Any], kept: Kept) -> list[Any]:
+    """Dimensions that the statistic keeps are masked afterwards, so they must not be gathered."""
+    x = args[0]
+    given = args[1] if len(args) > 1 and not isinstance(args[1], bool) else None
+    reduced = dims_of(given, x.ndim)
+    return [gathered(x, {dim: own for dim, own in kept.items() if dim in reduced}), *args[1:]]
+
+
+def _rewritten_mean(sizes: Sizes, given: Arguments) -> fx.Node | None:
+    """A mean that counts removed units as zeros; None where it counts none of these."""
+    x = sizes.input("self")
+    dims = dims_of(given.get("dim"), len(x.shape) if x else 0)
+    count = sizes.counted("self", dims)
+    return None if count is None else counting_mean(sizes.graph, given, dims, count)
+
+
+def counting_mean(
+    graph: fx.Graph, given: Mapping[str, Any], dims: Sequence[int], count: int
+) -> fx.Node:
+    """Σ x / `count` over `dims`: the mean of as many values, of which some are gone as zeros."""
+    named = {} if given.get("dtype") is None else {"dtype": given["dtype"]}
+    args = (given["self"], list(dims), given.get("keepdim", False))
+    summed = graph.call_function(torch.ops.aten.sum.dim_IntList, args, named)
+    return graph.call_function(torch.ops.aten.div.Scalar, (summed, count))
+
+
+OPERATORS = (
+    Operator(
+        ("mean",),
+        propagate=mean,
+        rewrite=_rewritten_mean,
+        zeros=of_all_inputs,
+        statistic=Statistic(_gather_reduced, reduces=True, counts_removed=True),
+    ),
+    Operator(("nanmean",), propagate=mean),
+    Operator(
+        ("std", "std_mean", "var", "var_mean"),
+        propagate=mean,
+        statistic=Statistic(_gather_reduced, reduces=True),
+    ),
+    Operator(("linalg_vector_norm", "norm", "sum"), propagate=sum_like, zeros=of_all_inputs),
+    Operator(("frobenius_norm", "linalg_norm", "nansum"), propagate=sum_like),
+    Operator(
+        ("diff", "fft_fft", "fft_fft2", "fft_fftn", "fft_ifft", "fft_ifft2", "fft_ifftn",
+         "fft_fftshift", "fft_ifftshift", "fft_irfft", "fft_irfft2", "fft_irfftn", "fft_rfft",
+         "fft_rfft2", "fft_rfftn"),
+        propagate=over_fixed,
+    ),
+    Operator(
+        ("_log_softmax", "_softmax", "argsort", "cummax", "cummin", "cumprod", "log_softmax",
+         "logcumsumexp", "softmax", "sort", "special_log_softmax", "special_softmax", "topk"),
+        propagate=over_fixed,
+    ),
+    Operator(
+        ("all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "kthvalue", "logsumexp",
+         "max", "median", "min", "mode", "nanmedian", "prod", "special_logsumexp"),
+        propagate=reduction,
+    ),
+    Operator(("cross", "linalg_cross"), propagate=cross),
+    Operator(("pairwise_distance",), propagate=pairwise_distance),
+)  # fmt: skip

@@ -9,6 +9,13 @@ import numpy as np
 
 from search.graph.dependency.labels import Atoms, Axis, Effect, Labels, freeze, tie_columns, total
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import (
+    Arguments,
+    Operator,
+    Sizes,
+    by_output,
+    of_all_inputs,
+)
 from search.graph.exported.export import BATCH
 
 TOGETHER = "two dimensions that could both shrink are flattened together"
@@ -120,3 +127,43 @@ def _order(call: OpCall, varying: list[int], after: list[int], tokens: bool) -> 
 def _length(out: Labels, dim: int) -> int:
     """The size without the batch."""
     return out.shape[dim] // (BATCH if dim in out.batch else 1)
+
+
+def _rewritten_unflatten(sizes: Sizes, given: Arguments) -> Arguments:
+    (out,), listed = sizes.outputs, list(given["sizes"])
+    start = given["dim"] % (len(out.shape) - len(listed) + 1)
+    return given | {"sizes": sizes.scaled(listed, out, start)}
+
+
+OPERATORS = (
+    Operator(
+        ("_unsafe_view", "view"),
+        propagate=reshape,
+        rewrite=by_output("size"),
+        zeros=of_all_inputs,
+        is_view=True,
+    ),
+    Operator(
+        ("reshape",),
+        propagate=reshape,
+        rewrite=by_output("shape"),
+        zeros=of_all_inputs,
+        is_view=True,
+    ),
+    Operator(
+        ("unflatten",),
+        propagate=reshape,
+        rewrite=_rewritten_unflatten,
+        zeros=of_all_inputs,
+        is_view=True,
+    ),
+    Operator(
+        ("flatten", "squeeze", "unsqueeze"), propagate=reshape, zeros=of_all_inputs, is_view=True
+    ),
+    Operator(
+        ("atleast_1d", "atleast_2d", "atleast_3d", "ravel", "reshape_as", "view_as"),
+        propagate=reshape,
+    ),
+    Operator(("view_as_complex",), propagate=to_complex),
+    Operator(("view_as_real",), propagate=from_complex),
+)

@@ -8,6 +8,7 @@ import numpy as np
 
 from search.graph.dependency.labels import freeze, tie_columns, total
 from search.graph.dependency.op_call import OpCall, Outcome
+from search.graph.dependency.operators.operator import Operator
 
 WINDOWS = "windows slide over its units"
 
@@ -44,3 +45,11 @@ def sampled(call: OpCall) -> Outcome:
     frozen = (*x.axes[2:], *grid.axes[1:])
     space = (None,) * (len(x.shape) - 2)
     return call.give((*x.axes[:2], *space), total(freeze(axis, WINDOWS) for axis in frozen))
+
+
+OPERATORS = (
+    Operator(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), propagate=sampled),
+    Operator(("col2im",), propagate=from_columns),
+    Operator(("im2col",), propagate=to_columns),
+    Operator(("unfold",), propagate=sliding),
+)

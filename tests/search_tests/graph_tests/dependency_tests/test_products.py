@@ -17,7 +17,7 @@ from search import Plan, load_pruned, prune
 from search.graph import trace
 from search.graph.dependency.labels import FIXED, FREE, Labels
 from search.graph.dependency.op_call import OpCall
-from search.graph.dependency.operators.registry import RULES
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.verification.module_vs_graph_trial import ModuleVsGraphTrial
 from search.loading import plan_document
 from tests.search_tests.graph_tests.around import (
@@ -394,7 +394,9 @@ def test_a_table_of_tokens_is_pruned_along_its_features() -> None:
 def test_a_new_dimension_of_equal_values_gets_atoms_of_its_own() -> None:
     x = Labels((1, 3), (None, None))
     out = Labels((2, 4, 3), (None, None, None), batch=frozenset({0}))
-    (labels,), effect = RULES["expand"](OpCall("expand", {"self": x, "size": [2, 4, 3]}, (out,)))
+    rule = OPERATORS["expand"].propagate
+    assert rule is not None
+    (labels,), effect = rule(OpCall("expand", {"self": x, "size": [2, 4, 3]}, (out,)))
     assert labels.axes[0] is None
     assert labels.axes[1] is not None
     assert labels.axes[1].tolist() == [FREE] * 4

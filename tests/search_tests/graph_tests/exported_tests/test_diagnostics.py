@@ -63,7 +63,7 @@ def test_the_line_whose_flow_depends_on_values_is_named(
 ) -> None:
     with pytest.raises(GraphError, match="must not depend on the values of tensors") as error:
         trace(model, image())
-    assert "test_bad_models.py:" in str(error.value)
+    assert "test_diagnostics.py:" in str(error.value)
     assert line in str(error.value)
     assert capfd.readouterr().err == ""
 
@@ -91,11 +91,11 @@ class Single(Plain):
         (
             Failing(),
             image(),
-            r"must run on its example inputs, but got: KeyError \(test_bad_model",
+            r"must run on its example inputs, but got: KeyError \(test_diagnostics",
         ),
         (Plain(), image(4), r"must run .* RuntimeError: .* \(models.py:\d+ in forward: `"),
         (Plain(), image() * 2, "must run .* TypeError: .* takes 2 positional arguments"),
-        (Numpy(), image(), r"must be traceable by torch.export, .* \(test_bad_models.py:\d+ in"),
+        (Numpy(), image(), r"must be traceable by torch.export, .* \(test_diagnostics.py:\d+ in"),
         (Single(), image(), "must be created with the dtype of the input"),
         (Plain(), (torch.full((1, 3, 8, 8), torch.nan),), "example_inputs must be finite"),
     ],

@@ -97,7 +97,7 @@ def test_the_largest_parts_that_can_be_exported_are_traced(graph: PruningGraph) 
     assert graph.obstacle.startswith(
         "the model's forward must not depend on the values of tensors"
     )
-    assert "test_partial.py:" in graph.obstacle
+    assert "test_submodules.py:" in graph.obstacle
     report = graph.report()
     assert (report["parts"], report["obstacle"]) == (list(graph.parts), graph.obstacle)
 

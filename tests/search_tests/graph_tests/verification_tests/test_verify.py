@@ -14,7 +14,8 @@ from search.errors import GraphError
 from search.graph import PruningGraph, trace, tracing
 from search.graph.dependency.op_call import OpCall, Outcome, PropagationRule
 from search.graph.dependency.operators import convolution, elementwise, joining, norms
-from search.graph.dependency.operators.registry import RULES
+from search.graph.dependency.operators.operator import Operator
+from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.exported.deadline import LATE, NEVER
 from search.graph.exported.export import TOO_LATE
 from search.graph.native_program import program_of
@@ -46,6 +47,11 @@ def statuses(graph: PruningGraph) -> dict[str, str]:
 def reason(graph: PruningGraph, name: str) -> str:
     (group,) = [group for group in graph.groups if group.name == name]
     return group.reason
+
+
+def with_rule(name: str, rule: PropagationRule) -> dict[str, Operator]:
+    """All operators, one of which has another rule."""
+    return {**OPERATORS, name: replace(OPERATORS[name], propagate=rule)}
 
 
 def without_ties(rule: PropagationRule) -> PropagationRule:
@@ -123,7 +129,7 @@ WRONG: dict[str, tuple[type[nn.Module], str, PropagationRule, str]] = {
 def test_a_wrong_rule_freezes_the_groups_that_it_touches(name: str) -> None:
     model, operator, rule, caught = WRONG[name]
     torch.manual_seed(0)
-    graph = trace(model(), image(), rules={**RULES, operator: rule})
+    graph = trace(model(), image(), operators=with_rule(operator, rule))
     for group in caught.split():
         assert statuses(graph)[group] == "frozen"
         assert reason(graph, group).startswith("unverified: ")
@@ -141,14 +147,14 @@ def test_only_the_wrong_groups_freeze() -> None:
             out: Tensor = self.c(torch.relu(self.b(self.a(x).softmax(1))))
             return out
 
-    graph = trace(Two(), image(), rules={**RULES, "softmax": elementwise.same_axes})
+    graph = trace(Two(), image(), operators=with_rule("softmax", elementwise.same_axes))
     assert statuses(graph) == {"a": "frozen", "b": "prunable", "c": "frozen"}
     assert "off by" in reason(graph, "a")
 
 
 def test_a_norm_that_is_taken_for_exact_still_runs_over_the_kept_units() -> None:
-    rules = {**RULES, "layer_norm": exact(norms.layer_norm)}
-    graph = trace(layer_normed(), (torch.randn(2, 3),), rules=rules)
+    operators = with_rule("layer_norm", exact(norms.layer_norm))
+    graph = trace(layer_normed(), (torch.randn(2, 3),), operators=operators)
     assert statuses(graph) == {"0": "prunable", "2": "prunable", "3": "frozen"}
 
 
@@ -166,7 +172,7 @@ def test_a_forward_that_holds_a_width_as_a_constant_needs_the_exported_graph() -
 
 
 def test_parts_of_unequal_sizes_need_the_exported_graph() -> None:
-    graph = trace(Shuffle(), image(), rules={**RULES, "chunk": without_ties(joining.split)})
+    graph = trace(Shuffle(), image(), operators=with_rule("chunk", without_ties(joining.split)))
     assert forms(graph)["stem"] == "graph"
 
 
