@@ -25,26 +25,21 @@ NO_LIMIT_S = 1e6
 
 
 def dump(name: str) -> dict[str, Any]:
-    """The groups of one model, and digests of what its parts, a plan and a skeleton are.
+    """The groups of one model, and digests of their atoms, their members and a plan.
 
     Returns:
-        `groups`: name -> kind, width, status, form, reason; `digests`: name -> hexadecimal.
+        `groups`: name -> kind, width, status, form, reason; `counts`: the parameters and
+        multiply-accumulates that the plan leaves; `digests`: name -> hexadecimal.
     """
     from benchmarks.coverage.plans import half_plan
     from benchmarks.coverage.subjects import load
     from search import trace
-    from search.errors import SearchError
-    from search.skeleton.factory import SkeletonFactory
 
     model, inputs = load(name)
     graph = trace(model, inputs, time_limit_s=NO_LIMIT_S)
     plan = half_plan(graph)
     atoms = hashlib.sha256(graph.group_of.tobytes() + graph.unit_of.tobytes()).hexdigest()
     members = hashlib.sha256(repr([group.members for group in graph.groups]).encode()).hexdigest()
-    try:
-        skeleton = SkeletonFactory(graph).derive(plan).digest
-    except SearchError as error:
-        skeleton = str(error)
     return {
         "name": name,
         "groups": {
@@ -52,7 +47,7 @@ def dump(name: str) -> dict[str, Any]:
             for group in graph.groups
         },
         "counts": [graph.parameters(plan), graph.macs(plan)],
-        "digests": {"atoms": atoms, "members": members, "plan": plan.digest, "skeleton": skeleton},
+        "digests": {"atoms": atoms, "members": members, "plan": plan.digest},
     }
 
 

@@ -8,16 +8,30 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-END_TO_END = "tests/e2e_tests/"
+# Tests that share what takes long to set up go to one process: a stack, or a traced network whose
+# skeletons are kept (about 30 s of processor time that a second process would spend again).
+STACK, WORKSHOP = "the stack", "the workshop"
+SHARED = {
+    "tests/e2e_tests/": STACK,
+    "tests/workers_tests/test_job_": WORKSHOP,
+    "tests/workers_tests/test_library.py": WORKSHOP,
+    "tests/workers_tests/test_running.py": WORKSHOP,
+}
 OWN_STACK = "tests/e2e_tests/test_faults.py"
 # There are as many test processes as cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def scope(nodeid: str) -> str:
-    """Each test goes wherever there is time, but those end-to-end tests that share one stack."""
-    shares = nodeid.startswith(END_TO_END) and not nodeid.startswith(OWN_STACK)
-    return END_TO_END if shares else nodeid
+    """Each test goes wherever there is time, but those that share a stack or a network."""
+    if nodeid.startswith(OWN_STACK):
+        return nodeid
+    return next((kind for place, kind in SHARED.items() if nodeid.startswith(place)), nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stays in one process begins first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: scope(item.nodeid) not in (STACK, WORKSHOP))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
