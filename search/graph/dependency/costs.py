@@ -28,7 +28,7 @@ class Product:
     Attributes:
         constant: the indices that always stay, multiplied.
         axes: the dimensions that have atoms.
-        examples: how many examples the count is for; a count is told for one.
+        examples: how many examples the count is for; a count is reported for one.
     """
 
     constant: int
@@ -36,7 +36,7 @@ class Product:
     examples: int = 1
 
     def at(self, kept: KeepMask) -> int:
-        """The count when `kept[atom]` tells which atoms stay."""
+        """The count with only the atoms in `kept`."""
         lengths = (
             int(kept[axis[axis != FIXED]].sum() + (axis == FIXED).sum()) for axis in self.axes
         )

@@ -37,7 +37,7 @@ NO_ATOMS: Atoms = np.empty(0, np.int64)
 
 @dataclass
 class Propagation:
-    """What the walk found.
+    """The labels and effects of a whole graph.
 
     Attributes:
         operators: operator -> its record.
@@ -251,6 +251,6 @@ def _blank(value: Any, dynamic: bool) -> Labels:
 
 
 def _hint(size: int | torch.SymInt) -> int:
-    """The traced size; one that only the data tells counts as that of a batch."""
+    """The traced size; one that depends on data counts as that of a batch."""
     hint = size if isinstance(size, int) else size.node.hint
     return BATCH if hint is None else int(hint)

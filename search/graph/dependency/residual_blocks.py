@@ -46,7 +46,7 @@ class _Part:
 
 
 def with_blocks(exported: Exported, propagation: Propagation) -> Propagation:
-    """What the walk found, and the residual blocks beside it."""
+    """The propagation with the residual blocks of its graph."""
     blocks = blocks_of(exported, propagation)
     return replace(propagation, blocks=blocks, atoms=propagation.atoms + len(blocks))
 

@@ -82,49 +82,49 @@ class TracedInputs:
         for traced, value in zip(self._tensors, given, strict=True):
             _check_dtype(traced, value, dtype)
             fits = value.ndim == len(traced.sizes) and all(
-                self._fits(size, found, traced.name, bound)
-                for size, found in zip(traced.sizes, value.shape, strict=True)
+                self._fits(size, actual, traced.name, bound)
+                for size, actual in zip(traced.sizes, value.shape, strict=True)
             )
             if not fits:
                 raise self._other_shape(traced, value)
         return given
 
-    def _fits(self, size: Size, found: int, name: str, bound: dict[str, tuple[int, str]]) -> bool:
+    def _fits(self, size: Size, actual: int, name: str, bound: dict[str, tuple[int, str]]) -> bool:
         """Whether a size is the traced one; `bound`: free ones met, and whose they are."""
         if isinstance(size, int):
-            return found == size
-        first, owner = bound.setdefault(size, (found, name))
-        if found != first:
+            return actual == size
+        first, owner = bound.setdefault(size, (actual, name))
+        if actual != first:
             raise InputError(
-                f"{name!r} must hold as many examples as {owner!r}, {first}, but got {found}"
+                f"{name!r} must hold as many examples as {owner!r}, {first}, but got {actual}"
             )
         if size in self._bounds:
-            self._check_bounds(*self._bounds[size], found, name)
+            self._check_bounds(*self._bounds[size], actual, name)
         return True
 
-    def _check_bounds(self, least: int, most: float, found: int, name: str) -> None:
-        if not least <= found <= most:
+    def _check_bounds(self, least: int, most: float, actual: int, name: str) -> None:
+        if not least <= actual <= most:
             known = {math.inf: f"{least} or more", least: str(least)}
             allowed = known.get(most, f"{least} to {most}")
             raise InputError(
-                f"{name!r} must hold {allowed} examples, but got {found}: the model was traced "
+                f"{name!r} must hold {allowed} examples, but got {actual}: the model was traced "
                 f"with {BATCH}, and computes otherwise for other numbers of them"
             )
 
     def _other_shape(self, traced: TracedTensor, value: Tensor) -> InputError:
-        found, batch = tuple(value.shape), self._tensors[0].sizes[0]
+        actual, batch = tuple(value.shape), self._tensors[0].sizes[0]
         shown = f"({', '.join(map(str, traced.sizes))}{',' if len(traced.sizes) == 1 else ''})"
         remedy = (
             "the pruned graph holds these sizes, so trace the dense model with inputs of the "
             "other shape, prune it by the same plan and load the weights of this one"
         )
-        if traced.sizes[:1] == (batch,) != (BATCH_NAME,) and found[1:] == traced.sizes[1:]:
+        if traced.sizes[:1] == (batch,) != (BATCH_NAME,) and actual[1:] == traced.sizes[1:]:
             remedy = (
                 "forward computes with this number of examples as a constant, so give it as many, "
                 "or write a forward that takes the number from its input, and trace that"
             )
         return InputError(
-            f"{traced.name!r} must have the traced shape {shown}, but got {found}: {remedy}"
+            f"{traced.name!r} must have the traced shape {shown}, but got {actual}: {remedy}"
         )
 
 

@@ -71,15 +71,15 @@ class Program:
             for axis in labels.axes
             if axis is not None
         }
-        found: set[int] = set()
+        uneven: set[int] = set()
         for axis in axes.values():
             groups, units = group_of[axis[axis >= 0]], unit_of[axis[axis >= 0]]
-            for group in set(groups.tolist()) - found - {-1}:
+            for group in set(groups.tolist()) - uneven - {-1}:
                 width = int(unit_of[group_of == group].max()) + 1
                 counts = np.bincount(units[groups == group], minlength=width)
                 if counts.min() != counts.max():
-                    found.add(group)
-        return found
+                    uneven.add(group)
+        return uneven
 
     def pruned(self, whole: nn.Module, body: nn.Module, kept: KeepMask) -> PrunedGraph:
         """The model that computes with the tensors of `body`, of which atoms in `kept` are left.
@@ -275,8 +275,8 @@ def _dtype_of(exported: Exported) -> torch.dtype | None:
         for node in exported.graph_module.graph.find_nodes(op="placeholder")
         if node.name in exported.sources
     )
-    found = {dtype for dtype in values if dtype.is_floating_point}
-    return found.pop() if len(found) == 1 else None
+    dtypes = {dtype for dtype in values if dtype.is_floating_point}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def _dropout_of(owner: nn.Module) -> float:
@@ -289,14 +289,14 @@ def _dropout_of(owner: nn.Module) -> float:
 def _owners(exported: Exported, body: nn.Module) -> Owners:
     """Where operators behave differently in training."""
     modules = dict(body.named_modules())
-    found = {}
+    owners = {}
     for node in exported.graph_module.graph.nodes:
         name = operator_name(node) if node.op == "call_function" else ""
         place = OPERATORS[name].training_flag if name in OPERATORS else None
         if name == ATTENTION or (place is not None and len(node.args) > place):
             path = module_path(node) if module_path(node) in modules else ""
-            found[node.name] = path, _dropout_of(modules[path])
-    return found
+            owners[node.name] = path, _dropout_of(modules[path])
+    return owners
 
 
 def _take_over(root: nn.Module, body: nn.Module) -> None:

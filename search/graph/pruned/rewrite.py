@@ -185,8 +185,8 @@ class _NodeSizes:
 
     def input(self, name: str) -> Labels | None:
         node = self._old[name]
-        found = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
-        return found[0] if found else None
+        labels = self._rewriter.labels(node) if isinstance(node, fx.Node) else ()
+        return labels[0] if labels else None
 
     def item(self, name: str, place: int) -> Labels | None:
         node = self._old[name][place]

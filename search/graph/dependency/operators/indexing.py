@@ -77,7 +77,7 @@ def index(call: OpCall) -> Outcome:
     lead = places[0] if adjacent else 0
     picked, meeting = broadcast([item for item in given if item is not None])
     (out,), effect = call.give((*rest[:lead], *picked, *rest[lead:]), effect + meeting)
-    return (replace(out, weight=x.weight),), effect  # of each expert that an example asks for
+    return (replace(out, weight=x.weight),), effect  # of each expert that an example uses
 
 
 def index_select(call: OpCall) -> Outcome:
@@ -177,7 +177,7 @@ def put(call: OpCall) -> Outcome:
 
 
 def embedding_bag(call: OpCall) -> Outcome:
-    """The sum, mean or maximum of rows of the table; three outputs more tell of the rows."""
+    """The sum, mean or maximum of rows of the table; three more outputs describe the rows."""
     table = call["weight"]
     effect = freeze(table.axis(0), LOOKED_UP) + role(table.axis(1), table, "producer")
     rest = [(None,) * len(out.shape) for out in call.outputs[1:]]

@@ -34,7 +34,7 @@ def reshape(call: OpCall) -> Outcome:
 
 
 def to_complex(call: OpCall) -> Outcome:
-    """(…, 2) -> (…): the parts of a number cannot be told apart."""
+    """(…, 2) -> (…): real and imaginary parts are one."""
     x = call.first
     return call.give(x.axes[:-1], freeze(x.axis(-1), "its units are parts of complex numbers"))
 
