@@ -63,3 +63,13 @@ class OnnxError(SearchError, ValueError):
 
 class ExplorerError(SearchError, ValueError):
     """An answer or a state that the explorer does not know."""
+
+
+def first_line(error: Exception, longest: int = 300) -> str:
+    """The first line of an error's message, or its type where it has none.
+
+    Args:
+        error: Any error.
+        longest: Characters that are kept of the line.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]

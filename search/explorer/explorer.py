@@ -6,7 +6,6 @@ restoring replays them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from search.errors import ExplorerError
@@ -15,11 +14,12 @@ from search.explorer.importance import GroupLike, Importance, ScoreLike, Sensiti
 from search.explorer.levels import archtree
 from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
 from search.explorer.preparation import Relax, SearchStatus
+from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import Round
+from search.explorer.saved_state import SavedSensitivity, config_to_json, inputs_to_json
 from search.explorer.tree import Candidate, Node, Tree, pareto
 
 VERSION = 1
-_LARGE = 1e30
 Key = tuple[str, Needs]
 
 
@@ -65,12 +65,12 @@ class Explorer:
         importance = Importance(groups, scores, sensitivity, blocks=config.blocks)
         self.config = config
         self.infeasible: dict[str, Any] | None = None
-        self._given = _given(floors, sensitivity, staircases, importance)
+        self._inputs = inputs_to_json(floors, sensitivity, staircases, importance)
         self._tree = Tree(config, importance)
         self._status = SearchStatus(
             stairs={
                 name: {int(width): float(ratio) for width, ratio in rows.items()}
-                for name, rows in self._given["staircases"].items()
+                for name, rows in self._inputs["staircases"].items()
             }
         )
         self._issued: dict[Key, Candidate] = {}
@@ -78,7 +78,7 @@ class Explorer:
         self._open: set[Key] = set()
         self._told: set[Key] = set()
         self._stopped = self._finished = False
-        self._steps = archtree(self._tree, self._status, self._given["floors"], relax)
+        self._steps = archtree(self._tree, self._status, self._inputs["floors"], relax)
         self._barrier = "all"
         self._advance()
 
@@ -140,7 +140,7 @@ class Explorer:
             "remaining": self._remaining(),
             "floors_doubled": self._status.floors_doubled,
             "stopped": self._stopped,
-            "best": self._best_so_far(),
+            "best": best_so_far(self._tree, self.finalists(1)),
         }
 
     def tree(self) -> list[dict[str, Any]]:
@@ -197,8 +197,8 @@ class Explorer:
                 outcomes.append({"digest": digest, "needs": needs, **outcome_to_json(outcome)})
         return {
             "version": VERSION,
-            "config": _json_lists(asdict(self.config)),
-            "given": self._given,
+            "config": config_to_json(self.config),
+            "given": self._inputs,
             "outcomes": outcomes,
             "unasked": [list(key) for key in self._unasked],
             "stopped": self._stopped,
@@ -246,17 +246,17 @@ class Explorer:
     ) -> "Explorer":
         if state["version"] != VERSION:
             raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
-        given = state["given"]
+        inputs = state["given"]
         explorer = cls(
             SearchConfig(**state["config"]),
             graph,
             scores,
             floors,
             relax=relax,
-            sensitivity=_SavedSensitivity.read(given["sensitivity"]),
-            staircases=given["staircases"],
+            sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
+            staircases=inputs["staircases"],
         )
-        if explorer._given != given:
+        if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
         explorer._replay(state["outcomes"], forget)
         unasked = {tuple(key) for key in state["unasked"]}
@@ -319,78 +319,7 @@ class Explorer:
             )
 
     def _remaining(self) -> int:
-        """A guess of the latency measurements still to come, for an estimate of the time left."""
         if self._finished:
             return 0
         waiting = sum(needs == "latency" for _, needs in self._open)
-        config = self.config
-        per_level = config.beam_width * config.children
-        levels = (config.levels - max(self._status.level, 1)) * per_level
-        if self._status.phase != "levels":
-            levels += config.children + config.levels
-        if self._status.phase in ("feasibility", "staircases"):
-            stairs = sum(
-                config.staircase_points - len(rows) for rows in self._status.stairs.values()
-            )
-            levels += max(stairs - waiting, 0)
-        return waiting + levels
-
-    def _best_so_far(self) -> dict[str, Any] | None:
-        best = self.finalists(1)
-        node = best[0] if best and best[0].loss is not None else None
-        if node is None:
-            kept = [row for row in self._tree.nodes.values() if row.kept and row.loss is not None]
-            node = min(kept, key=lambda row: (row.ratio or 1.0, row.rank()), default=None)
-        if node is None:
-            return None
-        return {"digest": node.digest, "level": node.level, "ratio": node.ratio, "loss": node.loss}
-
-
-class _SavedSensitivity:
-    """A sensitivity as it travels in a state."""
-
-    def __init__(self, ratios: Sequence[float], rises: Mapping[str, Sequence[float]]) -> None:
-        self.ratios, self.rises = ratios, rises
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any] | None) -> "_SavedSensitivity | None":
-        return None if document is None else cls(document["ratios"], document["rises"])
-
-
-def _finite(rise: float) -> float:
-    """JSON has no infinity; a rise this large is as good as one."""
-    return min(max(float(rise), -_LARGE), _LARGE) if rise == rise else _LARGE
-
-
-def _json_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
-
-
-def _given(
-    floors: Mapping[str, int],
-    sensitivity: SensitivityLike | None,
-    staircases: Mapping[str, Mapping[Any, float]] | None,
-    importance: Importance,
-) -> dict[str, Any]:
-    """The inputs in a form that travels in a state and can be compared."""
-    unknown = sorted(set(floors) - set(importance.all_widths))
-    if unknown:
-        raise ExplorerError(f"floors must name groups of the graph, but got {unknown}")
-    return {
-        "fingerprint": importance.fingerprint,
-        "floors": {name: int(floors[name]) for name in sorted(floors)},
-        "sensitivity": None
-        if sensitivity is None
-        else {
-            "ratios": [float(ratio) for ratio in sensitivity.ratios],
-            "rises": {
-                name: [_finite(rise) for rise in sensitivity.rises[name]]
-                for name in sorted(sensitivity.rises)
-            },
-        },
-        "staircases": {
-            name: {str(int(width)): float(rows[width]) for width in rows}
-            for name, rows in sorted((staircases or {}).items())
-            if name in importance.widths
-        },
-    }
+        return remaining_measurements(self.config, self._status, waiting)

@@ -1,36 +1,35 @@
-"""from_onnx: an ONNX graph, node by node, as the steps and modules of an OnnxModule.
+"""Builds the steps and modules of an OnnxModule from a checked ONNX graph, node by node.
 
 Every node is tried without memory (torch's meta device) while it is built: sizes are known then,
 constants are folded, and what cannot run is refused with the node's name.
 
 | symbol | meaning |
 |---|---|
-| PROBE | the size that a free batch has meanwhile, unlike any other size |
+| PROBE | the size of a free batch during the build, unlike any other size |
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from search.errors import OnnxError
-from search.onnx_in.layers import LAYERS, Site, layer
+from search.errors import OnnxError, first_line
+from search.onnx_in.free_batch import with_free_batch
+from search.onnx_in.layers import Site, layer
 from search.onnx_in.module import Held, OnnxModule, Source, Step, as_tuple, called
-from search.onnx_in.ops.table import OPS, known
-from search.onnx_in.reading import DOMAINS, SMALL, Graph, Input, Node, parsed, read
+from search.onnx_in.naming import constant_name, free_name, layer_name
+from search.onnx_in.ops.table import known
+from search.onnx_in.reading import SMALL, Graph, Input, Node
 from search.onnx_in.recurrent import GATES
 from search.onnx_in.values import Entry, NodeCall, Value, following, from_constant
 
 PROBE = 23
 MAX_FOLDED = 2**28
 META, CPU = torch.device("meta"), torch.device("cpu")
-TOLERANCE = 1e-4
 
 WEIGHED = frozenset(
     ("Add", "Concat", "Conv", "Div", "Einsum", "Expand", "Gather", "Gemm", "MatMul", "Mul",
@@ -40,84 +39,14 @@ MOVING = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Uns
 AS_NUMBERS = {"Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2, 3}}
 
 
-def from_onnx(
-    data: bytes | ModelProto,
-    *,
-    input_shapes: Sequence[Sequence[int]] | None = None,
-    any_batch: bool = True,
-) -> OnnxModule:
-    """The module that computes what an ONNX model does, in float32 and evaluation mode.
-
-    The first dimension of the first input is the batch. It stays free; a model exported for a
-    fixed batch is freed, and tried.
+class Builder:
+    """Turns nodes into steps, in their order, and tries each one on the meta device.
 
     Args:
-        data: the file's bytes, or the parsed model.
-        input_shapes: without the batch, for inputs whose other sizes the file leaves open.
-        any_batch: whether a fixed batch must turn out to be free; else it may stay fixed.
-
-    Raises:
-        OnnxError: the file is damaged or absurd, or holds what cannot be run or pruned: unknown
-            or custom operators, control flow, other types than float32, external data.
+        graph: the model, each node behind those that it reads.
+        batch: the size of the batch during the build; `PROBE` where it is free.
     """
-    graph = _with_sizes(read(data), input_shapes)
-    fixed = graph.inputs[0].shape[0]
-    if fixed is None or not any_batch:
-        return _built(graph, fixed or PROBE)
-    try:  # unlike any other size, the batch is told from them where sizes are joined
-        module = _built(_freed(graph), PROBE)
-        _check_batch(module, fixed)
-    except OnnxError:
-        module = _built(graph, fixed)
-        _check_batch(module, fixed)
-    return module
 
-
-def _built(graph: Graph, batch: int) -> OnnxModule:
-    builder = _Builder(graph, batch)
-    for node in graph.nodes:
-        builder.add(node)
-    return builder.finished()
-
-
-def unknown_operators(data: bytes) -> tuple[str, ...]:
-    """The operators of a model that `from_onnx` has nothing for, sorted.
-
-    Raises:
-        OnnxError: the file is no ONNX model.
-    """
-    names = (_operator(node) for node in parsed(data).graph.node)
-    return tuple(sorted({name for name in names if name not in OPS and name not in LAYERS}))
-
-
-def _operator(node: NodeProto) -> str:
-    """With its domain where that is not the standard one."""
-    return node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
-
-
-def _with_sizes(graph: Graph, shapes: Sequence[Sequence[int]] | None) -> Graph:
-    if shapes is not None and len(shapes) != len(graph.inputs):
-        raise OnnxError(f"input_shapes must be {len(graph.inputs)}, but got {len(shapes)}")
-    inputs = []
-    for place, each in enumerate(graph.inputs):
-        given = each.shape[1:] if shapes is None else tuple(shapes[place])
-        if len(given) != len(each.shape) - 1 or any(
-            own not in (None, size) for own, size in zip(each.shape[1:], given, strict=True)
-        ):
-            raise OnnxError(
-                f"input {each.name!r} must have shape {list(each.shape[1:])} without the batch, "
-                f"but got {list(given)}"
-            )
-        if None in given:
-            raise OnnxError(
-                f"only the batch of input {each.name!r} may be free, but its shape is "
-                f"{['free' if size is None else size for size in each.shape]}: give input_shape"
-            )
-        inputs.append(replace(each, shape=(each.shape[0], *given)))
-    return replace(graph, inputs=tuple(inputs))
-
-
-class _Builder:
     def __init__(self, graph: Graph, batch: int) -> None:
         self._graph, self._batch = graph, batch
         self._constants = dict(graph.constants)
@@ -134,7 +63,7 @@ class _Builder:
         self._held: dict[int, Held] = {}
         self._folded = 0
         self._biases = not any(node.op == "BatchNormalization" for node in graph.nodes)
-        self._module = OnnxModule(graph.opset, _freed(graph).inputs)
+        self._module = OnnxModule(graph.opset, with_free_batch(graph).inputs)
 
     def add(self, node: Node) -> None:
         """Builds and tries one node."""
@@ -217,7 +146,7 @@ class _Builder:
         try:
             return called(step, self._graph.opset, inputs, torch.float32, META)
         except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError) as e:
-            raise OnnxError(f"{step.node.title} cannot run: {_first_line(e)}") from e
+            raise OnnxError(f"{step.node.title} cannot run: {first_line(e)}") from e
         except ValueError as error:
             raise OnnxError(f"{step.node.title} cannot run: {error}") from error
 
@@ -235,7 +164,7 @@ class _Builder:
             made = layer(site, bias=self._biases)
             if made is None:
                 return None
-            name = _free(self._module, _layer_name(node))
+            name = free_name(self._module, layer_name(node))
             self._module.add_module(name, made)
             if any(c.ndim > 1 for c in found.values()):
                 self._layers[key] = name
@@ -250,7 +179,7 @@ class _Builder:
             with torch.no_grad():
                 made = functional_call(module.eval(), state, (value,))
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise OnnxError(f"{step.node.title} cannot run: {_first_line(error)}") from error
+            raise OnnxError(f"{step.node.title} cannot run: {first_line(error)}") from error
         return as_tuple(made)
 
     def _with_bias(self, node: Node, found: dict[int, Tensor]) -> tuple[Node, dict[int, Tensor]]:
@@ -300,7 +229,7 @@ class _Builder:
         vector = constant.numel() == max(constant.shape, default=1)
         if id(constant) not in self._held or vector:
             holder = self._module.held
-            attribute = _free(holder, _held_name(node, name))
+            attribute = free_name(holder, constant_name(node, name))
             if node.op in WEIGHED and name in self._weights:
                 holder.register_parameter(attribute, nn.Parameter(constant.clone()))
             else:
@@ -313,16 +242,6 @@ class _Builder:
             held: Tensor = getattr(self._module.held, source.attribute)
             return held.detach().to(META)
         return self._values[source] if isinstance(source, str) else source
-
-
-def _freed(graph: Graph) -> Graph:
-    """The graph with a free batch."""
-    own = graph.inputs[0].shape[0]
-    inputs = (
-        replace(each, shape=(None, *each.shape[1:])) if each.shape[0] in (None, own) else each
-        for each in graph.inputs
-    )
-    return replace(graph, inputs=tuple(inputs))
 
 
 def _sizes(given: Input, batch: int) -> list[int]:
@@ -378,73 +297,3 @@ def _with_last(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...
         result.append(replace(step, last=tuple(sorted((read_ | made) - later))))
         later |= read_
     return tuple(reversed(result))
-
-
-def _free(module: nn.Module, name: str) -> str:
-    """The name, or the first with a number that the module does not have."""
-    free, number = name, 2
-    while hasattr(module, free):
-        free, number = f"{name}_{number}", number + 1
-    return free
-
-
-def _layer_name(node: Node) -> str:
-    weight = node.inputs[0 if node.op == "Gather" else 1]
-    stem, _, leaf = weight.rpartition(".")
-    if stem and leaf == "weight":
-        return _sanitized(stem)
-    return _sanitized(node.name) or f"{node.op}_{_sanitized(weight)}"
-
-
-def _held_name(node: Node, name: str) -> str:
-    """A vector that is added is called a bias."""
-    plain = _sanitized(name) or f"{node.op}_constant"
-    return f"{plain}_bias" if node.op in ("Add", "Sub") and "bias" not in plain else plain
-
-
-def _sanitized(name: str) -> str:
-    """A name that a module can have: `/layer1/0/Conv` is layer1_0_Conv."""
-    plain = re.sub(r"\W+", "_", name.rpartition("::")[2]).strip("_")
-    return f"value_{plain}" if plain[:1].isdigit() else plain
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _check_batch(module: OnnxModule, size: int) -> None:
-    """Raises OnnxError unless two batches together give what each gives alone.
-
-    The batch may be any dimension of the outputs: what a recurrent layer makes begins with steps.
-    """
-    first, second = (module.example_inputs(size, seed) for seed in (0, 1))
-    try:
-        with torch.no_grad():
-            alone = [as_tuple(module(*inputs)) for inputs in (first, second)]
-            joined = tuple(
-                torch.cat(pair) if each.shape[0] is None else pair[0]
-                for each, *pair in zip(module.inputs, first, second, strict=True)
-            )
-            together = as_tuple(module(*joined))
-        close = all(_joins(*three) for three in zip(together, *alone, strict=True))
-        problem = "its outputs mix the examples"
-    except (OnnxError, RuntimeError, IndexError) as error:
-        close, problem = False, _first_line(error)
-    if not close:
-        raise OnnxError(
-            f"the batch must be free, but the model holds for batches of {size} only "
-            f"({problem}): export it with a dynamic first dimension"
-        )
-
-
-def _joins(found: Tensor, first: Tensor, second: Tensor) -> bool:
-    """Whether it is the two, one after the other in one dimension."""
-    longer = [dim for dim in range(found.ndim) if found.shape[dim] != first.shape[dim]]
-    return len(longer) == 1 and _close(found, torch.cat((first, second), longer[0]))
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    if found.shape != wanted.shape:
-        return False
-    scale = float(wanted.double().abs().max()) or 1.0
-    return float((found - wanted).double().abs().max()) <= TOLERANCE * scale

@@ -1,4 +1,4 @@
-"""OnnxModule: runs the steps that `building` made of an ONNX graph. Knows no file format."""
+"""OnnxModule: runs the steps that `building` makes of an ONNX graph. Knows no file format."""
 
 from __future__ import annotations
 

@@ -144,6 +144,12 @@ def from_constant(tensor: Tensor) -> Numbers:
     return array
 
 
+def check_count(count: int) -> None:
+    """Raises OnnxError where an operator would make more than `MAX_NUMBERS` numbers."""
+    if count > MAX_NUMBERS:
+        raise OnnxError(f"numbers must be ≤ {MAX_NUMBERS}, but got {count}")
+
+
 def each(function: Callable[..., Any], *operands: Numbers) -> Numbers:
     """`function` on every entry, broadcast."""
     if math.prod(np.broadcast_shapes(*(array.shape for array in operands))) > MAX_NUMBERS:

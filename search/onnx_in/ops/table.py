@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from search.errors import OnnxError
 from search.onnx_in.ops.attention import ATTENTION
 from search.onnx_in.ops.elementwise import ELEMENTWISE
+from search.onnx_in.ops.factories import FACTORIES
+from search.onnx_in.ops.indexing import INDEXING
+from search.onnx_in.ops.joins_and_cuts import JOINS_AND_CUTS
 from search.onnx_in.ops.reductions import REDUCTIONS
 from search.onnx_in.ops.resizing import RESIZING
 from search.onnx_in.ops.shapes import SHAPES
@@ -17,7 +20,17 @@ from search.onnx_in.ops.space import SPACE
 from search.onnx_in.reading import Node
 from search.onnx_in.values import Op
 
-OPS: Mapping[str, Op] = {**ATTENTION, **ELEMENTWISE, **REDUCTIONS, **RESIZING, **SHAPES, **SPACE}
+OPS: Mapping[str, Op] = {
+    **ATTENTION,
+    **ELEMENTWISE,
+    **FACTORIES,
+    **INDEXING,
+    **JOINS_AND_CUTS,
+    **REDUCTIONS,
+    **RESIZING,
+    **SHAPES,
+    **SPACE,
+}
 
 QUANTIZED = ("Quantize", "Dequantize", "QLinear", "DynamicQuantize", "Integer")
 

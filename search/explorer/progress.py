@@ -1,0 +1,45 @@
+"""How far a search is: measurements still to come, and the best plan until now.
+
+Reads the tree and the status, and changes neither.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from search.explorer.config import SearchConfig
+from search.explorer.preparation import SearchStatus
+from search.explorer.tree import Node, Tree
+
+
+def remaining_measurements(config: SearchConfig, status: SearchStatus, waiting: int) -> int:
+    """An estimate of the latency measurements still to come, for the time left.
+
+    Args:
+        config: For the size of a level.
+        status: The phase and the level of a search that is not finished.
+        waiting: Latencies that were issued and have no outcome yet.
+    """
+    levels_left = config.levels - max(status.level, 1)
+    to_come = levels_left * config.beam_width * config.children
+    if status.phase != "levels":
+        to_come += config.children + config.levels
+    if status.phase in ("feasibility", "staircases"):
+        stairs = sum(config.staircase_points - len(rows) for rows in status.stairs.values())
+        to_come += max(stairs - waiting, 0)
+    return waiting + to_come
+
+
+def best_so_far(tree: Tree, finalists: Sequence[Node]) -> dict[str, Any] | None:
+    """The best scored node as a JSON object: digest, level, ratio and loss.
+
+    Args:
+        tree: Its kept nodes count while no finalist has a loss; the fastest of them is taken.
+        finalists: Nodes within the budget, best first.
+    """
+    node = finalists[0] if finalists and finalists[0].loss is not None else None
+    if node is None:
+        kept = [row for row in tree.nodes.values() if row.kept and row.loss is not None]
+        node = min(kept, key=lambda row: (row.ratio or 1.0, row.rank()), default=None)
+    if node is None:
+        return None
+    return {"digest": node.digest, "level": node.level, "ratio": node.ratio, "loss": node.loss}
