@@ -1,7 +1,7 @@
 """SAfER layer floors: the smallest width that each group may have, from measured sensitivities.
 
 Pure arithmetic; it knows no model. The rises of a group, made monotone, give a curve S_g; water
-is filled into the steps of all curves' lower convex hulls, the flattest first, until the tolerance
+is filled into the edges of all curves' lower convex hulls, the flattest first, until the tolerance
 is used up. So at the floors the marginal rise is equal in all groups that are not at an end.
 
 | symbol | meaning |
@@ -97,7 +97,7 @@ def isotonic(values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _HullEdge:
     """One edge of a curve's lower convex hull."""
 
     slope: float
@@ -112,40 +112,40 @@ class _Step:
 
 def _fill(curves: Mapping[str, Curve], tolerance: float) -> dict[str, float]:
     """Group -> share removed."""
-    steps = [step for name, curve in curves.items() for step in _hull_steps(name, curve)]
-    steps.sort(key=lambda step: (step.slope, step.group, step.start))
+    edges = [edge for name, curve in curves.items() for edge in _hull_edges(name, curve)]
+    edges.sort(key=lambda edge: (edge.slope, edge.group, edge.start))
     removed, left = dict.fromkeys(curves, 0.0), tolerance
-    for _, equal in groupby(steps, key=lambda step: step.slope):
+    for _, equal in groupby(edges, key=lambda edge: edge.slope):
         level = list(equal)
-        asked = sum(step.rise for step in level)
-        share = 1.0 if asked <= left else left / asked
-        for step in level:
-            removed[step.group] = _reach(curves[step.group], step, share)
-        left -= asked * share
+        total_rise = sum(edge.rise for edge in level)
+        share = 1.0 if total_rise <= left else left / total_rise
+        for edge in level:
+            removed[edge.group] = _reach(curves[edge.group], edge, share)
+        left -= total_rise * share
         if share < 1:
             break
     return removed
 
 
-def _hull_steps(name: str, curve: Curve) -> list[_Step]:
+def _hull_edges(name: str, curve: Curve) -> list[_HullEdge]:
     hull: Curve = []
     for point in curve:
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
             hull.pop()
         hull.append(point)
-    return [_Step(_slope(start, end), name, start, end) for start, end in pairwise(hull)]
+    return [_HullEdge(_slope(start, end), name, start, end) for start, end in pairwise(hull)]
 
 
 def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
     return (end[1] - start[1]) / (end[0] - start[0])
 
 
-def _reach(curve: Curve, step: _Step, share: float) -> float:
-    """The largest r of a step at which the curve itself has used at most its share of the rise."""
+def _reach(curve: Curve, edge: _HullEdge, share: float) -> float:
+    """The largest r of an edge up to which the curve has used at most its share of the rise."""
     if share >= 1:
-        return step.end[0]
-    allowed = step.start[1] + share * step.rise
+        return edge.end[0]
+    allowed = edge.start[1] + share * edge.rise
     for (r0, s0), (r1, s1) in pairwise(curve):
-        if r0 >= step.start[0] and s1 > allowed:
+        if r0 >= edge.start[0] and s1 > allowed:
             return r0 + (r1 - r0) * (allowed - s0) / (s1 - s0)
-    return step.end[0]
+    return edge.end[0]

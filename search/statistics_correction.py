@@ -61,7 +61,7 @@ class _Moments:
 
 
 @dataclass(frozen=True)
-class _Called:
+class _LayerCall:
     """One call of a layer: the names of its tensors, and its output channels."""
 
     weight: str
@@ -73,7 +73,9 @@ class _Called:
 class _Watch(TorchFunctionMode):
     """Hands every call of a layer on; notes the parameters that anything else reads."""
 
-    def __init__(self, model: nn.Module, seen: Callable[[_Called, Tensor], Tensor | None]) -> None:
+    def __init__(
+        self, model: nn.Module, seen: Callable[[_LayerCall, Tensor], Tensor | None]
+    ) -> None:
         super().__init__()
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._seen = seen
@@ -84,7 +86,7 @@ class _Watch(TorchFunctionMode):
         name = getattr(getattr(func, "overloadpacket", func), "__name__", "")
         if name in _ASKING:
             return result
-        call = self._called(name, args, kwargs or {})
+        call = self._layer_call(name, args, kwargs or {})
         if call is None:
             flat = [*args, *(kwargs or {}).values()]
             self.others |= {self._names[id(a)] for a in flat if id(a) in self._names}
@@ -92,7 +94,7 @@ class _Watch(TorchFunctionMode):
         corrected = self._seen(call, result)
         return result if corrected is None else corrected
 
-    def _called(self, name: str, args: Any, kwargs: Any) -> _Called | None:
+    def _layer_call(self, name: str, args: Any, kwargs: Any) -> _LayerCall | None:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         weight, bias = given.get("weight"), given.get("bias")
         found = self._names.get(id(weight))
@@ -102,11 +104,11 @@ class _Watch(TorchFunctionMode):
         if bias is not None and named is None:
             return None
         if name == "linear" and weight.ndim == 2:
-            return _Called(found, named, 0, -1)
+            return _LayerCall(found, named, 0, -1)
         if name in ("conv1d", "conv2d", "conv3d"):
-            return _Called(found, named, 0, 1 - weight.ndim)
+            return _LayerCall(found, named, 0, 1 - weight.ndim)
         if name.startswith("conv_transpose") and _plain_groups(args, kwargs):
-            return _Called(found, named, 1, 1 - weight.ndim)
+            return _LayerCall(found, named, 1, 1 - weight.ndim)
         return None
 
 
@@ -202,12 +204,12 @@ def correct_moments(
 
 def _moments(
     model: nn.Module, inputs: Tensor
-) -> tuple[dict[str, _Moments], dict[str, _Called], set[str]]:
+) -> tuple[dict[str, _Moments], dict[str, _LayerCall], set[str]]:
     """Weight -> moments of its outputs and how it was called; parameters read otherwise."""
     found: dict[str, _Moments] = {}
-    calls: dict[str, _Called] = {}
+    calls: dict[str, _LayerCall] = {}
 
-    def seen(call: _Called, y: Tensor) -> None:
+    def seen(call: _LayerCall, y: Tensor) -> None:
         if call.weight not in found:
             found[call.weight], calls[call.weight] = _Moments.of(y, call.channel), call
 
@@ -220,7 +222,7 @@ def _moments(
 
 def _targets(
     found: Mapping[str, _Moments],
-    calls: Mapping[str, _Called],
+    calls: Mapping[str, _LayerCall],
     others: set[str],
     kept: KeptIndices,
 ) -> dict[str, _Moments]:
@@ -241,7 +243,7 @@ def _correct_on(
     tensors = dict(pruned.named_parameters())
     done: set[str] = set()
 
-    def seen(call: _Called, y: Tensor) -> Tensor | None:
+    def seen(call: _LayerCall, y: Tensor) -> Tensor | None:
         target = targets.get(call.weight)
         if target is None or call.weight in done or len(target.mean) != y.shape[call.channel]:
             return None

@@ -15,7 +15,7 @@ from search.explorer.levels import archtree
 from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
 from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.progress import best_so_far, remaining_measurements
-from search.explorer.rounds import Round
+from search.explorer.rounds import QuestionRound
 from search.explorer.saved_state import SavedSensitivity, config_to_json, inputs_to_json
 from search.explorer.tree import Candidate, Node, Tree, pareto
 
@@ -288,7 +288,7 @@ class Explorer:
     def _blocked(self) -> bool:
         return any(self._barrier == "all" or needs == "latency" for _, needs in self._open)
 
-    def _issue(self, questions: Round) -> None:
+    def _issue(self, questions: QuestionRound) -> None:
         self._barrier = questions.barrier
         for candidate in questions.candidates:
             self._issued[candidate.key] = candidate

@@ -21,7 +21,7 @@ class Option:
     saving: float
 
 
-class Curve:
+class TradeOff:
     """The trade-off between penalty and saving: `at(s)` is the best plan that saves ≥ s steps."""
 
     def __init__(self, options: Mapping[str, Sequence[Option]]) -> None:
@@ -67,7 +67,7 @@ def cheapest(
     """
     if not options:
         return None
-    curve = Curve(options)
+    curve = TradeOff(options)
     if not reaches(curve.at(curve.most)):
         return None
     low, high = -1, curve.most

@@ -6,7 +6,7 @@ from statistics import median
 from search.explorer.outcomes import Measured
 from search.explorer.preparation import Relax, SearchStatus, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
-from search.explorer.rounds import Steps, measure, score
+from search.explorer.rounds import RoundGenerator, measure, score
 from search.explorer.space import Space, anchored
 from search.explorer.tree import Node, Tree
 
@@ -15,7 +15,7 @@ _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the inte
 
 def archtree(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
-) -> Steps[None]:
+) -> RoundGenerator[None]:
     """The whole search, from the dense model to the finalists."""
     if tree.config.budget >= 1.0:
         yield from score([tree.root])
@@ -33,7 +33,7 @@ def archtree(
         declare_infeasible(tree, status)
 
 
-def _measure_anchors(tree: Tree, space: Space) -> Steps[list[Node | None]]:
+def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[Node | None]]:
     """One knapsack plan per target: whole-model points that teach the prior before level 1."""
     if not tree.config.learn:
         return [None] * tree.config.levels
@@ -70,7 +70,7 @@ class Level:
         prior = space.prior.fitted(samples, target) if config.learn else space.prior
         self.space = space.learned(prior)
 
-    def run(self, frontier: Sequence[Node], anchor: Node | None) -> Steps[list[Node]]:
+    def run(self, frontier: Sequence[Node], anchor: Node | None) -> RoundGenerator[list[Node]]:
         """Measures, moves and scores children; returns the next frontier."""
         starts = self._children(frontier)
         if anchor is not None:
@@ -98,7 +98,7 @@ class Level:
                 children[node.digest] = node
         return children
 
-    def _reach(self, starts: Mapping[str, Node]) -> Steps[list[Node]]:
+    def _reach(self, starts: Mapping[str, Node]) -> RoundGenerator[list[Node]]:
         """Moves what misses the target, measures again; returns what is to be scored."""
         active, reached, visited = dict(starts), dict[str, Node](), set(starts)
         for move in range(self.tree.config.max_moves + 1):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.explorer.prior import LatencyPrior
-from search.explorer.rounds import Steps, measure
+from search.explorer.rounds import RoundGenerator, measure
 from search.explorer.space import Space
 from search.explorer.staircase import (
     Stairs,
@@ -39,7 +39,7 @@ class SearchStatus:
 
 def prepare(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
-) -> Steps[Space | None]:
+) -> RoundGenerator[Space | None]:
     """Feasibility, staircases, floors, in this order; None when the budget cannot be met."""
     budget = tree.config.budget
     minimum = tree.add(_minimum_widths(tree), 0, tree.root, "minimum")
@@ -60,7 +60,7 @@ def prepare(
     return (yield from fit_floors(tree, status, floors, relax))
 
 
-def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
+def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
     """Measures each group alone: multiples of 8 first, then around the largest jumps.
 
     Args:
@@ -90,7 +90,7 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
 
 def _measure_alone(
     tree: Tree, stairs: dict[str, Stairs], wanted: Mapping[str, list[int]]
-) -> Steps[None]:
+) -> RoundGenerator[None]:
     nodes: dict[tuple[str, int], Node] = {}
     for name, widths in wanted.items():
         for width in widths:
@@ -102,7 +102,7 @@ def _measure_alone(
             stairs[name][width] = node.ratio
 
 
-def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
+def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
     """The stairs found are too slow for the budget although the minimum meets it: go lower."""
     least, widths = _minimum_widths(tree), tree.importance.widths
     wanted = {
@@ -114,7 +114,7 @@ def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> Steps[None]:
 
 def fit_floors(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
-) -> Steps[Space]:
+) -> RoundGenerator[Space]:
     """Doubles the tolerance until the fastest plan above the floors is well within the budget."""
     least = _minimum_widths(tree)
     doubled, fastest = 0, _space(tree, status.stairs, least).fastest()
@@ -134,7 +134,7 @@ def fit_floors(
     return space
 
 
-def _leaves_room(tree: Tree, space: Space) -> Steps[bool]:
+def _leaves_room(tree: Tree, space: Space) -> RoundGenerator[bool]:
     wanted = tree.config.budget * tree.config.floor_room
     if space.prior.additive(space.fastest()) > _HOPELESS * wanted:
         return False

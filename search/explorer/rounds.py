@@ -1,7 +1,7 @@
-"""The way the search asks: rounds of questions, each closed by a barrier.
+"""The questions of a search come in rounds, each closed by a barrier.
 
-The search is a generator. It yields a `Round` and is resumed once the barrier is met, so that
-nothing it decides can depend on the order in which answers arrive.
+The search is a generator. It yields a `QuestionRound` and is resumed once the barrier is met, so
+nothing that it decides can depend on the order in which answers arrive.
 """
 
 from collections.abc import Generator, Iterable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Round:
+class QuestionRound:
     """Questions to issue, and what must be answered before the search goes on.
 
     `latency` waits for every latency issued so far and lets losses go on beside the next round;
@@ -25,20 +25,20 @@ class Round:
     barrier: Literal["latency", "all"]
 
 
-Steps = Generator[Round, None, T]
+RoundGenerator = Generator[QuestionRound, None, T]
 
 
-def measure(nodes: Iterable[Node], *, score: Iterable[Node] = ()) -> Steps[None]:
+def measure(nodes: Iterable[Node], *, score: Iterable[Node] = ()) -> RoundGenerator[None]:
     """Asks for the latency of nodes, and starts scoring others; waits for latencies only."""
     latencies = [candidate for node in _ordered(nodes) for candidate in node.request("latency")]
     losses = [candidate for node in _ordered(score) for candidate in node.request("loss")]
-    yield Round((*latencies, *losses), "latency")
+    yield QuestionRound((*latencies, *losses), "latency")
 
 
-def score(nodes: Iterable[Node]) -> Steps[None]:
+def score(nodes: Iterable[Node]) -> RoundGenerator[None]:
     """Asks for the loss of nodes and waits for every answer still open."""
     losses = [candidate for node in _ordered(nodes) for candidate in node.request("loss")]
-    yield Round(tuple(losses), "all")
+    yield QuestionRound(tuple(losses), "all")
 
 
 def _ordered(nodes: Iterable[Node]) -> list[Node]:

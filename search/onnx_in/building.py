@@ -23,7 +23,7 @@ from search.onnx_in.layers import Site, layer
 from search.onnx_in.module import Held, OnnxModule, Source, Step, as_tuple, called
 from search.onnx_in.naming import constant_name, free_name, layer_name
 from search.onnx_in.ops.table import known
-from search.onnx_in.reading import SMALL, Graph, Input, Node
+from search.onnx_in.reading import SMALL, Graph, Input, OnnxNode
 from search.onnx_in.recurrent import GATES
 from search.onnx_in.values import Entry, NodeCall, Value, following, from_constant
 
@@ -65,7 +65,7 @@ class Builder:
         self._biases = not any(node.op == "BatchNormalization" for node in graph.nodes)
         self._module = OnnxModule(graph.opset, with_free_batch(graph).inputs)
 
-    def add(self, node: Node) -> None:
+    def add(self, node: OnnxNode) -> None:
         """Builds and tries one node."""
         if node.outputs[0] in self._same or node.outputs[0] in self._values:
             return  # a bias that became part of the product before it
@@ -93,7 +93,7 @@ class Builder:
         self._module.set_steps(_with_last(self._steps, names), tuple(names))
         return self._module.eval()
 
-    def _from_zeros(self, node: Node) -> Node:
+    def _from_zeros(self, node: OnnxNode) -> OnnxNode:
         """A recurrent layer starts from zeros anyway."""
         states = node.inputs[5:7] if node.op in GATES else ()
         for name in filter(None, states):
@@ -102,7 +102,7 @@ class Builder:
         left = tuple("" for _ in states)
         return replace(node, inputs=(*node.inputs[:5], *left, *node.inputs[7:])) if left else node
 
-    def _makes_zeros(self, node: Node) -> bool:
+    def _makes_zeros(self, node: OnnxNode) -> bool:
         """Whether all that a node computes is zeros, of a size that may be free."""
         if node.op == "ConstantOfShape":
             return not bool(torch.as_tensor(node.attributes.get("value", 0.0)).any())
@@ -124,7 +124,7 @@ class Builder:
                 self._values[name] = value
         self._steps.append(step)
 
-    def _fold(self, node: Node) -> None:
+    def _fold(self, node: OnnxNode) -> None:
         """Computes a node of constants alone."""
         inputs = tuple(_small(self._constants[name]) if name else None for name in node.inputs)
         step = Step(node, known(node), None, ())
@@ -150,7 +150,7 @@ class Builder:
         except ValueError as error:
             raise OnnxError(f"{step.node.title} cannot run: {error}") from error
 
-    def _layer_step(self, node: Node) -> tuple[Step, tuple[Value, ...]] | None:
+    def _layer_step(self, node: OnnxNode) -> tuple[Step, tuple[Value, ...]] | None:
         moving = [name for name in node.inputs if name and name not in self._constants]
         value = self._values[moving[0]]
         if len(moving) != 1 or not isinstance(value, Tensor):
@@ -182,7 +182,9 @@ class Builder:
             raise OnnxError(f"{step.node.title} cannot run: {first_line(error)}") from error
         return as_tuple(made)
 
-    def _with_bias(self, node: Node, found: dict[int, Tensor]) -> tuple[Node, dict[int, Tensor]]:
+    def _with_bias(
+        self, node: OnnxNode, found: dict[int, Tensor]
+    ) -> tuple[OnnxNode, dict[int, Tensor]]:
         """A product and the vector that is added to it are one linear layer."""
         readers = self._readers.get(node.outputs[0], [])
         if node.op != "MatMul" or 1 not in found or found[1].ndim != 2 or len(readers) != 1:
@@ -200,7 +202,7 @@ class Builder:
         joined = replace(node, outputs=add.outputs)
         return joined, {**found, 2: vector.reshape(-1)}
 
-    def _function_step(self, node: Node) -> tuple[Step, tuple[Value, ...]]:
+    def _function_step(self, node: OnnxNode) -> tuple[Step, tuple[Value, ...]]:
         function = known(node)
         moving = [self._values[n] for n in node.inputs if n and n not in self._constants]
         by_numbers = not any(isinstance(value, Tensor) for value in moving)
@@ -212,7 +214,7 @@ class Builder:
         outputs = self._tried(step, inputs)
         return replace(step, pattern=_pattern(node, inputs, outputs, self._batch)), outputs
 
-    def _source(self, node: Node, place: int, name: str, by_numbers: bool) -> Source:
+    def _source(self, node: OnnxNode, place: int, name: str, by_numbers: bool) -> Source:
         constant = self._constants.get(name)
         if constant is None:
             return name or None
@@ -224,7 +226,7 @@ class Builder:
             return from_constant(constant)
         return self._hold(node, name, constant)
 
-    def _hold(self, node: Node, name: str, constant: Tensor) -> Held:
+    def _hold(self, node: OnnxNode, name: str, constant: Tensor) -> Held:
         """Matrices that several nodes read are one tensor; vectors are each node's own."""
         vector = constant.numel() == max(constant.shape, default=1)
         if id(constant) not in self._held or vector:
@@ -248,9 +250,9 @@ def _sizes(given: Input, batch: int) -> list[int]:
     return [batch if size is None else size for size in given.shape]
 
 
-def _readers(graph: Graph) -> Mapping[str, list[Node | None]]:
+def _readers(graph: Graph) -> Mapping[str, list[OnnxNode | None]]:
     """Value -> the nodes that read it; None stands for an output of the model."""
-    readers: dict[str, list[Node | None]] = {}
+    readers: dict[str, list[OnnxNode | None]] = {}
     for node in graph.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
@@ -270,7 +272,7 @@ def _on_meta(value: Value | None) -> Value | None:
 
 
 def _pattern(
-    node: Node, inputs: tuple[Value | None, ...], outputs: tuple[Value, ...], batch: int
+    node: OnnxNode, inputs: tuple[Value | None, ...], outputs: tuple[Value, ...], batch: int
 ) -> tuple[Entry, ...] | None:
     """How the output's sizes follow from the first input's, where a node is told sizes."""
     x, out = inputs[0], outputs[0]

@@ -17,7 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from search.errors import OnnxError
 from search.onnx_in.ops.space import padded, paddings, spatial
-from search.onnx_in.reading import Node
+from search.onnx_in.reading import OnnxNode
 from search.onnx_in.recurrent import Recurrent
 
 Constants = Mapping[int, Tensor]
@@ -33,7 +33,7 @@ class Site:
         opset: of the model.
     """
 
-    node: Node
+    node: OnnxNode
     constants: Constants
     shape: tuple[int, ...]
     opset: int

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import OnnxError
-from search.onnx_in.reading import Input, Node
+from search.onnx_in.reading import Input, OnnxNode
 from search.onnx_in.values import Entry, NodeCall, Numbers, Op, Value
 
 
@@ -36,7 +36,7 @@ class Step:
         last: values that nobody reads afterwards.
     """
 
-    node: Node
+    node: OnnxNode
     function: Op | None
     layer: str | None
     sources: tuple[Source, ...]

@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from search.onnx_in.reading import Node
+from search.onnx_in.reading import OnnxNode
 
 
 def free_name(module: nn.Module, name: str) -> str:
@@ -17,7 +17,7 @@ def free_name(module: nn.Module, name: str) -> str:
     return free
 
 
-def layer_name(node: Node) -> str:
+def layer_name(node: OnnxNode) -> str:
     """The module that the weight belongs to by its name, or the node, or operator and weight."""
     weight = node.inputs[0 if node.op == "Gather" else 1]
     stem, _, leaf = weight.rpartition(".")
@@ -26,7 +26,7 @@ def layer_name(node: Node) -> str:
     return _sanitized(node.name) or f"{node.op}_{_sanitized(weight)}"
 
 
-def constant_name(node: Node, name: str) -> str:
+def constant_name(node: OnnxNode, name: str) -> str:
     """A vector that is added is called a bias."""
     plain = _sanitized(name) or f"{node.op}_constant"
     return f"{plain}_bias" if node.op in ("Add", "Sub") and "bias" not in plain else plain

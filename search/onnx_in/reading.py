@@ -44,7 +44,7 @@ _NARROW: Mapping[int, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class Node:
+class OnnxNode:
     """One operator call; an input that is left out is "".
 
     Attributes:
@@ -80,7 +80,7 @@ class Graph:
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, Tensor]
-    nodes: tuple[Node, ...]
+    nodes: tuple[OnnxNode, ...]
 
 
 def read(data: bytes | ModelProto) -> Graph:
@@ -207,7 +207,7 @@ def _check_length(proto: TensorProto, count: int) -> None:
         )
 
 
-def _node(node: NodeProto) -> Node:
+def _node(node: NodeProto) -> OnnxNode:
     title = f"{node.op_type} node {node.name or next(iter(node.output), '')!r}"
     if node.domain not in DOMAINS:
         raise OnnxError(f"custom operators cannot be run, but {title} is of {node.domain!r}")
@@ -218,7 +218,7 @@ def _node(node: NodeProto) -> Node:
     attributes = {each.name: _attribute(each, title) for each in node.attribute}
     if node.op_type == "ConstantOfShape" and isinstance(attributes.get("value"), Tensor):
         attributes["value"] = attributes["value"].reshape(-1)[0].item()
-    return Node(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
+    return OnnxNode(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
 
 
 def _attribute(proto: AttributeProto, title: str) -> Any:
@@ -237,17 +237,17 @@ def _attribute(proto: AttributeProto, title: str) -> Any:
 
 
 def _ordered(
-    nodes: tuple[Node, ...], known: Iterable[str], outputs: tuple[str, ...]
-) -> tuple[Node, ...]:
+    nodes: tuple[OnnxNode, ...], known: Iterable[str], outputs: tuple[str, ...]
+) -> tuple[OnnxNode, ...]:
     """The nodes that the outputs need, each behind those that it reads."""
-    makers: dict[str, Node] = {}
+    makers: dict[str, OnnxNode] = {}
     given = set(known)
     for each in nodes:
         for name in filter(None, each.outputs):
             if name in makers or name in given:
                 raise OnnxError(f"every value must be made once, but {name!r} is made twice")
             makers[name] = each
-    order: dict[int, Node] = {}
+    order: dict[int, OnnxNode] = {}
     open_nodes: set[int] = set()
     stack: list[tuple[str, bool]] = [(name, False) for name in reversed(outputs)]
     while stack:

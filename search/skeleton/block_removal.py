@@ -1,7 +1,7 @@
-"""Cuts residual blocks out of an ONNX graph: an addition gives way to one of its inputs.
+"""Removes residual blocks from an ONNX graph: an addition is replaced by one of its inputs.
 
-Which addition ends which block is told by the weights that go with it. Knows nothing of torch or
-of plans.
+The addition that ends a block is recognised by the weights that leave with it. Knows nothing of
+torch or of plans.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from search.errors import SkeletonError
 from search.skeleton.folding import foldable_norms, uses_of
 from search.skeleton.weightless import canonical
 
-Sizes = tuple[int, ...]  # ascending numbers of elements
+MatrixSizes = tuple[int, ...]  # numbers of elements of matrices, ascending
 
 
 @dataclass(frozen=True)
-class Cut:
+class BlockRemoval:
     """One addition, by its place among the nodes of a graph, and the input that replaces it."""
 
     node: int
@@ -32,8 +32,8 @@ def is_matrix(shape: Iterable[int]) -> bool:
     return sum(size > 1 for size in shape) >= 2
 
 
-def find_cuts(proto: ModelProto, wanted: Mapping[str, Sizes]) -> dict[str, Cut]:
-    """The cut of every block.
+def find_removals(proto: ModelProto, wanted: Mapping[str, MatrixSizes]) -> dict[str, BlockRemoval]:
+    """The removal of every block.
 
     Args:
         proto: the dense graph, without weights.
@@ -41,29 +41,29 @@ def find_cuts(proto: ModelProto, wanted: Mapping[str, Sizes]) -> dict[str, Cut]:
             additions come, as far as blocks are alike.
 
     Raises:
-        SkeletonError: a block has no cut, or one too many.
+        SkeletonError: a block has no removal, or one too many.
     """
-    places: dict[Sizes, list[Cut]] = {}
-    for cut in _additions(proto.graph):
-        places.setdefault(_lost_matrices(proto.graph, cut), []).append(cut)
-    blocks: dict[Sizes, list[str]] = {}
+    places: dict[MatrixSizes, list[BlockRemoval]] = {}
+    for removal in _additions(proto.graph):
+        places.setdefault(_lost_matrices(proto.graph, removal), []).append(removal)
+    blocks: dict[MatrixSizes, list[str]] = {}
     for name, sizes in wanted.items():
         blocks.setdefault(sizes, []).append(name)
-    cuts: dict[str, Cut] = {}
+    removals: dict[str, BlockRemoval] = {}
     for sizes, names in blocks.items():
         found = places.get(sizes, [])
         if not sizes or len(found) != len(names):
             raise SkeletonError(f"{names} must end in one addition each, but got {len(found)}")
-        cuts |= zip(names, found, strict=True)
-    return cuts
+        removals |= zip(names, found, strict=True)
+    return removals
 
 
-def without(proto: ModelProto, cuts: Collection[Cut]) -> ModelProto:
+def remove_blocks(proto: ModelProto, removals: Collection[BlockRemoval]) -> ModelProto:
     """The canonical graph in which additions are replaced; what nothing reads any more is gone."""
     result = ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
-    instead = _replacements(graph, cuts)
+    instead = _replacements(graph, removals)
     for node in graph.node:
         node.input[:] = [_resolved(name, instead) for name in node.input]
     for value in graph.output:
@@ -80,24 +80,24 @@ def without(proto: ModelProto, cuts: Collection[Cut]) -> ModelProto:
     return canonical(result)
 
 
-def _additions(graph: GraphProto) -> Iterator[Cut]:
+def _additions(graph: GraphProto) -> Iterator[BlockRemoval]:
     """Either input of every addition of two values that are no weights."""
     weights = {tensor.name for tensor in graph.initializer}
     for place, node in enumerate(graph.node):
         if node.op_type == "Add" and not weights & set(node.input):
-            yield from (Cut(place, side) for side in (0, 1))
+            yield from (BlockRemoval(place, side) for side in (0, 1))
 
 
-def _lost_matrices(graph: GraphProto, cut: Cut) -> Sizes:
-    live = _live(graph, _replacements(graph, [cut]))
+def _lost_matrices(graph: GraphProto, removal: BlockRemoval) -> MatrixSizes:
+    live = _live(graph, _replacements(graph, [removal]))
     used = {name for place in live for name in graph.node[place].input}
     lost = (tensor for tensor in graph.initializer if tensor.name not in used)
     return tuple(sorted(prod(tensor.dims) for tensor in lost if is_matrix(tensor.dims)))
 
 
-def _replacements(graph: GraphProto, cuts: Collection[Cut]) -> dict[str, str]:
-    nodes = [graph.node[cut.node] for cut in cuts]
-    kept = [cut.kept for cut in cuts]
+def _replacements(graph: GraphProto, removals: Collection[BlockRemoval]) -> dict[str, str]:
+    nodes = [graph.node[removal.node] for removal in removals]
+    kept = [removal.kept for removal in removals]
     return {n.output[0]: n.input[side] for n, side in zip(nodes, kept, strict=True)}
 
 

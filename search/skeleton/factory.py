@@ -2,7 +2,7 @@
 
 The dense model and a few probe-pruned ones are exported; every number in which they differ is
 solved as an affine function of widths and checked on exports that had no part in solving. Blocks
-are cut out of the derived graph, which is checked likewise. Where that fails, each skeleton is a
+are removed from the derived graph, which is checked likewise. Where that fails, each skeleton is a
 true export. Knows nothing of latency.
 """
 
@@ -20,7 +20,13 @@ from onnx import ModelProto
 from search.errors import SkeletonError
 from search.plan import Plan
 from search.skeleton.affine import is_regular, sizes, solve
-from search.skeleton.block_removal import Cut, Sizes, find_cuts, is_matrix, without
+from search.skeleton.block_removal import (
+    BlockRemoval,
+    MatrixSizes,
+    find_removals,
+    is_matrix,
+    remove_blocks,
+)
 from search.skeleton.derivation import Derivation
 from search.skeleton.export import export_proto
 from search.skeleton.numbers import numbers, structure
@@ -56,7 +62,7 @@ class SkeletonFactory:
         self._derivation: Derivation | None = None
         self._solved = False
         self.block_problem: str | None = None
-        self._cuts: dict[str, Cut] | None = None
+        self._removals: dict[str, BlockRemoval] | None = None
         self._cache: dict[object, Skeleton] = {}
 
     def derive(self, plan: Plan) -> Skeleton:
@@ -97,41 +103,46 @@ class SkeletonFactory:
         if all(plan.kept.values()):
             return derivation.skeleton(plan.widths)
         try:
-            return self._cut(derivation, plan, self._solve_cuts(derivation))
+            return self._without_blocks(derivation, plan, self._solve_removals(derivation))
         except SkeletonError:
             return serialised(self._exported(plan))
 
-    def _cut(self, derivation: Derivation, plan: Plan, cuts: Mapping[str, Cut]) -> Skeleton:
+    def _without_blocks(
+        self, derivation: Derivation, plan: Plan, removals: Mapping[str, BlockRemoval]
+    ) -> Skeleton:
         """The derived skeleton of a plan that removes blocks."""
         gone = [name for name, units in plan.kept.items() if not units]
-        missing = [name for name in gone if name not in cuts]
+        missing = [name for name in gone if name not in removals]
         if missing:
-            raise SkeletonError(f"blocks must have a cut, but {missing} have none")
+            raise SkeletonError(f"blocks must have a removal, but {missing} have none")
         widths = {**plan.widths, **dict.fromkeys(gone, 1)}
-        return serialised(without(derivation.graph(widths), [cuts[name] for name in gone]))
+        return serialised(
+            remove_blocks(derivation.graph(widths), [removals[name] for name in gone])
+        )
 
-    def _solve_cuts(self, derivation: Derivation) -> Mapping[str, Cut]:
+    def _solve_removals(self, derivation: Derivation) -> Mapping[str, BlockRemoval]:
         """Where each block ends; nothing where two true exports say otherwise."""
-        if self._cuts is None:
+        if self._removals is None:
             try:
-                self._cuts = self._checked_cuts(derivation)
+                self._removals = self._checked_removals(derivation)
             except SkeletonError as error:
-                self._cuts, self.block_problem = {}, str(error)
-        return self._cuts
+                self._removals, self.block_problem = {}, str(error)
+        return self._removals
 
-    def _checked_cuts(self, derivation: Derivation) -> dict[str, Cut]:
+    def _checked_removals(self, derivation: Derivation) -> dict[str, BlockRemoval]:
         graph = self._graph
         blocks = [group.name for group in graph.removable]
         dense = derivation.graph(graph.dense_plan().widths)
-        cuts = find_cuts(dense, {name: _matrices(graph, name) for name in blocks})
+        removals = find_removals(dense, {name: _matrices(graph, name) for name in blocks})
         for check in range(CHECKS):
             gone = dict.fromkeys(_share(blocks, check), ())
             plan = Plan({**self._probe(MOST_PROBES + CHECKS + check).kept, **gone})
-            if self._cut(derivation, plan, cuts) != serialised(self._exported(plan)):
+            derived = self._without_blocks(derivation, plan, removals)
+            if derived != serialised(self._exported(plan)):
                 raise SkeletonError(
                     "a graph without blocks must equal the true export, but differs"
                 )
-        return cuts
+        return removals
 
     def _solve(self) -> Derivation | None:
         if not self._solved:
@@ -198,7 +209,7 @@ class SkeletonFactory:
         return Plan(kept)
 
 
-def _matrices(graph: PruningGraph, block: str) -> Sizes:
+def _matrices(graph: PruningGraph, block: str) -> MatrixSizes:
     """The elements of each matrix that only the block reads, ascending."""
     left = graph.kept_units({block: ()})
     names = [name for name, _ in graph.model.named_parameters() if name in graph.shapes]

@@ -17,7 +17,7 @@ from search.onnx_in.ops.reductions import REDUCTIONS
 from search.onnx_in.ops.resizing import RESIZING
 from search.onnx_in.ops.shapes import SHAPES
 from search.onnx_in.ops.space import SPACE
-from search.onnx_in.reading import Node
+from search.onnx_in.reading import OnnxNode
 from search.onnx_in.values import Op
 
 OPS: Mapping[str, Op] = {
@@ -35,7 +35,7 @@ OPS: Mapping[str, Op] = {
 QUANTIZED = ("Quantize", "Dequantize", "QLinear", "DynamicQuantize", "Integer")
 
 
-def known(node: Node) -> Op:
+def known(node: OnnxNode) -> Op:
     """The function of a node.
 
     Raises:
