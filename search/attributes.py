@@ -1,4 +1,4 @@
-"""What a module of torch.nn says about its own sizes, computed from what its tensors keep."""
+"""The sizes that modules of torch.nn keep as attributes, computed from what their tensors keep."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs a whole search in this process: a notebook needs no service.
 
 It knows nothing of devices: `latency` measures skeletons (`latency_probes.LocalProbe` does). The
-calibration batches recalibrate every candidate and tell its loss.
+calibration batches recalibrate every candidate and give its loss.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         plan: The best plan within the budget; None when there is none.
@@ -119,9 +119,9 @@ def run_search(
         relax=relax, sensitivity=sensitivity, staircases=staircases,
     )  # fmt: skip
     while not explorer.done:
-        asked = explorer.ask()
-        _tell_latencies(explorer, graph, latency, batch_size, asked)
-        for candidate in asked:
+        candidates = explorer.ask()
+        _measure_latencies(explorer, graph, latency, batch_size, candidates)
+        for candidate in candidates:
             if candidate.needs == "loss":
                 pruned = _pruned(model, graph, candidate.plan, inputs)
                 explorer.tell(candidate, Scored(float(loss_of(pruned))))
@@ -137,25 +137,25 @@ def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Ten
             "batches must be calibration data, (inputs, labels) each, but got a function: a loss "
             "of your own goes to `evaluate`"
         )
-    found = list(batches)
-    pairs = (isinstance(batch, list | tuple) and len(batch) == 2 for batch in found)
-    if not found or not all(pairs):
+    listed = list(batches)
+    pairs = (isinstance(batch, list | tuple) and len(batch) == 2 for batch in listed)
+    if not listed or not all(pairs):
         raise ConfigError(
             "batches must hold at least one batch, (inputs, labels) each, but got "
-            f"{f'another kind among {len(found)}' if found else 'none'}"
+            f"{f'another kind among {len(listed)}' if listed else 'none'}"
         )
-    return [(images, labels) for images, labels in found]
+    return [(images, labels) for images, labels in listed]
 
 
-def _tell_latencies(
+def _measure_latencies(
     explorer: Explorer,
     graph: PruningGraph,
     latency: Latency,
     batch_size: int,
-    asked: Sequence[Candidate],
+    candidates: Sequence[Candidate],
 ) -> None:
     ready: list[tuple[Candidate, Skeleton]] = []
-    for candidate in asked:
+    for candidate in candidates:
         if candidate.needs != "latency":
             continue
         try:

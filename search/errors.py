@@ -46,7 +46,7 @@ class WeightsError(SearchError, ValueError):
 
 
 class InputError(SearchError, ValueError):
-    """Inputs that a pruned model was not traced with; it says which, and what to do."""
+    """Inputs that a pruned model was not traced with; the message names them, and what to do."""
 
 
 class CriterionError(SearchError, ValueError):
@@ -58,7 +58,7 @@ class SkeletonError(SearchError):
 
 
 class OnnxError(SearchError, ValueError):
-    """An ONNX file that cannot become a module; it says what would have to change."""
+    """An ONNX file that cannot become a module; the message states what would have to change."""
 
 
 class ExplorerError(SearchError, ValueError):

@@ -161,7 +161,7 @@ def _resized(name: str, tensor: Tensor | None, shape: list[int]) -> Tensor:
 
 
 def _integers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The vectors of integers in the file, as far as they fit: an index of units tells groups."""
+    """The fitting vectors of integers in the file: an index of units identifies groups."""
     known = {name: t for name, t in tensors.items() if t.ndim and not t.is_floating_point()}
     weights = _read_weights(path) if known else {}
     return {

@@ -32,7 +32,7 @@ def best_of(
 
     Args:
         order: all units, best first.
-        count: how many to keep; more are kept only where the parts ask for more.
+        count: how many to keep; more are kept only where the parts require it.
         parts: sets of units of which one must stay each, see `Group.required_any_of`.
     """
     needed: dict[int, None] = {}

@@ -26,7 +26,7 @@ class DenseOrigin:
 
     Attributes:
         model: the dense model.
-        kept: weight -> dimension -> the indices that are left, as `surgery.kept_indices` says.
+        kept: weight -> dimension -> the indices that are left, see `surgery.kept_indices`.
     """
 
     model: nn.Module

@@ -99,13 +99,13 @@ def sensitivity_plan(
     """
     check_ratios((ratio,))
     dense = graph.dense_plan()
-    found = next((each for each in graph.groups if each.name == group), None)
-    if group not in scores or found is None:
+    chosen = next((each for each in graph.groups if each.name == group), None)
+    if group not in scores or chosen is None:
         raise ConfigError(f"group must be a scored group of the graph, but got {group!r}")
-    if found.kind == "block":
+    if chosen.kind == "block":
         return Plan({**dense.kept, group: ()})
-    kept = max(found.min_width, found.width - int(ratio * found.width + 0.5))
-    return Plan({**dense.kept, group: best_units(scores[group], kept, found.required_any_of)})
+    kept = max(chosen.min_width, chosen.width - int(ratio * chosen.width + 0.5))
+    return Plan({**dense.kept, group: best_units(scores[group], kept, chosen.required_any_of)})
 
 
 def told_rise(graph: PruningGraph, group: str, ratio: float, rise: float) -> float:

@@ -32,7 +32,7 @@ STILL = 1e-4  # relative; a channel that moved less keeps its bits
 
 KeptIndices = Mapping[str, Mapping[int, Sequence[int]]]
 
-_ASKING = ("__get__", "__set__", "dim", "is_floating_point", "numel", "size", "stride")
+_METADATA = ("__get__", "__set__", "dim", "is_floating_point", "numel", "size", "stride")
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(getattr(func, "overloadpacket", func), "__name__", "")
-        if name in _ASKING:
+        if name in _METADATA:
             return result
         call = self._layer_call(name, args, kwargs or {})
         if call is None:
@@ -97,18 +97,18 @@ class _Watch(TorchFunctionMode):
     def _layer_call(self, name: str, args: Any, kwargs: Any) -> _LayerCall | None:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         weight, bias = given.get("weight"), given.get("bias")
-        found = self._names.get(id(weight))
-        if found is None or not isinstance(weight, Tensor):
+        weight_name = self._names.get(id(weight))
+        if weight_name is None or not isinstance(weight, Tensor):
             return None
-        named = None if bias is None else self._names.get(id(bias))
-        if bias is not None and named is None:
+        bias_name = None if bias is None else self._names.get(id(bias))
+        if bias is not None and bias_name is None:
             return None
         if name == "linear" and weight.ndim == 2:
-            return _LayerCall(found, named, 0, -1)
+            return _LayerCall(weight_name, bias_name, 0, -1)
         if name in ("conv1d", "conv2d", "conv3d"):
-            return _LayerCall(found, named, 0, 1 - weight.ndim)
+            return _LayerCall(weight_name, bias_name, 0, 1 - weight.ndim)
         if name.startswith("conv_transpose") and _plain_groups(args, kwargs):
-            return _LayerCall(found, named, 1, 1 - weight.ndim)
+            return _LayerCall(weight_name, bias_name, 1, 1 - weight.ndim)
         return None
 
 
@@ -139,10 +139,10 @@ class _Layer:
         self.first_bias = zeros if self.bias is None else self.bias.detach().double().clone()
         self.scale, self.shift = torch.ones_like(zeros), self.first_bias.clone()
 
-    def note(self, found: _Moments, wanted: _Moments) -> None:
-        """Adds the moments of one batch; `found` are those of the layer as it is now."""
-        spread = (found.square - found.mean.square()) / self.scale.square()
-        mean = (found.mean - self.shift) / self.scale + self.first_bias
+    def note(self, measured: _Moments, wanted: _Moments) -> None:
+        """Adds the moments of one batch; `measured` are those of the layer as it is now."""
+        spread = (measured.square - measured.mean.square()) / self.scale.square()
+        mean = (measured.mean - self.shift) / self.scale + self.first_bias
         raw = _Moments(mean, spread + mean.square())
         if self.raw is None or self.wanted is None:
             self.raw, self.wanted = raw, replace(wanted)
@@ -206,33 +206,33 @@ def _moments(
     model: nn.Module, inputs: Tensor
 ) -> tuple[dict[str, _Moments], dict[str, _LayerCall], set[str]]:
     """Weight -> moments of its outputs and how it was called; parameters read otherwise."""
-    found: dict[str, _Moments] = {}
+    moments: dict[str, _Moments] = {}
     calls: dict[str, _LayerCall] = {}
 
     def seen(call: _LayerCall, y: Tensor) -> None:
-        if call.weight not in found:
-            found[call.weight], calls[call.weight] = _Moments.of(y, call.channel), call
+        if call.weight not in moments:
+            moments[call.weight], calls[call.weight] = _Moments.of(y, call.channel), call
 
     with _Watch(model, seen) as watch:
         model(inputs)
     biases = [call.bias for call in calls.values() if call.bias is not None]
     shared = {bias for bias in biases if biases.count(bias) > 1}
-    return found, calls, watch.others | shared
+    return moments, calls, watch.others | shared
 
 
 def _targets(
-    found: Mapping[str, _Moments],
+    moments: Mapping[str, _Moments],
     calls: Mapping[str, _LayerCall],
     others: set[str],
     kept: KeptIndices,
 ) -> dict[str, _Moments]:
     """Weight -> the dense moments of the channels that are left."""
     targets = {}
-    for name, moments in found.items():
+    for name, dense in moments.items():
         if not {name, calls[name].bias} & others:
             rows = kept.get(name, {}).get(calls[name].rows)
             places = slice(None) if rows is None else torch.tensor(list(rows))
-            targets[name] = _Moments(moments.mean[places], moments.square[places])
+            targets[name] = _Moments(dense.mean[places], dense.square[places])
     return targets
 
 

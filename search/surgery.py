@@ -33,7 +33,7 @@ def prune(
         model: the traced model, or another with the same tensors (trained further, say).
         graph: its analysis.
         plan: the kept units of every group of the graph.
-        form: "graph" asks for a `PrunedGraph` where the graph has a program, whatever the plan.
+        form: "graph" requests a `PrunedGraph` where the graph has a program, whatever the plan.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -94,9 +94,9 @@ def _check_group(group: Group, units: tuple[int, ...]) -> None:
 def check_model_shapes(model: nn.Module, graph: PruningGraph) -> None:
     tensors = named_tensors(model)
     for name, shape in graph.shapes.items():
-        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
-        if found != shape:
-            raise PlanError(f"{name!r} must have the traced shape {shape}, but got {found}")
+        actual = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        if actual != shape:
+            raise PlanError(f"{name!r} must have the traced shape {shape}, but got {actual}")
 
 
 def kept_indices(graph: PruningGraph, plan: Plan) -> dict[str, dict[int, list[int]]]:

@@ -1,4 +1,4 @@
-"""The flags that tell every module of a model whether it is trained: kept, and set for a while."""
+"""The training flags of a model's modules: kept and restored, or off for a while."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _unit_scores(
 def best_units(scores: Tensor, width: int, parts: Sequence[Sequence[int]] = ()) -> tuple[int, ...]:
     """The `width` units with the highest scores, ascending; of equal ones the first are kept.
 
-    The highest removed score is never above the lowest kept one, but where `parts` ask for it
+    The highest removed score is never above the lowest kept one, except where `parts` require it
     (see `best_of`).
     """
     if not 1 <= width <= len(scores):

@@ -33,7 +33,7 @@ class GraphLike(Protocol):
 class Explorer:
     """The tree search, driven from outside.
 
-    Ask for candidates, find out their latency or loss anywhere and in any order, tell them:
+    `ask` for candidates, get their latency or loss anywhere and in any order, and `tell` it:
 
         while not explorer.done:
             for candidate in explorer.ask():
@@ -74,20 +74,20 @@ class Explorer:
             }
         )
         self._issued: dict[Key, Candidate] = {}
-        self._unasked: list[Key] = []
+        self._queued: list[Key] = []
         self._open: set[Key] = set()
-        self._told: set[Key] = set()
+        self._answered: set[Key] = set()
         self._stopped = self._finished = False
         self._steps = archtree(self._tree, self._status, self._inputs["floors"], relax)
         self._barrier = "all"
         self._advance()
 
-    # --- asking and telling
+    # --- candidates and outcomes
 
     def ask(self, n: int | None = None) -> list[Candidate]:
         """At most n candidates that were not handed out yet; none while waiting or done."""
-        count = len(self._unasked) if n is None else max(n, 0)
-        taken, self._unasked = self._unasked[:count], self._unasked[count:]
+        count = len(self._queued) if n is None else max(n, 0)
+        taken, self._queued = self._queued[:count], self._queued[count:]
         return [self._issued[key] for key in taken]
 
     def tell(self, candidate: Candidate, outcome: object) -> None:
@@ -104,13 +104,13 @@ class Explorer:
         key = (candidate.digest, candidate.needs)
         if key not in self._issued:
             raise ExplorerError(f"candidate must come from ask(), but got {key}")
-        if key in self._told or self._stopped:
+        if key in self._answered or self._stopped:
             return
         self._record(key, outcome)
 
     def outstanding(self) -> list[Candidate]:
-        """Handed out and not told, in digest order; to be measured again after a restore."""
-        waiting = self._open.difference(self._unasked)
+        """Handed out without an outcome, in digest order; to be measured again after a restore."""
+        waiting = self._open.difference(self._queued)
         return [self._issued[key] for key in sorted(waiting)]
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class Explorer:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be asked."""
+        """Whether no further candidate will be handed out."""
         return self._finished
 
     # --- reading
@@ -188,9 +188,9 @@ class Explorer:
     # --- saving
 
     def state(self) -> dict[str, Any]:
-        """Everything told and asked so far, as a JSON object for `restore`."""
+        """All outcomes, and what was handed out, as a JSON object for `restore`."""
         outcomes = []
-        for digest, needs in sorted(self._told):
+        for digest, needs in sorted(self._answered):
             node = self._tree.nodes[digest]
             outcome = node.latency if needs == "latency" else node.score
             if outcome is not None:
@@ -200,7 +200,7 @@ class Explorer:
             "config": config_to_json(self.config),
             "given": self._inputs,
             "outcomes": outcomes,
-            "unasked": [list(key) for key in self._unasked],
+            "unasked": [list(key) for key in self._queued],
             "stopped": self._stopped,
         }
 
@@ -259,8 +259,8 @@ class Explorer:
         if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
         explorer._replay(state["outcomes"], forget)
-        unasked = {tuple(key) for key in state["unasked"]}
-        explorer._unasked = [key for key in explorer._unasked if key in unasked]
+        queued = {tuple(key) for key in state["unasked"]}
+        explorer._queued = [key for key in explorer._queued if key in queued]
         if state["stopped"]:
             explorer.stop()
         return explorer
@@ -270,10 +270,10 @@ class Explorer:
     def _record(self, key: Key, outcome: object) -> None:
         digest, needs = key
         self._tree.nodes[digest].tell(read_outcome(needs, outcome), needs)
-        self._told.add(key)
+        self._answered.add(key)
         self._open.discard(key)
-        if key in self._unasked:
-            self._unasked.remove(key)
+        if key in self._queued:
+            self._queued.remove(key)
         self._advance()
 
     def _advance(self) -> None:
@@ -292,14 +292,14 @@ class Explorer:
         self._barrier = questions.barrier
         for candidate in questions.candidates:
             self._issued[candidate.key] = candidate
-            self._unasked.append(candidate.key)
+            self._queued.append(candidate.key)
             self._open.add(candidate.key)
 
     def _finish(self) -> None:
         self._finished = True
         self._steps.close()
         self._open.clear()
-        self._unasked.clear()
+        self._queued.clear()
 
     def _replay(self, outcomes: Sequence[Mapping[str, Any]], forget: Collection[str]) -> None:
         left = {}

@@ -1,4 +1,4 @@
-"""What may be told about a candidate. Knows nothing of who measured or scored it."""
+"""Outcomes that a candidate may have. Knows nothing of who measured or scored it."""
 
 import math
 from dataclasses import asdict, dataclass

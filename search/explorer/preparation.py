@@ -103,7 +103,7 @@ def _measure_alone(
 
 
 def _measure_least_widths(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
-    """The stairs found are too slow for the budget although the minimum meets it: go lower."""
+    """For stairs that are too slow for the budget although the minimum meets it: go lower."""
     least, widths = _minimum_widths(tree), tree.importance.widths
     wanted = {
         name: [] if least[name] in rows or least[name] == widths[name] else [least[name]]
@@ -175,7 +175,7 @@ def _halved(floors: Mapping[str, int], times: int) -> dict[str, int]:
 
 
 def declare_infeasible(tree: Tree, status: SearchStatus) -> None:
-    """Says why no plan meets the budget, with the measured ratios (None where that failed).
+    """Records why no plan meets the budget, with the measured ratios (None where that failed).
 
     Keys: budget, minimum_ratio, fastest_stairs_ratio, fastest_ratio (of all plans), errors,
     message.

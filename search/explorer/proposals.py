@@ -103,14 +103,14 @@ def _cuts(
     space: Space, parent: Node, target: float, predict: Callable[[Widths], float]
 ) -> Iterator[Proposal]:
     """For each group that reaches the target alone, its widest such stair; cheapest first."""
-    found = []
+    cuts = []
     for name, widths in space.allowed_widths.items():
         for width in widths:
             cut = {**parent.widths, name: width}
             if width < parent.widths[name] and predict(cut) <= target:
-                found.append((space.importance.total(cut), name, cut))
+                cuts.append((space.importance.total(cut), name, cut))
                 break
-    for _, _, cut in sorted(found, key=lambda item: item[:2]):
+    for _, _, cut in sorted(cuts, key=lambda item: item[:2]):
         yield "cut", cut
 
 
@@ -118,13 +118,13 @@ def _exchanges(
     space: Space, best: Widths, target: float, predict: Callable[[Widths], float]
 ) -> Iterator[Proposal]:
     """One group a stair up, another a stair down, still reaching the target; cheapest first."""
-    found = []
+    exchanges = []
     for grown, cut in permutations(space.allowed_widths, 2):
         up, down = space.wider(grown, best[grown]), space.narrower(cut, best[cut])
         if up is None or down is None:
             continue
         widths = {**best, grown: up, cut: down}
         if predict(widths) <= target:
-            found.append((space.importance.total(widths), grown, cut, widths))
-    for *_, widths in sorted(found, key=lambda item: item[:3]):
+            exchanges.append((space.importance.total(widths), grown, cut, widths))
+    for *_, widths in sorted(exchanges, key=lambda item: item[:3]):
         yield "exchange", widths

@@ -29,14 +29,14 @@ RoundGenerator = Generator[QuestionRound, None, T]
 
 
 def measure(nodes: Iterable[Node], *, score: Iterable[Node] = ()) -> RoundGenerator[None]:
-    """Asks for the latency of nodes, and starts scoring others; waits for latencies only."""
+    """Requests the latency of nodes, and starts scoring others; waits for latencies only."""
     latencies = [candidate for node in _ordered(nodes) for candidate in node.request("latency")]
     losses = [candidate for node in _ordered(score) for candidate in node.request("loss")]
     yield QuestionRound((*latencies, *losses), "latency")
 
 
 def score(nodes: Iterable[Node]) -> RoundGenerator[None]:
-    """Asks for the loss of nodes and waits for every answer still open."""
+    """Requests the loss of nodes and waits for every answer still open."""
     losses = [candidate for node in _ordered(nodes) for candidate in node.request("loss")]
     yield QuestionRound(tuple(losses), "all")
 

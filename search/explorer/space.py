@@ -1,6 +1,6 @@
 """The widths that a search may choose from, and the cheapest ways to reach a latency target.
 
-Knows stairs, floors, penalties and the prior; asks nothing and measures nothing.
+Knows stairs, floors, penalties and the prior; requests and measures nothing.
 """
 
 from collections.abc import Callable, Mapping

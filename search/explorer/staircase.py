@@ -26,7 +26,7 @@ def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) ->
     Args:
         width: Full width, whose ratio is 1.
         stairs: Measured ratios.
-        tried: Widths asked for already, measured or failed.
+        tried: Widths requested already, measured or failed.
 
     Returns:
         The most aligned width in the middle half of the gap, or None when every gap is closed.

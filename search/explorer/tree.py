@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass
 class Node:
-    """A plan in the tree and what has been told about it."""
+    """A plan in the tree and its outcomes so far."""
 
     plan: Plan
     digest: str
@@ -76,7 +76,7 @@ class Node:
         return self.ratio is not None and self.ratio <= ratio
 
     def request(self, needs: Needs) -> list[Candidate]:
-        """The question, the first time it is asked; nothing afterwards."""
+        """The question, on the first request; nothing afterwards."""
         if needs in self.requested:
             return []
         self.requested.add(needs)

@@ -1,6 +1,6 @@
 """Finds the batch sizes for which an exported graph computes what the model does.
 
-Python may decide by the number of examples, and an export keeps the way of two. It tells the
+Python may decide by the number of examples, and an export keeps the way of two. It states the
 largest number for which that is right, but neither what one example does nor an odd number.
 
 | symbol | meaning |

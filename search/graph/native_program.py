@@ -46,7 +46,7 @@ def cast_program(program: Program, model: nn.Module, inputs: Sequence[Tensor]) -
     exported = program.exported
     if _decimals(model, inputs) != {torch.float32} or exported.statistics is not None:
         return None
-    if any(_tells_dtype(value) for value in _arguments(exported)):
+    if any(_depends_on_dtype(value) for value in _arguments(exported)):
         return None
     constants = {
         name: value.float() if value.dtype is torch.float64 else value
@@ -78,7 +78,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _tells_dtype(value: Any) -> bool:
+def _depends_on_dtype(value: Any) -> bool:
     if isinstance(value, float):
         return value != 0 and np.isfinite(value) and not _SMALLEST < abs(value) < _LARGEST
     if isinstance(value, torch.dtype):
@@ -86,10 +86,10 @@ def _tells_dtype(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _with_program(
+def with_program(
     graph: PruningGraph, operators: Mapping[str, Operator], deadline: Deadline
 ) -> PruningGraph:
-    """The graph with the exported graph of the model in its own dtype.
+    """The analysis with the exported graph of the model in its own dtype.
 
     Where that cannot be had in time, or differs from the one that was verified, the groups that
     need it are frozen.
@@ -98,15 +98,19 @@ def _with_program(
         group.name for group in graph.groups if group.form == "graph" and group.status != "frozen"
     ]
     try:
-        return replace(graph, program=_program_like(graph, operators, deadline))
+        return replace(graph, program=program_like(graph, operators, deadline))
     except GraphError as error:
         return frozen_by(graph, dict.fromkeys(needing, str(error)))
 
 
-def _program_like(
+def program_like(
     graph: PruningGraph, operators: Mapping[str, Operator], deadline: Deadline = NEVER
 ) -> Program:
-    """The exported graph of the model in its own dtype, if it has the groups of `graph`."""
+    """The exported graph of the model in its own dtype.
+
+    Raises:
+        GraphError: it cannot be exported in time, or does not have the groups of `graph`.
+    """
     program, grouping = program_of(graph.model, graph.example_inputs, operators, deadline)
     same = (
         np.array_equal(grouping.group_of, graph.group_of),
@@ -132,12 +136,12 @@ def program_of(
     tensors = named_tensors(copied)
     exported = export(copied, batch_of_two(example_inputs), deadline)
     exported = with_fixed_statistics(exported, tensors)
-    propagation = with_blocks(exported, analysed(exported, _aliases(tensors), operators))
+    propagation = with_blocks(exported, analysed(exported, aliases_of(tensors), operators))
     program = with_batches(Program(exported, propagation), model, example_inputs)
     return program, form_groups(propagation)
 
 
-def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Name of a tensor -> the first name of the same tensor; they differ where it is tied."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}

@@ -45,7 +45,7 @@ class PruningGraph:
         obstacle: why the whole could not be traced; else empty.
         complete: everything was tried. Else the time was over before, and with more of it other
             groups may turn out to be prunable, or to leave the model in the user's own class.
-        verdicts: what the trials told; `trace` goes on from there.
+        verdicts: the results of the trials; `trace` goes on from there.
     """
 
     model: nn.Module
@@ -76,7 +76,7 @@ class PruningGraph:
         return tuple(group for group in self.searched(blocks=True) if group.kind == "block")
 
     def searched(self, *, blocks: bool) -> tuple[Group, ...]:
-        """What a search may cut: the prunable groups, and where it is asked to, the blocks."""
+        """What a search may cut: the prunable groups and, with `blocks`, the blocks."""
         free = (group for group in self.groups if group.status != "frozen")
         return tuple(group for group in free if blocks or group.kind != "block")
 
@@ -100,7 +100,7 @@ class PruningGraph:
 
     @cached_property
     def uneven(self) -> frozenset[str]:
-        """Names of the groups whose width alone does not tell every size: cut into parts that do
+        """Names of the groups whose width alone does not give every size: cut into parts that do
         not keep the same units."""
         if self.program is None:
             return frozenset()

@@ -149,11 +149,11 @@ def _frozen(graph: Analysis) -> list[dict[str, Any]]:
     for group in graph.groups:
         if group.status == "frozen":
             causes.setdefault(cause_of(group.reason), []).append(group)
-    told = []
+    entries = []
     for cause, groups in causes.items():
         without = graph.kept_units({group.name: range(0) for group in groups})
         lost = whole - _sum(graph.mac_counts, without)
-        told.append(
+        entries.append(
             {
                 "cause": cause,
                 "groups": [group.name for group in groups],
@@ -161,4 +161,4 @@ def _frozen(graph: Analysis) -> list[dict[str, Any]]:
                 "mac_share": lost / whole if whole else 0.0,
             }
         )
-    return sorted(told, key=lambda entry: -float(str(entry["mac_share"])))
+    return sorted(entries, key=lambda entry: -float(str(entry["mac_share"])))

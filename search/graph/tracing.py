@@ -34,7 +34,7 @@ from search.graph.fallbacks.submodules import (
     side_by_side,
     traceable_calls,
 )
-from search.graph.native_program import _aliases, _program_like, _with_program, cast_program
+from search.graph.native_program import aliases_of, cast_program, program_like, with_program
 from search.graph.pruning_graph import PruningGraph, frozen_by
 from search.graph.trial_log import TrialLog, Verdicts
 from search.graph.verification.redraw import stirred
@@ -68,14 +68,15 @@ def trace(
     Args:
         model: any traceable module, in any mode and dtype; it is not touched.
         example_inputs: tensors with a leading batch dimension.
-        time_limit_s: processor time of the calling thread, which does all the work, so that what
-            is found does not hang on who else uses the machine. Checked between steps, each of
+        time_limit_s: processor time of the calling thread, which does all the work, so that the
+            result does not depend on other users of the machine. Checked between steps, each of
             which is taken to last as long as the longest before it, and while the model is
             exported.
         wall_limit_s: the same in time as it passes, for a model that waits instead of computing;
             twenty times as long by default.
-        verdicts: what an earlier trace of the same model told (`graph.verdicts`): it goes on from
-            there, and what was verified is not verified again. What they do not fit is left aside.
+        verdicts: the results of an earlier trace of the same model (`graph.verdicts`): it goes on
+            from there, and what was verified is not verified again. What they do not fit is left
+            aside.
         operators: what is known of every ATen operator; extend OPERATORS by a record for one that
             has none. A wrong rule freezes groups, it cannot break a pruned model.
         clock: of `time_limit_s`: seconds that only ever grow; by default the processor time.
@@ -140,10 +141,10 @@ def _traced(
         verified = _verified(model, example_inputs, operators, log, deadline, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
-        return replace(graph, exporting=partial(_program_like, graph, operators))
+        return replace(graph, exporting=partial(program_like, graph, operators))
     program = cast_program(verified.program, model, example_inputs)
     return (
-        _with_program(graph, operators, deadline)
+        with_program(graph, operators, deadline)
         if program is None
         else replace(graph, program=program)
     )
@@ -196,9 +197,8 @@ def _assembled(
     operators: Mapping[str, Operator],
 ) -> tuple[PruningGraph, Propagation]:
     """The groups of an exported model, not verified, and its labels."""
-    propagation = with_blocks(
-        exported, analysed(exported, _aliases(named_tensors(model)), operators)
-    )
+    aliases = aliases_of(named_tensors(model))
+    propagation = with_blocks(exported, analysed(exported, aliases, operators))
     grouping = form_groups(propagation)
     graph = PruningGraph(
         model=model,
@@ -218,7 +218,7 @@ def _assembled(
 
 
 def _parameters(model: nn.Module) -> dict[str, str]:
-    return _aliases(dict(model.named_parameters(remove_duplicate=False)))
+    return aliases_of(dict(model.named_parameters(remove_duplicate=False)))
 
 
 def _unused(exported: Exported, aliases: Mapping[str, str]) -> tuple[str, ...]:

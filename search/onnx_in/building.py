@@ -155,18 +155,20 @@ class Builder:
         value = self._values[moving[0]]
         if len(moving) != 1 or not isinstance(value, Tensor):
             return None
-        found = {p: self._constants[n] for p, n in enumerate(node.inputs) if n in self._constants}
-        node, found = self._with_bias(node, found)
-        key = (node.op, *sorted((p, id(c)) for p, c in found.items()), repr(node.attributes))
+        constants = {
+            p: self._constants[n] for p, n in enumerate(node.inputs) if n in self._constants
+        }
+        node, constants = self._with_bias(node, constants)
+        key = (node.op, *sorted((p, id(c)) for p, c in constants.items()), repr(node.attributes))
         name = self._layers.get(key)
         if name is None:
-            site = Site(node, found, tuple(value.shape), self._graph.opset)
+            site = Site(node, constants, tuple(value.shape), self._graph.opset)
             made = layer(site, bias=self._biases)
             if made is None:
                 return None
             name = free_name(self._module, layer_name(node))
             self._module.add_module(name, made)
-            if any(c.ndim > 1 for c in found.values()):
+            if any(c.ndim > 1 for c in constants.values()):
                 self._layers[key] = name
         step = Step(node, None, name, (moving[0],))
         return step, self._try_layer(step, value)
@@ -183,24 +185,25 @@ class Builder:
         return as_tuple(made)
 
     def _with_bias(
-        self, node: OnnxNode, found: dict[int, Tensor]
+        self, node: OnnxNode, constants: dict[int, Tensor]
     ) -> tuple[OnnxNode, dict[int, Tensor]]:
         """A product and the vector that is added to it are one linear layer."""
         readers = self._readers.get(node.outputs[0], [])
-        if node.op != "MatMul" or 1 not in found or found[1].ndim != 2 or len(readers) != 1:
-            return node, found
+        weight = constants.get(1)
+        if node.op != "MatMul" or weight is None or weight.ndim != 2 or len(readers) != 1:
+            return node, constants
         add = readers[0]
         if add is None or add.op != "Add":
-            return node, found
+            return node, constants
         (other,) = [name for name in add.inputs if name != node.outputs[0]] or ("",)
         vector = self._constants.get(self._same.get(other, other))
-        width = found[1].shape[1]
+        width = weight.shape[1]
         if vector is None or vector.numel() != width or tuple(vector.shape[-1:]) != (width,):
-            return node, found
+            return node, constants
         if vector.ndim > self._values[self._same.get(node.inputs[0], node.inputs[0])].ndim:
-            return node, found
+            return node, constants
         joined = replace(node, outputs=add.outputs)
-        return joined, {**found, 2: vector.reshape(-1)}
+        return joined, {**constants, 2: vector.reshape(-1)}
 
     def _function_step(self, node: OnnxNode) -> tuple[Step, tuple[Value, ...]]:
         function = known(node)
@@ -274,7 +277,7 @@ def _on_meta(value: Value | None) -> Value | None:
 def _pattern(
     node: OnnxNode, inputs: tuple[Value | None, ...], outputs: tuple[Value, ...], batch: int
 ) -> tuple[Entry, ...] | None:
-    """How the output's sizes follow from the first input's, where a node is told sizes."""
+    """How the output's sizes follow from the first input's, where a node takes sizes."""
     x, out = inputs[0], outputs[0]
     if not isinstance(x, Tensor) or not isinstance(out, Tensor) or 0 in x.shape:
         return None

@@ -66,7 +66,7 @@ class InstanceNorm(_InstanceNorm):
 
 
 class Pad(nn.Module):
-    """Zeros around an image, as `pads` or `auto_pad` of a convolution say."""
+    """Zeros around an image, from `pads` or `auto_pad` of a convolution."""
 
     def __init__(
         self,

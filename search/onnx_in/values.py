@@ -93,8 +93,8 @@ class NodeCall:
     def given(self, place: int, name: str, since: int) -> list[int] | None:
         """Ints that are an attribute before opset `since`, and an input from there on."""
         if self.opset < since:
-            found = self.attributes.get(name)
-            return None if found is None else list(found)
+            value = self.attributes.get(name)
+            return None if value is None else list(value)
         return self.ints(place) if self.has(place) else None
 
     @property
@@ -170,7 +170,7 @@ def following(source: Sequence[int], target: Sequence[int], batch: int = 1) -> t
 
     Runs of dimensions with equal products belong together. A target dimension that is a run of
     its own is the product of its sources, whatever their sizes; of one source of dimension 0 cut
-    into several, the first multiple of `batch` follows; other dimensions are as the model says.
+    into several, the first multiple of `batch` follows; other dimensions are as the model states.
 
     Returns:
         Per target dimension ("product", dims), ("quotient", (dim, divisor)) or ("given", ()).

@@ -50,15 +50,15 @@ def sizes(groups: Sequence[Group]) -> list[Size]:
         for member in group.members:
             multiples = shared.setdefault((member.tensor, member.dim), {})
             multiples[group.name] = multiples.get(group.name, 0) + len(member.indices[0])
-    found: dict[Size, None] = {((group.name, 1),): None for group in groups}
+    distinct: dict[Size, None] = {((group.name, 1),): None for group in groups}
     for multiples in shared.values():
         common = gcd(*multiples.values())
-        found[tuple(sorted((name, m // common) for name, m in multiples.items()))] = None
-    return list(found)
+        distinct[tuple(sorted((name, m // common) for name, m in multiples.items()))] = None
+    return list(distinct)
 
 
 def is_regular(group: Group) -> bool:
-    """Whether all units are alike, so that the width alone tells every size."""
+    """Whether all units are alike, so that the width alone gives every size."""
     return all(len({len(unit) for unit in member.indices}) == 1 for member in group.members)
 
 

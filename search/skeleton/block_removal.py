@@ -51,10 +51,10 @@ def find_removals(proto: ModelProto, wanted: Mapping[str, MatrixSizes]) -> dict[
         blocks.setdefault(sizes, []).append(name)
     removals: dict[str, BlockRemoval] = {}
     for sizes, names in blocks.items():
-        found = places.get(sizes, [])
-        if not sizes or len(found) != len(names):
-            raise SkeletonError(f"{names} must end in one addition each, but got {len(found)}")
-        removals |= zip(names, found, strict=True)
+        alike = places.get(sizes, [])
+        if not sizes or len(alike) != len(names):
+            raise SkeletonError(f"{names} must end in one addition each, but got {len(alike)}")
+        removals |= zip(names, alike, strict=True)
     return removals
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PROBES = 2
 MOST_PROBES = 8
 CHECKS = 2
-NARROW = 8  # units: groups up to this width have too few widths to be told apart by one probe
+NARROW = 8  # units: groups up to this width have too few widths to differ in one probe
 PROBES_BY_DIGIT = 4
 
 
@@ -80,7 +80,7 @@ class SkeletonFactory:
         return self._cache[key]
 
     def to_json(self) -> str:
-        """What solving found, so that another process can skip its exports: see `from_json`."""
+        """The solved derivation, so that another process can skip its exports: see `from_json`."""
         derivation = self._solve()
         return "null" if derivation is None else derivation.to_json()
 
@@ -121,7 +121,7 @@ class SkeletonFactory:
         )
 
     def _solve_removals(self, derivation: Derivation) -> Mapping[str, BlockRemoval]:
-        """Where each block ends; nothing where two true exports say otherwise."""
+        """Where each block ends; nothing where two true exports disagree."""
         if self._removals is None:
             try:
                 self._removals = self._checked_removals(derivation)
@@ -192,7 +192,7 @@ class SkeletonFactory:
     def _probe(self, number: int) -> Plan:
         """Random widths, distinct between the groups as far as there are enough.
 
-        Narrow groups of the same width are told apart by the digits of their place among them.
+        Narrow groups of the same width differ by the digits of their place among them.
         """
         source = random.Random(number)
         prunable = {group.name for group in self._graph.prunable}

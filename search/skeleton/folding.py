@@ -61,7 +61,7 @@ def foldable_norms(
 ) -> Iterator[tuple[NodeProto, NodeProto]]:
     """Every batch norm that the layer before it can absorb: (layer, norm).
 
-    When the next one is asked for, the norm is taken out, and the layer gives its output.
+    When the next pair is requested, the norm is removed, and the layer gives its output.
     """
     makers = {name: node for node in graph.node for name in node.output}
     uses = uses_of(graph)

@@ -14,20 +14,20 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 
 SMALL = 64  # elements: a longer integer constant is an index table, and part of the structure
-RAMP = 4  # elements: at least as many integers that count up from 0 are told by their number
+RAMP = 4  # elements: at least as many integers that count up from 0 are stored as their number
 _INTEGERS = frozenset((TensorProto.INT64, TensorProto.INT32))
 
 
 def numbers(proto: ModelProto) -> list[int]:
     """All numbers, in a fixed order."""
-    found: list[int] = []
+    values: list[int] = []
 
     def note(value: int) -> int:
-        found.append(value)
+        values.append(value)
         return value
 
     _map_numbers(_copy(proto), note)
-    return found
+    return values
 
 
 def structure(proto: ModelProto) -> bytes:

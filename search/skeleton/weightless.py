@@ -1,4 +1,4 @@
-"""A skeleton: an ONNX graph without weights and with canonical names; its digest tells the shape.
+"""A skeleton: an ONNX graph without weights, with canonical names; its digest identifies it.
 
 Two models with the same structure and shapes have the same skeleton, whatever their weights and
 however their modules are called. Knows nothing of torch or of plans.
@@ -22,7 +22,7 @@ class Skeleton:
     """A candidate's ONNX graph without weights.
 
     Float initializers have name, dims and type; their data location is EXTERNAL and the key
-    `location` says "secateur:fill". A variance is input 4 of a `BatchNormalization` node: it must
+    `location` holds "secateur:fill". A variance is input 4 of a `BatchNormalization` node: it must
     be filled with positive numbers. All other initializers hold their true values.
     """
 

@@ -24,7 +24,7 @@ KeepMask: TypeAlias = NDArray[np.bool_]
 
 Atoms: TypeAlias = NDArray[np.int64]
 Axis: TypeAlias = Atoms | None
-Notes: TypeAlias = tuple[tuple[Atoms, str], ...]  # atoms, and a reason
+Notes: TypeAlias = tuple[tuple[Atoms, str], ...]  # atoms, and a reason or remark for the report
 
 PICKED = "single ones of its units are picked by their position"
 FIXED = -1
@@ -73,7 +73,7 @@ class Effect:
         statistics: atoms that a mean or norm runs over, which could count them as zeros when they
             are gone; it is exact then, and an approximation where it does not.
         roles: atoms of weights, and what they do to a unit.
-        numbered: atoms that an operator computes the number of, as attention does that is given no
+        numbered: atoms that an operator computes the number of, as attention does without a given
             scale: only an exported graph can hold the number of the dense model.
         heads: atoms along the dimensions that a product of batches of matrices runs in parallel.
         choices: atoms of an output dimension that another one could carry instead, and how many

@@ -21,7 +21,7 @@ ENOUGH = 0.25  # of what all groups at half width remove
 
 
 def with_counted(exported: Exported, propagation: Propagation) -> Propagation:
-    """What the walk found; where little of it can be cut exactly, statistics count units."""
+    """The propagation, in which statistics count units where little could be cut exactly."""
     grouping = form_groups(propagation)
     whole = _left(exported, propagation, np.ones(propagation.atoms, bool))
     exact = whole - _left(exported, propagation, _half(grouping, ("prunable",)))

@@ -36,8 +36,8 @@ def quiet_copy(
 
 
 def _without_grouped_products(module: nn.Module) -> None:
-    """The usual kernel of transformers' mixtures of experts runs in float32 only, and says nothing
-    of experts: another of theirs computes the same by operators that have rules."""
+    """The usual kernel of transformers' mixtures of experts runs in float32 only, and does not
+    name the experts: another of theirs computes the same by operators that have rules."""
     config = getattr(module, "config", None)
     if getattr(config, EXPERTS, None) == "grouped_mm":
         setattr(config, EXPERTS, "batched_mm")

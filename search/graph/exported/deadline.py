@@ -25,9 +25,9 @@ LATE = "unverified: the time limit was reached first"
 def own_processor_time() -> Callable[[], float]:
     """A clock of the processor time that the calling thread takes, in seconds.
 
-    Any thread may read it: on a GPU, a backward pass asks from a thread of its own. What other
+    Any thread may read it: on a GPU, a backward pass reads it from a thread of its own. What other
     threads of the process do does not count, as a server or a notebook may have busy ones; where
-    the system cannot tell threads apart, it does.
+    the system has no clock per thread, it does.
     """
     if not hasattr(time, "pthread_getcpuclockid"):
         return time.process_time
@@ -82,8 +82,8 @@ class OutOfTime(BaseException):
 class Interruptible(TorchFunctionMode):
     """Inside, every call of torch is a step: `is_late` is called before it.
 
-    Dynamo, which traces what higher-order operators call, would trace the question too; it has to
-    do without.
+    Dynamo, which traces what higher-order operators call, would trace this call too, so it is
+    not made there.
 
     Raises:
         OutOfTime: it is late.

@@ -1,4 +1,4 @@
-"""What is said of a model that cannot be analysed, and of the line of its code that is to blame.
+"""Error messages for a model that cannot be analysed, with the line of its code that is the cause.
 
 It looks at modules and exceptions; it knows neither graphs nor pruning.
 """
@@ -88,7 +88,7 @@ def check_inputs(inputs: Sequence[Tensor]) -> None:
 
 
 def check_outputs(graph: fx.Graph, *, reads_parameters: bool) -> None:
-    """Refuse a model whose outputs tell nothing about its parameters.
+    """Refuse a model whose outputs do not depend on its parameters.
 
     Raises:
         GraphError: it returns no tensor, or reads none of its parameters.
@@ -129,7 +129,7 @@ def _own_failure(model: nn.Module, inputs: Sequence[Tensor]) -> Exception | None
 
 
 def summary_of(error: Exception) -> str:
-    """The kind of an error and the first line that it says."""
+    """The type of an error and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:_LONGEST]}" if text else type(error).__name__
 

@@ -45,7 +45,7 @@ class Exported:
         signature: of the model's forward, see `signature_of`.
         most: symbol of a free size of the inputs -> the largest for which the graph holds.
         outputs: how the model's outputs are nested.
-        dynamic: the batch size is a symbol; else it was traced as 2, and the report says so.
+        dynamic: the batch size is a symbol; else it was traced as 2, and the report states it.
         statistics: computes those of the constants that are statistics of weights; its
             placeholders and outputs are named like the placeholders here. None if there are none.
         averaged: a weight, or what is made of one -> the dimensions that those run over.
@@ -88,12 +88,12 @@ class Exported:
             for node in self.statistics.find_nodes(op="placeholder")
         ]
         with torch.no_grad():
-            found = fx.Interpreter(nn.Module(), graph=self.statistics).run(*given)
-        return {**self.constants, **found}
+            statistics = fx.Interpreter(nn.Module(), graph=self.statistics).run(*given)
+        return {**self.constants, **statistics}
 
 
 def batch_of_two(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The first two examples, or the only one twice; the first input tells the batch size."""
+    """The first two examples, or the only one twice; the first input gives the batch size."""
     if not inputs or not all(isinstance(value, Tensor) for value in inputs):
         raise GraphError("example_inputs must be a tuple of tensors, but got something else")
     size = inputs[0].shape[0] if inputs[0].ndim else 0
@@ -157,7 +157,7 @@ def _free_batch(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, .
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A failure is told by an exception; torch would print the whole graph as well."""
+    """A failure is an exception; torch would print the whole graph as well."""
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     before = log.level
     log.setLevel(logging.ERROR)

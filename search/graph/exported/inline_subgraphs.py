@@ -22,7 +22,7 @@ def in_line(graph_module: fx.GraphModule) -> None:
     """Replace every wrapped part by its operators; what leaves one without gradients is detached.
 
     A part that runs with autocast stays wrapped, unless all is float64, which it does not cast:
-    its operators have other dtypes than they say.
+    its operators then have other dtypes than their arguments state.
 
     Args:
         graph_module: changed in place.
@@ -81,8 +81,8 @@ def _copied(
         elif inner.op == "call_function":
             copies[inner] = node.graph.node_copy(inner, copies.__getitem__)
     (returned,) = part.graph.output_node().args
-    found = fx.map_arg(returned, copies.__getitem__)
-    return list(found) if isinstance(found, list | tuple) else [found]
+    outputs = fx.map_arg(returned, copies.__getitem__)
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
 def _detached(value: Any, node: fx.Node) -> Any:

@@ -42,12 +42,12 @@ class _Place:
 
 def signature_of(forward: Callable[..., Any]) -> inspect.Signature:
     """The signature of a forward, as can be kept and pickled: no annotations, plain defaults."""
-    found = inspect.signature(forward)
+    full = inspect.signature(forward)
     parameters = [
         each.replace(annotation=each.empty, default=_kept(each.default))
-        for each in found.parameters.values()
+        for each in full.parameters.values()
     ]
-    return found.replace(parameters=parameters, return_annotation=found.empty)
+    return full.replace(parameters=parameters, return_annotation=full.empty)
 
 
 class TracedCall:
@@ -142,7 +142,7 @@ def _kept(default: Any) -> Any:
 
 def _same(value: Any, default: Any) -> bool:
     """Whether a plain default was given, each number in its own type: 1 is neither True nor 1.0,
-    which a forward may tell apart."""
+    which a forward may treat differently."""
     leaves, nesting = pytree.tree_flatten(value)
     wanted, its_nesting = pytree.tree_flatten(default)
     return nesting == its_nesting and all(

@@ -15,8 +15,8 @@ def one_thread() -> Iterator[None]:
     Beside other work, threads that wait for each other by spinning cost more than they give. On
     two cores with three busy processes, ResNet-20 took 4.2 s of processor time and 18 s on one
     thread, 7.3 s and 33 s on two; with four, 3.6 s and 34 s against 8.3 s and 65 s. A thin
-    ResNet-50 was traced on one thread within 17 s of processor time; on two, nothing was found in
-    60 s.
+    ResNet-50 was traced on one thread within 17 s of processor time; on two, 60 s gave
+    no result.
 
     Torch keeps the number for each thread, and gives new ones that which was set last: a thread
     that starts inside has one too.

@@ -67,8 +67,8 @@ def traceable_calls(
         calls = _recorded(copied, batch_of_two(inputs))
     except Exception:  # whatever the forward of a user's module raises
         return ()
-    found = [call for name in _largest(copied, calls, deadline, "") for call in calls[name]]
-    return tuple(sorted(found, key=lambda call: call.tensors[0].shape[:1] != (BATCH,)))
+    chosen = [call for name in _largest(copied, calls, deadline, "") for call in calls[name]]
+    return tuple(sorted(chosen, key=lambda call: call.tensors[0].shape[:1] != (BATCH,)))
 
 
 def side_by_side(model: nn.Module, calls: Sequence[SubmoduleCall]) -> nn.Module:
@@ -95,7 +95,7 @@ def rejoined(
     """The analysis of the parts as one of the whole, which must run with all of them cut.
 
     Args:
-        graph: what was found in the parts side by side.
+        graph: the analysis of the parts side by side.
         model: the whole.
         inputs: its example inputs.
         calls: those of the parts.
@@ -124,7 +124,7 @@ def rejoined(
         return None
 
     tensors = {**named_tensors(copied), **{f"input {i}": v for i, v in enumerate(batch)}}
-    trial = f"the whole {digest_of(tensors)}"  # which way it takes may hang on its values
+    trial = f"the whole {digest_of(tensors)}"  # its control flow may depend on its values
 
     def problem(names: Sequence[str]) -> str | None:
         return log.problem(trial, names, lambda: hold(names))

@@ -27,10 +27,10 @@ AVERAGE_POOLS: tuple[Callable[..., Any], ...] = (
 
 def spatial(attributes: Any, name: str, rank: int, default: int) -> tuple[int, ...]:
     """One number per spatial dimension."""
-    found = tuple(attributes.get(name, ())) or (default,) * rank
-    if len(found) != rank:
-        raise OnnxError(f"{name} must have {rank} entries, but got {list(found)}")
-    return found
+    entries = tuple(attributes.get(name, ())) or (default,) * rank
+    if len(entries) != rank:
+        raise OnnxError(f"{name} must have {rank} entries, but got {list(entries)}")
+    return entries
 
 
 def paddings(
