@@ -1,4 +1,4 @@
-"""TODO."""
+"""Copies of a model to analyse: in evaluation mode, without gradients, in float64."""
 
 from __future__ import annotations
 

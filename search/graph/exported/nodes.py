@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a node of an exported graph is called and where it is from. Knows nothing of pruning."""
 
 from __future__ import annotations
 
