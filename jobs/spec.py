@@ -242,6 +242,60 @@ class SearchSpec(_Spec):
     blocks: bool = False
 
 
+BYTES = 4  # of a parameter in float32
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class ConstraintsSpec(_Spec):
+    """What the result must keep to beside the latency.
+
+    Attributes:
+        exclude: layers that keep all of their channels: names of modules or patterns
+            (`blocks.*.attn`); a module that holds others names all of them.
+        prune_frozen: prune layers that the model's own code freezes too.
+        multiple: channels that stay are a multiple of this, unless all do.
+        max_parameters: the most that the result may have.
+        max_size_mb: the same by the size of its weights in float32, in 10⁶ bytes.
+        min_accuracy: of the result on the validation images, as a share.
+        max_accuracy_drop: the most of that accuracy that may be lost against the dense model.
+    """
+
+    exclude: Annotated[
+        tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=64)
+    ] = ()
+    prune_frozen: bool = False
+    multiple: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_parameters: Annotated[int, Field(ge=1)] | None = None
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    min_accuracy: Share | None = None
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        for pair in (("max_parameters", "max_size_mb"), ("min_accuracy", "max_accuracy_drop")):
+            if all(getattr(self, name) is not None for name in pair):
+                raise ValueError(f"must give one of {pair[0]} and {pair[1]}, but got both")
+        return self
+
+    @property
+    def most_parameters(self) -> int | None:
+        """`max_parameters`, or as many as `max_size_mb` holds."""
+        if self.max_size_mb is not None:
+            return max(1, int(self.max_size_mb * 1e6 / BYTES))
+        return self.max_parameters
+
+    def least_accuracy(self, dense: float) -> float:
+        """The accuracy that the result must have on the validation images.
+
+        Args:
+            dense: the accuracy of the dense model.
+        """
+        if self.max_accuracy_drop is not None:
+            return dense - self.max_accuracy_drop
+        return 0.0 if self.min_accuracy is None else self.min_accuracy
+
+
 class FinetuneSpec(_Spec):
     """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out.
 
@@ -271,6 +325,7 @@ class JobSpec(_Spec):
     target: TargetSpec = TargetSpec()
     search: SearchSpec = SearchSpec()
     finetune: FinetuneSpec = FinetuneSpec()
+    constraints: ConstraintsSpec = ConstraintsSpec()
 
 
 def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:

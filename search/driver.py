@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
 from search.evaluation import cross_entropy_loss
@@ -73,6 +74,8 @@ def run_search(
     criterion: str = "l1",
     tolerance: float = 0.1,
     batch_size: int = 1,
+    exclude: Sequence[str] = (),
+    prune_frozen: bool = False,
     sensitivity: Sensitivity | None = None,
     staircases: Mapping[str, Mapping[str, float]] | None = None,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
@@ -91,15 +94,21 @@ def run_search(
         criterion: Name of an importance criterion.
         tolerance: τ of the layer floors, doubled until they leave room for the budget.
         batch_size: Batch size of the skeletons.
+        exclude: Layers that keep all of their channels, see `Constraints`.
+        prune_frozen: Prune layers that do not require gradients too.
         sensitivity: Measured earlier; skips that phase.
         staircases: Measured earlier; skips that phase.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
-        ConfigError: There are no batches, or they are not inputs and labels.
+        ConfigError: There are no batches, or they are not inputs and labels; the constraints name
+            no layer or exclude each other.
         SearchError: A part of the library refused its input.
     """
     batches = _checked(batches)
+    graph = constrained(
+        graph, Constraints(tuple(exclude), prune_frozen, config.multiple, config.max_parameters)
+    )
     inputs = [images for images, _ in batches]
     loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
     scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)

@@ -14,6 +14,7 @@ from jobs.artifacts import ArtifactStore, archive_name, skeleton_name, weights_n
 from jobs.data_roots import data_roots
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.tables import Dataset, Model
+from search.constraints import Constraints, constrained
 from search.graph import PruningGraph, trace
 from search.graph.pruning_graph import frozen_by
 from search.plan import Plan
@@ -76,6 +77,14 @@ class Library:
         """
         return self._graphs.get(model.id, lambda: self._traced(model))
 
+    def job_graph(self, snapshot: Snapshot) -> PruningGraph:
+        """The traced network of a job, in which what the job leaves alone is frozen.
+
+        Raises:
+            ConfigError: the job's constraints exclude each other, or name no layer.
+        """
+        return constrained(self.graph(snapshot.model), constraints_of(snapshot.spec))
+
     def skeleton(self, model: Model, plan: Plan, *, batch_size: int) -> Blob:
         """The plan's skeleton, in the store."""
         key = (model.id, batch_size)
@@ -134,6 +143,17 @@ class Library:
             validation=VALIDATION_IMAGES,
         )
         return Data(images, splits, source)
+
+
+def constraints_of(spec: JobSpec) -> Constraints:
+    """The constraints of a job as the library takes them."""
+    given = spec.constraints
+    return Constraints(
+        exclude=given.exclude,
+        prune_frozen=given.prune_frozen,
+        multiple=given.multiple,
+        max_parameters=given.most_parameters,
+    )
 
 
 def _as_reported(graph: PruningGraph, report: Mapping[str, Any]) -> PruningGraph:

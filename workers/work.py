@@ -24,7 +24,7 @@ class Work:
     @property
     def graph(self) -> PruningGraph:
         """The job's traced network."""
-        return self.library.graph(self.snapshot.model)
+        return self.library.job_graph(self.snapshot)
 
     @property
     def data(self) -> Data:

@@ -43,6 +43,22 @@ def submit(
         bool | None, typer.Option("--blocks/--no-blocks", help="Remove whole blocks too, or not.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave this layer alone: a name or a pattern such as blocks.*.attn."),
+    ] = None,
+    multiple: Annotated[
+        int | None, typer.Option(help="Channels that stay are a multiple of this.")
+    ] = None,
+    max_size_mb: Annotated[
+        float | None, typer.Option(help="Most megabytes that the weights may take in float32.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Least accuracy on the validation images: 0.9 is 90 %.")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Most of that accuracy that may be lost: 0.01 is a point.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Makes repeating this command safe.")
     ] = None,
@@ -65,6 +81,11 @@ def submit(
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)
     put(spec, ("finetune", "steps"), steps)
+    put(spec, ("constraints", "exclude"), exclude or None)
+    put(spec, ("constraints", "multiple"), multiple)
+    put(spec, ("constraints", "max_size_mb"), max_size_mb)
+    put(spec, ("constraints", "min_accuracy"), min_accuracy)
+    put(spec, ("constraints", "max_accuracy_drop"), max_accuracy_drop)
     with connect(server, key) as client:
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)
         if wait and as_json:

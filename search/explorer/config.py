@@ -38,6 +38,8 @@ class SearchConfig:
         perturbation: Spread of the perturbed knapsacks (log scale).
         learn: Correct the latency prior by whole-model measurements.
         blocks: Remove whole residual blocks too; else they all stay.
+        multiple: Channels that stay are a multiple of this, unless all do.
+        max_parameters: The most that the result may have; None is no limit.
     """
 
     budget: float
@@ -56,14 +58,19 @@ class SearchConfig:
     perturbation: float = 0.4
     learn: bool = True
     blocks: bool = False
+    multiple: int = 1
+    max_parameters: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", tuple(self.window))
         object.__setattr__(self, "proposals", tuple(self.proposals))
         if not (math.isfinite(self.budget) and self.budget > 0):
             raise ConfigError(f"budget must be a finite ratio > 0, but got {self.budget}")
-        for name in ("beam_width", "children", "levels", "min_width", "staircase_points"):
+        counts = ("beam_width", "children", "levels", "min_width", "staircase_points", "multiple")
+        for name in counts:
             _require_at_least(name, getattr(self, name), 1)
+        if self.max_parameters is not None:
+            _require_at_least("max_parameters", self.max_parameters, 1)
         for name in ("max_moves", "seed"):
             _require_at_least(name, getattr(self, name), 0)
         for name in ("stair_gain", "perturbation"):

@@ -5,10 +5,10 @@ inputs and the set of outcomes, never of their order: so its state is just those
 restoring replays them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from search.errors import ExplorerError
+from search.errors import ConfigError, ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
@@ -18,6 +18,7 @@ from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import QuestionRound
 from search.explorer.saved_state import SavedSensitivity, config_to_json, inputs_to_json
 from search.explorer.tree import Candidate, Node, Tree, pareto
+from search.plan import Plan
 
 VERSION = 1
 Key = tuple[str, Needs]
@@ -62,11 +63,13 @@ class Explorer:
         staircases: Mapping[str, Mapping[Any, float]] | None = None,
     ) -> None:
         groups = graph if isinstance(graph, Sequence) else graph.groups
-        importance = Importance(groups, scores, sensitivity, blocks=config.blocks)
+        importance = Importance(
+            groups, scores, sensitivity, blocks=config.blocks, multiple=config.multiple
+        )
         self.config = config
         self.infeasible: dict[str, Any] | None = None
         self._inputs = inputs_to_json(floors, sensitivity, staircases, importance)
-        self._tree = Tree(config, importance)
+        self._tree = Tree(config, importance, _counter(graph, config))
         self._status = SearchStatus(
             stairs={
                 name: {int(width): float(ratio) for width, ratio in rows.items()}
@@ -164,8 +167,10 @@ class Explorer:
         """
         count = self.config.beam_width if n is None else n
         ranked = self._tree.finalists(len(self._tree.nodes))
-        return [node for node in ranked if node.meets(self.config.budget)][:count] or (
-            [self._tree.root][:count] if self.config.budget >= 1.0 else []
+        return [node for node in ranked if node.meets(self.config.budget) and node.fits][
+            :count
+        ] or (
+            [self._tree.root][:count] if self.config.budget >= 1.0 and self._tree.root.fits else []
         )
 
     def staircases(self) -> dict[str, dict[str, float]]:
@@ -323,3 +328,13 @@ class Explorer:
             return 0
         waiting = sum(needs == "latency" for _, needs in self._open)
         return remaining_measurements(self.config, self._status, waiting)
+
+
+def _counter(graph: object, config: SearchConfig) -> Callable[[Plan], int] | None:
+    """Counts the parameters of a plan, where a limit asks for it."""
+    if config.max_parameters is None:
+        return None
+    counter: Callable[[Plan], int] | None = getattr(graph, "parameters", None)
+    if counter is None:
+        raise ConfigError("max_parameters needs a PruningGraph, but got groups alone")
+    return counter

@@ -18,6 +18,7 @@ import numpy as np
 from search.errors import ExplorerError
 from search.floors import monotone_curve, predicted_rise
 from search.plan import Plan, best_of
+from search.widths import narrowest, step_of
 
 _TIE = 1e-4  # of −log kept beside a measured rise: orders widths that the rise leaves equal
 _LEAST_KEPT = 1e-9
@@ -34,6 +35,8 @@ class GroupLike(Protocol):
     def status(self) -> str: ...
     @property
     def min_width(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
     @property
     def required_any_of(self) -> Sequence[Sequence[int]]: ...
 
@@ -62,6 +65,7 @@ class Importance:
         sensitivity: Measured loss rises; scores compare only within a layer, these compare
             across layers.
         blocks: Groups that can go altogether are searched as well; else they stay dense.
+        multiple: Channels that stay are a multiple of this, unless all do.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Importance:
         sensitivity: SensitivityLike | None = None,
         *,
         blocks: bool = False,
+        multiple: int = 1,
     ) -> None:
         self.all_widths = {group.name: group.width for group in groups}
         searched = [
@@ -79,7 +84,8 @@ class Importance:
             if group.status != "frozen" and group.name in scores and (blocks or group.min_width)
         ]
         self.widths = {group.name: group.width for group in searched}
-        self.min_widths = {group.name: group.min_width for group in searched}
+        self.min_widths = {group.name: narrowest(group, multiple) for group in searched}
+        self.steps = {group.name: step_of(group, multiple) for group in searched}
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
         self._order = {
             name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()

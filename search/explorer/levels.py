@@ -17,7 +17,7 @@ def archtree(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> RoundGenerator[None]:
     """The whole search, from the dense model to the finalists."""
-    if tree.config.budget >= 1.0:
+    if tree.config.budget >= 1.0 and tree.root.fits:
         yield from score([tree.root])
         return
     space = yield from prepare(tree, status, floors, relax)
@@ -69,6 +69,8 @@ class Level:
         ]
         prior = space.prior.fitted(samples, target) if config.learn else space.prior
         self.space = space.learned(prior)
+        if self.last and config.max_parameters is not None:
+            self.space = self.space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
 
     def run(self, frontier: Sequence[Node], anchor: Node | None) -> RoundGenerator[list[Node]]:
         """Measures, moves and scores children; returns the next frontier."""
@@ -105,7 +107,7 @@ class Level:
             yield from measure(active.values(), score=reached.values())
             missed = []
             for digest, node in sorted(active.items()):
-                if node.ratio is not None and self.low <= node.ratio <= self.high:
+                if node.ratio is not None and self._is_reached(node, node.ratio):
                     reached[digest] = node
                 elif node.ratio is not None:
                     missed.append(node)
@@ -118,12 +120,18 @@ class Level:
                 break
         return list(reached.values())
 
+    def _is_reached(self, node: Node, ratio: float) -> bool:
+        return self.low <= ratio <= self.high and self._fits(node)
+
+    def _fits(self, node: Node) -> bool:
+        return node.fits or not self.last
+
     def _moved(self, node: Node) -> Node | None:
         """The cheapest stairs down (or, from below the window, the most stairs up)."""
         if node.ratio is None or node.sample is None:
             return None
         predict = anchored(self.space, node.sample)
-        if node.ratio > self.high:
+        if node.ratio > self.high or not self._fits(node):
             origin = "shrink"
             widths = self.space.cheapest(self.goal, predict, most=node.widths)
         else:
@@ -139,7 +147,11 @@ class Level:
     def _keep(self, frontier: Sequence[Node], fallbacks: Sequence[Node]) -> list[Node]:
         width = self.tree.config.beam_width
         if self.last:
-            kept = [node for node in self.tree.finalists(width) if node.meets(self.target)]
+            kept = [
+                node
+                for node in self.tree.finalists(width)
+                if node.meets(self.target) and node.fits
+            ]
         else:
             scored = [node for node in self.tree.meeting(self.high) if node.loss is not None]
             kept = sorted(scored, key=Node.rank)[:width]

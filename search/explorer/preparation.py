@@ -72,13 +72,16 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
     wanted = {
         name: []
         if stairs[name]
-        else coarse_widths(width, points, tree.importance.min_widths[name])
+        else coarse_widths(
+            width, points, tree.importance.min_widths[name], tree.importance.steps[name]
+        )
         for name, width in widths.items()
     }
     while True:
         for name, width in widths.items():
             if not wanted[name] and len(tried[name]) < points:
-                middle = bisection_width(width, stairs[name], tried[name])
+                step = tree.importance.steps[name]
+                middle = bisection_width(width, stairs[name], tried[name], step)
                 wanted[name] = [] if middle is None else [middle]
         if not any(wanted.values()):
             return
@@ -147,16 +150,20 @@ def _leaves_room(tree: Tree, space: Space) -> RoundGenerator[bool]:
 def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) -> Space:
     gain = tree.config.stair_gain
     allowed = {
-        name: allowed_widths(width, stairs[name], gain)
+        name: allowed_widths(width, stairs[name], gain, tree.importance.steps[name])
         for name, width in tree.importance.widths.items()
     }
     return Space.above_floors(LatencyPrior(allowed), tree.importance, floors)
 
 
 def _minimum_widths(tree: Tree) -> dict[str, int]:
-    widths, min_widths = tree.importance.widths, tree.importance.min_widths
+    widths, steps = tree.importance.widths, tree.importance.steps
+    least = {
+        name: max(tree.config.min_width, width) if width else 0
+        for name, width in tree.importance.min_widths.items()
+    }
     return {
-        name: min(tree.config.min_width, widths[name]) if min_widths[name] else 0
+        name: min(widths[name], -(-least[name] // steps[name]) * steps[name])
         for name in sorted(widths)
     }
 

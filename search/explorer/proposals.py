@@ -107,7 +107,7 @@ def _cuts(
     for name, widths in space.allowed_widths.items():
         for width in widths:
             cut = {**parent.widths, name: width}
-            if width < parent.widths[name] and predict(cut) <= target:
+            if width < parent.widths[name] and space.reaches(cut, target, predict):
                 cuts.append((space.importance.total(cut), name, cut))
                 break
     for _, _, cut in sorted(cuts, key=lambda item: item[:2]):
@@ -124,7 +124,7 @@ def _exchanges(
         if up is None or down is None:
             continue
         widths = {**best, grown: up, cut: down}
-        if predict(widths) <= target:
+        if space.reaches(widths, target, predict):
             exchanges.append((space.importance.total(widths), grown, cut, widths))
     for *_, widths in sorted(exchanges, key=lambda item: item[:3]):
         yield "exchange", widths

@@ -20,6 +20,7 @@ class Space:
     allowed_widths: Mapping[str, tuple[int, ...]]
     importance: Importance
     prior: LatencyPrior
+    fits: Callable[[Widths], bool] | None = None
 
     @classmethod
     def above_floors(
@@ -35,6 +36,14 @@ class Space:
     def learned(self, prior: LatencyPrior) -> "Space":
         """The same widths with another prior."""
         return replace(self, prior=prior)
+
+    def limited(self, fits: Callable[[Widths], bool]) -> "Space":
+        """The same, for plans that `fits` accepts; whatever it accepts it accepts narrower too."""
+        return replace(self, fits=fits)
+
+    def reaches(self, widths: Widths, target: float, predict: Callable[[Widths], float]) -> bool:
+        """Whether a plan is predicted to take at most `target`, and is small enough."""
+        return predict(widths) <= target and (self.fits is None or self.fits(widths))
 
     def fastest(self) -> dict[str, int]:
         """The narrowest stair of every group; each stair is faster than all wider ones."""
@@ -85,7 +94,7 @@ class Space:
             ]
             if not options[name]:
                 return None
-        return cheapest(options, lambda widths: predict(widths) <= target)
+        return cheapest(options, lambda widths: self.reaches(widths, target, predict))
 
     def _saving(self, group: str, width: int) -> float:
         return self.prior.saving(group, width)

@@ -5,34 +5,47 @@ width is as fast. Knows one group at a time; the ratios are whole-model ratios.
 """
 
 from collections.abc import Mapping
+from math import lcm
 
 ALIGNMENT = 8
 Stairs = dict[int, float]  # width -> whole-model ratio with only this group cut to it
 
 
-def coarse_widths(width: int, points: int, least: int = 1) -> list[int]:
-    """First widths to measure: multiples of 8, spread evenly; a third is left for bisection."""
-    multiples = list(range(ALIGNMENT, width, ALIGNMENT))
+def coarse_widths(width: int, points: int, least: int = 1, step: int = 1) -> list[int]:
+    """First widths to measure: multiples of 8, spread evenly; a third is left for bisection.
+
+    Args:
+        width: Full width.
+        points: Most widths to measure.
+        least: No narrower one is wanted.
+        step: Widths must be multiples of this.
+    """
+    alignment = lcm(ALIGNMENT, step)
+    multiples = list(range(alignment, width, alignment))
     if not multiples:
-        return [width // 2] if width > least else []
+        half = width // 2 // step * step
+        return [max(half, least)] if width > max(half, least) else []
     count = min(len(multiples), max(1, points - points // 3))
-    step = len(multiples) / count
-    return sorted({multiples[int((index + 0.5) * step)] for index in range(count)})
+    stride = len(multiples) / count
+    return sorted({multiples[int((index + 0.5) * stride)] for index in range(count)})
 
 
-def bisection_width(width: int, stairs: Mapping[int, float], tried: set[int]) -> int | None:
+def bisection_width(
+    width: int, stairs: Mapping[int, float], tried: set[int], multiple: int = 1
+) -> int | None:
     """Next width to measure: inside the gap over which the latency jumps most.
 
     Args:
         width: Full width, whose ratio is 1.
         stairs: Measured ratios.
+        multiple: Widths must be multiples of this.
         tried: Widths requested already, measured or failed.
 
     Returns:
         The most aligned width in the middle half of the gap, or None when every gap is closed.
     """
     known = sorted({**stairs, width: 1.0}.items())
-    step = _step(width)
+    step = _step(width) if multiple == 1 else multiple
     if known[0][0] > 1:  # below the smallest known width the ratio goes on falling, at most
         first = known[0]
         known.insert(0, (0, max(0.0, first[1] - (1.0 - first[1]) * first[0] / width)))
@@ -59,7 +72,9 @@ def _most_aligned(widths: list[int], centre: float, reach: float) -> int:
     return max(near, key=lambda width: (width & -width, -abs(width - centre), width))
 
 
-def allowed_widths(width: int, stairs: Mapping[int, float], gain: float) -> Stairs:
+def allowed_widths(
+    width: int, stairs: Mapping[int, float], gain: float, multiple: int = 1
+) -> Stairs:
     """The Pareto set: each allowed width is faster by `gain` than every larger allowed one.
 
     Returns:
@@ -68,7 +83,8 @@ def allowed_widths(width: int, stairs: Mapping[int, float], gain: float) -> Stai
     allowed: Stairs = {width: 1.0}
     fastest = 1.0
     for narrower in sorted(stairs, reverse=True):
-        if narrower < width and stairs[narrower] < fastest - gain:
+        fits = narrower < width and narrower % multiple == 0
+        if fits and stairs[narrower] < fastest - gain:
             fastest = stairs[narrower]
             allowed[narrower] = fastest
     return allowed

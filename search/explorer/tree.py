@@ -1,6 +1,6 @@
 """The search tree: its nodes, what is known of them, and how they rank. Proposes nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Node:
     parent: str | None
     origin: str
     penalty: float
+    fits: bool = True  # within the limit of parameters
     latency: Measured | Failed | None = None
     score: Scored | Failed | None = None
     kept: bool = False
@@ -117,8 +118,14 @@ class Node:
 class Tree:
     """All nodes by digest; the root is the dense plan, whose ratio is 1 by definition."""
 
-    def __init__(self, config: SearchConfig, importance: Importance) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        importance: Importance,
+        parameters: Callable[[Plan], int] | None = None,
+    ) -> None:
         self.config = config
+        self._parameters = parameters
         self.importance = importance
         self.nodes: dict[str, Node] = {}
         self.root = self.add(importance.widths, 0, None, "dense")
@@ -139,16 +146,26 @@ class Tree:
                 parent=None if parent is None else parent.digest,
                 origin=origin,
                 penalty=self.importance.total(widths),
+                fits=self.fits(plan),
             )
         return self.nodes[digest]
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether a plan has no more parameters than the limit."""
+        most = self.config.max_parameters
+        return most is None or self._parameters is None or self._parameters(plan) <= most
 
     def measured(self) -> list[Node]:
         """Nodes with a measured ratio, in digest order."""
         return [node for _, node in sorted(self.nodes.items()) if node.ratio is not None]
 
     def meeting(self, ratio: float) -> list[Node]:
-        """Measured nodes at or below a ratio, in digest order."""
-        return [node for node in self.measured() if node.meets(ratio)]
+        """Measured nodes at or below a ratio, in digest order; for the budget and below only those
+        that keep to the limit of parameters too."""
+        must_fit = ratio <= self.config.budget
+        return [
+            node for node in self.measured() if node.meets(ratio) and (node.fits or not must_fit)
+        ]
 
     def ordered(self) -> list[Node]:
         """Every node, by level and digest."""
@@ -160,9 +177,10 @@ class Tree:
         return ranked[:count]
 
     def _tier(self, node: Node) -> tuple[int, float]:
-        """Inside the window with its interval, inside it, below it, up to β, unscored, above."""
+        """Inside the window with its interval, inside it, below it, up to β, unscored, above or
+        too large."""
         budget, ratio, high = self.config.budget, node.ratio, node.ratio_high
-        if ratio is None or high is None or ratio > budget:
+        if ratio is None or high is None or ratio > budget or not node.fits:
             return 5, ratio or 0.0
         if node.loss is None:
             return 4, -ratio

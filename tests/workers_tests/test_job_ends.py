@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from jobs import status
 from jobs.artifacts import job_file_name
 from jobs.repository import events
+from jobs.spec import ConstraintsSpec
 from jobs.states import RequestState, TaskState
 from latency_probes.messages import MeasureError
 from latency_probes.runtimes.replay import synthetic_latency_ns
@@ -193,3 +197,45 @@ def test_job_whose_finalists_all_miss_gives_the_fastest_and_says_so(workshop: Wo
     assert 1 <= len(tried) <= 1 + spare.MOST
     rows = [workshop.snapshot(job_id).measurement(final_purpose(each.digest)) for each in tried]
     assert result["ratio"] == min(row.ratio for row in rows if row is not None and row.ratio)
+
+
+def test_a_layer_that_is_left_alone_and_multiples_hold_in_the_result(workshop: Workshop) -> None:
+    constraints = {"exclude": ["stem"], "multiple": 2}
+    job_id = workshop.submit(budget={"ratio": 0.8}, constraints=constraints)
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    plan = json.loads(workshop.bench.context.store.get(job_file_name(job_id, "plan.json")))
+    graph = workshop.library.graph(workshop.snapshot(job_id).model)
+    for group in graph.prunable:
+        kept = len(plan["plan"]["kept"][group.name])
+        assert kept == group.width or kept % 2 == 0
+        if any(member.tensor.startswith("stem.") for member in group.members):
+            assert kept == group.width
+
+
+@pytest.mark.parametrize(
+    ("constraints", "said"),
+    [
+        ({"exclude": ["stemm"]}, "names none; near names are stem"),
+        ({"max_parameters": 10}, "max_parameters must be ≥"),
+        ({"min_accuracy": 1.0}, "must be at most the accuracy of the dense model"),
+    ],
+)
+def test_constraints_that_cannot_be_kept_end_the_job_before_the_search(
+    workshop: Workshop, constraints: dict[str, Any], said: str
+) -> None:
+    job_id = workshop.submit(constraints=constraints)
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    assert said in (job.problem or {})["detail"]
+    assert workshop.requests(job_id, "screening") == []
+
+
+def test_a_finalist_below_the_accuracy_floor_is_infeasible_with_the_numbers(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ConstraintsSpec, "least_accuracy", lambda self, dense: 2.0)
+    job_id = workshop.submit(constraints={"max_accuracy_drop": 0.01})
+    job = workshop.play(job_id)
+    assert job.state == "infeasible"
+    assert "but at least 2.0000 is asked for" in (job.problem or {})["detail"]

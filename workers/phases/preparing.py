@@ -32,7 +32,9 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     dense = snapshot.measurement(DENSE)
     if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
         return could_not_measure(dense)
-    if dense is not None and beta(snapshot) >= 1.0:
+    if (words := accuracy_refusal(snapshot, prepared)) is not None:
+        return Decision.fail("The accuracy floor is above the dense model", words)
+    if dense is not None and beta(snapshot) >= 1.0 and is_small_enough(snapshot):
         return unpruned.decide(snapshot)
     tasks = sensitivity_tasks(prepared)
     shown = prepared_part(snapshot, tasks)
@@ -50,6 +52,23 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
             *((("levels", fine),) if fine is not None else ()),
         ),
     )
+
+
+def accuracy_refusal(snapshot: Snapshot, prepared: Prepared) -> str | None:
+    """Why no pruned model can be expected to reach the accuracy that is asked for, if so."""
+    floor, dense = snapshot.spec.constraints.min_accuracy, prepared.validation_accuracy
+    if floor is None or floor <= dense:
+        return None
+    return (
+        f"constraints.min_accuracy must be at most the accuracy of the dense model on the "
+        f"validation images, {dense:.4f}, but got {floor:g}; lower it, or give max_accuracy_drop"
+    )
+
+
+def is_small_enough(snapshot: Snapshot) -> bool:
+    """Whether the dense model keeps to the limit of parameters."""
+    most, report = snapshot.spec.constraints.most_parameters, snapshot.model.report or {}
+    return most is None or int(report.get("parameters", 0)) <= most
 
 
 def dense_request(prepared: Prepared, seed: int) -> NewRequest:

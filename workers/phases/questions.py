@@ -139,6 +139,8 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         levels=spec.levels,
         seed=spec.seed,
         blocks=spec.blocks,
+        multiple=snapshot.spec.constraints.multiple,
+        max_parameters=snapshot.spec.constraints.most_parameters,
     )
 
 

@@ -19,7 +19,7 @@ EARLY = {"feasibility", "staircases"}
 
 def scout(context: Context, library: Library, snapshot: Snapshot) -> tuple[NewRequest, ...]:
     """The requests that the early part of the search waits for; none once it is over."""
-    graph = library.graph(snapshot.model)
+    graph = library.job_graph(snapshot)
     scores = library.scores(prepared_result(snapshot).scores)
     explorer = Explorer(search_config(snapshot), graph, scores, floors={})
     questions = Questions(context, library, snapshot)

@@ -29,7 +29,7 @@ SHORTLIST_FACTOR = 3
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Tells what is known, asks for what is new, and moves on once finalists are confirmed."""
-    graph = library.graph(snapshot.model)
+    graph = library.job_graph(snapshot)
     scores = library.scores(prepared_result(snapshot).scores)
     questions = Questions(context, library, snapshot)
     explorer = open_explorer(snapshot, graph, scores)

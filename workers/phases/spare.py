@@ -56,7 +56,9 @@ def untried(explorer: Explorer, tried: Sequence[Chosen], budget: float) -> list[
     """The nodes within `budget` that were no finalists yet, best first."""
     known = {each.digest for each in tried}
     ranked = explorer.finalists(len(explorer.nodes()))
-    return [node for node in ranked if node.digest not in known and node.meets(budget)]
+    return [
+        node for node in ranked if node.digest not in known and node.meets(budget) and node.fits
+    ]
 
 
 def none_left(tried: Sequence[Chosen]) -> Decision:

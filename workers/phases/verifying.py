@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from jobs.states import JobState
 from latency_probes.messages import Settings
-from workers.decision import Decision, NewRequest, NewTask
+from workers.decision import Decision, NewRequest, NewTask, problem
 from workers.outcome import result_document
 from workers.phases import spare
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
+    Verified,
     final_purpose,
     finalists,
     package_key,
+    prepared_result,
     usual_reference_ms,
     winner,
 )
@@ -44,6 +46,11 @@ def decide(snapshot: Snapshot) -> Decision:
         )
     if spare.is_wanted(snapshot, best):
         return spare.back_to_search(snapshot, best)
+    if (words := below_floor(snapshot, best)) is not None:
+        return Decision(
+            to_state=JobState.INFEASIBLE,
+            problem=problem("The accuracy floor cannot be met within the budget", words),
+        )
     if snapshot.result(FINISH) is None:
         return Decision(
             tasks=(NewTask(FINISH, FINISH, {"digest": best.chosen.digest}),),
@@ -53,6 +60,20 @@ def decide(snapshot: Snapshot) -> Decision:
         to_state=JobState.SUCCEEDED,
         result=result_document(snapshot, best),
         progress=progress(snapshot, "done", 1.0),
+    )
+
+
+def below_floor(snapshot: Snapshot, best: Verified) -> str | None:
+    """Why the best finalist is not accurate enough, if so."""
+    dense, found = prepared_result(snapshot).validation_accuracy, best.finetuned
+    floor = snapshot.spec.constraints.least_accuracy(dense)
+    if found.validation_accuracy >= floor:
+        return None
+    return (
+        f"the best finalist has an accuracy of {found.validation_accuracy:.4f} on the validation "
+        f"images at {best.latency.ratio:.3f} of the dense latency, but at least {floor:.4f} is "
+        f"asked for (dense {dense:.4f}); raise the budget, fine-tune for more steps, or lower "
+        "the floor"
     )
 
 

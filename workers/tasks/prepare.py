@@ -6,6 +6,8 @@ from safetensors.torch import save
 
 from jobs.artifacts import job_file_name
 from search.criteria import score_channels
+from search.errors import ConfigError
+from search.graph import PruningGraph
 from workers.loaders.errors import LoadError
 from workers.results import Prepared
 from workers.tasks.metrics import answers, batches, calibration_loss
@@ -16,9 +18,10 @@ def prepare(work: Work) -> Done:
     """Everything the phases need before the first candidate.
 
     Raises:
-        LoadError: The images do not fit the network, or nothing of it can be pruned.
+        LoadError: The images do not fit the network, nothing of it can be pruned, or the
+            constraints exclude each other.
     """
-    graph, data, spec = work.graph, work.data, work.snapshot.spec
+    graph, data, spec = _graph(work), work.data, work.snapshot.spec
     _check_fit(work)
     scores = score_channels(
         graph.model,
@@ -49,6 +52,13 @@ def prepare(work: Work) -> Done:
             chance=said.chance(classes),
         ).document()
     )
+
+
+def _graph(work: Work) -> PruningGraph:
+    try:
+        return work.graph
+    except ConfigError as error:
+        raise LoadError(f"the job's constraints cannot be kept: {error}") from None
 
 
 def _check_fit(work: Work) -> None:

@@ -58,6 +58,15 @@ class Group:
     min_width: int = 1
 
     @cached_property
+    def channels(self) -> int:
+        """How many channels a unit is: more than one where it is a head or a group of a
+        convolution, say. Of several producers the fewest."""
+        counts = (
+            len(member.indices[0]) or 1 for member in self.members if member.role == "producer"
+        )
+        return min(counts, default=1)
+
+    @cached_property
     def required_any_of(self) -> tuple[tuple[int, ...], ...]:
         """Sets of units of which one must stay each: a tensor that holds only these would lose
         all its indices. None where every tensor holds every unit."""

@@ -23,6 +23,7 @@ class FakeGroup:
     status: str = "prunable"
     required_any_of: tuple[tuple[int, ...], ...] = ()
     min_width: int = 1
+    channels: int = 1
 
 
 GROUPS = tuple(

@@ -2,7 +2,9 @@
 
 import pytest
 
+from search.errors import ConfigError
 from search.explorer import Explorer, Measured, SearchConfig
+from search.plan import Plan
 from search.sensitivity import Sensitivity
 from tests.search_tests.explorer_tests.simulation import (
     FLOORS,
@@ -161,3 +163,46 @@ def test_a_beam_of_more_nodes_is_not_worse() -> None:
         searched(0.5, Device(), beam_width=width).finalists(1)[0].loss or 0.0 for width in (1, 4)
     ]
     assert losses[1] <= losses[0] * 1.02
+
+
+@pytest.mark.parametrize(("multiple", "budget"), [(3, 0.5), (8, 0.5), (16, 0.9)])
+def test_channels_that_stay_are_a_multiple(multiple: int, budget: float) -> None:
+    config = SearchConfig(budget, beam_width=2, children=3, levels=3, multiple=multiple)
+    explorer = drive(Explorer(config, GROUPS, scores(), FLOORS, relax=relax), Device())
+    full = {group.name: group.width for group in GROUPS}
+    for node in explorer.nodes():
+        for name, width in node.widths.items():
+            assert width == full[name] or width % multiple == 0
+    assert explorer.finalists(1)[0].meets(budget)
+
+
+class Counted:
+    """Groups, and as many parameters as units are kept."""
+
+    groups = GROUPS
+
+    @staticmethod
+    def parameters(plan: Plan) -> int:
+        return sum(map(len, plan.kept.values()))
+
+
+def test_the_result_keeps_to_the_limit_of_parameters() -> None:
+    plain, limited = (
+        SearchConfig(0.6, beam_width=2, children=4, levels=3, max_parameters=most)
+        for most in (None, 190)
+    )
+    free = drive(Explorer(plain, Counted(), scores(), FLOORS, relax=relax), Device())
+    assert Counted.parameters(free.finalists(1)[0].plan) > 190
+    kept = drive(Explorer(limited, Counted(), scores(), FLOORS, relax=relax), Device())
+    finalists = kept.finalists()
+    assert finalists
+    for node in finalists:
+        assert Counted.parameters(node.plan) <= 190
+        assert node.meets(0.6)
+    state = Explorer.restore(kept.state(), Counted(), scores(), FLOORS, relax=relax)
+    assert [each.digest for each in state.finalists()] == [each.digest for each in finalists]
+
+
+def test_a_limit_of_parameters_needs_a_graph_that_counts_them() -> None:
+    with pytest.raises(ConfigError, match="needs a PruningGraph"):
+        Explorer(SearchConfig(0.6, max_parameters=10), GROUPS, scores(), FLOORS)

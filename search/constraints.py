@@ -1,0 +1,144 @@
+"""What a user rules out beside latency: layers that stay as they are, widths, sizes.
+
+It turns them into an analysis with more frozen groups, and into numbers that a search keeps to. It
+measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from search.errors import ConfigError
+from search.graph.pruning_graph import PruningGraph, frozen_by
+from search.plan import Plan, best_of
+from search.widths import narrowest
+
+FROZEN = "left alone: {name!r} is frozen (requires_grad is false); prune_frozen takes it in"
+EXCLUDED = "left alone: {name!r} is excluded by {pattern!r}"
+_SHOWN = 5  # near names in an error
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a plan must keep to beside the budget.
+
+    Attributes:
+        exclude: layers that keep all of their channels, while what feeds them may lose some:
+            names of modules as `named_modules` gives them, or patterns (`blocks.*.attn`); a
+            module that holds others names all of them.
+        prune_frozen: prune layers whose parameters do not require gradients too. Where none does,
+            as in a model that is only used, the flags mean nothing.
+        multiple: channels that stay are a multiple of this, unless all do.
+        max_parameters: the most that the pruned model may have; None is no limit.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    exclude: tuple[str, ...] = ()
+    prune_frozen: bool = False
+    multiple: int = 1
+    max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        for name in ("multiple", "max_parameters"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} must be an integer ≥ 1, but got {value!r}")
+
+
+def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
+    """The analysis in which what is left alone is frozen, with the reason.
+
+    Args:
+        graph: of the model whose layers and `requires_grad` flags count.
+        constraints: what the user rules out.
+
+    Raises:
+        ConfigError: a pattern names no module, nothing prunable is left, or not even the smallest
+            plan has few enough parameters; with names and numbers.
+    """
+    _check_names(graph, constraints.exclude)
+    reasons: dict[str, str] = {}
+    for number, group in enumerate(graph.groups):
+        if group.status != "frozen":
+            tensors = _tensors_of(graph, number)
+            reason = next(_reasons(graph, tensors, constraints), None)
+            if reason is not None:
+                reasons[group.name] = reason
+    made = frozen_by(graph, reasons)
+    if reasons and not made.prunable and not made.removable:
+        raise ConfigError(
+            f"exclude must leave something to prune, but {list(constraints.exclude)} and frozen "
+            f"parameters leave none of {len(graph.prunable)} groups"
+        )
+    _check_size(made, constraints)
+    return made
+
+
+def smallest(graph: PruningGraph, multiple: int = 1) -> Plan:
+    """The plan that keeps as little of every group as it may; all blocks go."""
+    kept = dict(graph.dense_plan().kept)
+    for group in graph.searched(blocks=True):
+        count = narrowest(group, multiple)
+        kept[group.name] = best_of(range(group.width), count, group.required_any_of)
+    return Plan(kept)
+
+
+def _check_size(graph: PruningGraph, constraints: Constraints) -> None:
+    most = constraints.max_parameters
+    fewest = graph.parameters(smallest(graph, constraints.multiple))
+    if most is not None and fewest > most:
+        raise ConfigError(
+            f"max_parameters must be ≥ {fewest}, as many as the smallest pruned model has, "
+            f"but got {most}"
+        )
+
+
+def _check_names(graph: PruningGraph, patterns: tuple[str, ...]) -> None:
+    names = [name for name, _ in graph.model.named_modules() if name]
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, _SHOWN) or names[:_SHOWN]
+            raise ConfigError(
+                f"exclude must name modules of the model, but got {pattern!r}, which names none; "
+                f"near names are {', '.join(near)}"
+            )
+
+
+def _reasons(graph: PruningGraph, tensors: list[str], constraints: Constraints) -> Iterator[str]:
+    parameters = dict(graph.model.named_parameters())
+    flags_count = any(parameter.requires_grad for parameter in parameters.values())
+    for tensor in tensors:
+        layer = tensor.rpartition(".")[0]
+        for pattern in constraints.exclude:
+            if _matches(layer, pattern):
+                yield EXCLUDED.format(name=layer, pattern=pattern)
+        parameter = parameters.get(tensor)
+        frozen = flags_count and parameter is not None and not parameter.requires_grad
+        if frozen and not constraints.prune_frozen:
+            yield FROZEN.format(name=layer)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether the module or one that holds it has the name, or fits the pattern."""
+    path = name.split(".")
+    return any(fnmatchcase(".".join(path[:length]), pattern) for length in range(1, len(path) + 1))
+
+
+def _tensors_of(graph: PruningGraph, number: int) -> list[str]:
+    """The tensors whose channels a group removes; of a block, those that go with it."""
+    group = graph.groups[number]
+    if group.kind != "block":
+        return [member.tensor for member in group.members if member.role != "consumer"]
+    named = (name for name, _ in graph.model.named_parameters())
+    counted = [name for name in named if name in graph.shapes]
+    return [
+        name
+        for name, product in zip(counted, graph.parameter_counts, strict=True)
+        if any(len(axis) == 1 and graph.group_of[axis[0]] == number for axis in product.axes)
+    ]
