@@ -18,7 +18,8 @@ from latency_probes.samples import Measurement
 from tests.workers_tests.rows import measured
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
 from workers.phases import spare
-from workers.phases.facts import final_purpose, finalists
+from workers.phases.facts import final_purpose, finalists, prepared_result
+from workers.phases.preparing import accuracy_refusal
 
 SEARCH = {"levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32, "finalists": 1}
 
@@ -218,7 +219,6 @@ def test_a_layer_that_is_left_alone_and_multiples_hold_in_the_result(workshop: W
     [
         ({"exclude": ["stemm"]}, "names none; near names are stem"),
         ({"max_parameters": 10}, "max_parameters must be ≥"),
-        ({"min_accuracy": 1.0}, "must be at most the accuracy of the dense model"),
     ],
 )
 def test_constraints_that_cannot_be_kept_end_the_job_before_the_search(
@@ -239,3 +239,15 @@ def test_a_finalist_below_the_accuracy_floor_is_infeasible_with_the_numbers(
     job = workshop.play(job_id)
     assert job.state == "infeasible"
     assert "but at least 2.0000 is asked for" in (job.problem or {})["detail"]
+
+
+def test_an_accuracy_floor_above_the_dense_model_is_refused_with_both_numbers(
+    workshop: Workshop, finished: Finished
+) -> None:
+    snapshot = workshop.snapshot(workshop.submit(constraints={"min_accuracy": 0.95}))
+    prepared = prepared_result(workshop.snapshot(finished.job_id))
+    weak = prepared.model_copy(update={"validation_accuracy": 0.9})
+    words = accuracy_refusal(snapshot, weak) or ""
+    assert "on the validation images, 0.9000, but got 0.95" in words
+    strong = prepared.model_copy(update={"validation_accuracy": 0.95})
+    assert accuracy_refusal(snapshot, strong) is None
