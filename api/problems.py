@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +37,8 @@ MEDIA_TYPE = "application/problem+json"
 KIND_PREFIX = "urn:secateur:problem:"
 SHOWN_CHARACTERS = 80
 WHERE = ("body", "query", "path", "header", "cookie")
+
+AS_JSON = "With curl, add -H 'content-type: application/json'."
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +159,34 @@ ANSWERS: Mapping[type[JobsError], Callable[[Any], Problem]] = {
 
 
 def _request_problems(error: RequestValidationError) -> tuple[FieldProblem, ...]:
-    return problems({**item, "loc": _without_place(item["loc"])} for item in error.errors())
+    return problems(
+        _of_parts({**item, "loc": _without_place(item["loc"])}) for item in error.errors()
+    )
+
+
+def _not_as_json(request: Request, error: RequestValidationError) -> Problem | None:
+    """415 for a document that was sent as something else: what `curl -d` does by itself."""
+    if not any(
+        tuple(item["loc"]) == ("body",) and isinstance(item.get("input"), bytes)
+        for item in error.errors()
+    ):
+        return None
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    detail = f"Content-Type must be application/json, but got {kind!r}. {AS_JSON}"
+    return Problem(415, "unsupported-media-type", detail)
+
+
+def _of_parts(item: dict[str, Any]) -> dict[str, Any]:
+    """The error of a form's field that came as text instead of as a file, or the other way, in
+    words; others as they are."""
+    name, given = item["loc"][-1] if item["loc"] else "", item.get("input")
+    if isinstance(given, UploadFile):
+        words = f"must be text, but got a file: with curl, -F '{name}=<PATH'"
+    elif "UploadFile" in str(item.get("msg")):
+        words = f"must be a file, but got text: with curl, -F {name}=@PATH"
+    else:
+        return item
+    return {**item, "type": "value_error", "ctx": {"error": words}}
 
 
 def _without_place(loc: Sequence[Any]) -> tuple[Any, ...]:
@@ -174,6 +204,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def on_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        if (problem := _not_as_json(request, error)) is not None:
+            return problem.response()
         return invalid(_request_problems(error)).response()
 
     @app.exception_handler(JobsError)

@@ -78,7 +78,7 @@ def read_json(text: str | bytes) -> Any:
     if isinstance(text, str) and not is_storable(text):
         raise SpecError([FieldProblem(DOCUMENT, f"{DOCUMENT} {UNSTORABLE}")])
     try:
-        document = from_json(text)
+        document = from_json(_without_mark(text))
     except ValueError as error:
         message = f"{DOCUMENT} must be JSON, but got {error}"
         raise SpecError([FieldProblem(DOCUMENT, message)]) from None
@@ -91,6 +91,13 @@ def read_json(text: str | bytes) -> Any:
             message = f"{name} {UNSTORABLE}, but got {reprlib.repr(value)}"
             raise SpecError([FieldProblem(name, message)])
     return document
+
+
+def _without_mark(text: str | bytes) -> str | bytes:
+    """Without the byte order mark that some editors write first."""
+    if isinstance(text, str):
+        return text.removeprefix("\ufeff")
+    return text.removeprefix(b"\xef\xbb\xbf")
 
 
 def _values(document: Any) -> Iterator[tuple[str, Any]]:

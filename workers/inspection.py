@@ -83,8 +83,11 @@ def inspect(request: Inspection) -> dict[str, Any]:
     from workers.loaders.errors import LoadError
     from workers.loaders.models import example_inputs, input_shape, load_model
 
+    notes: dict[str, str] = {}
     try:
-        model = load_model(request.spec, request.weights, allow=request.allow)
+        model = load_model(
+            request.spec, request.weights, allow=request.allow, note=notes.__setitem__
+        )
         inputs = example_inputs(model, request.spec)
         graph = trace(
             model,
@@ -104,6 +107,7 @@ def inspect(request: Inspection) -> dict[str, Any]:
     found = {
         "input_shape": list(input_shape(model, request.spec)),
         "recalibration": recalibration(model),
+        "adapted": notes,
     }
     return {"report": graph.report() | found, "verdicts": graph.verdicts.to_json()}
 

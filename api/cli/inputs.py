@@ -32,6 +32,8 @@ def finish_check(checked: "ModelView | DatasetView", *, as_json: bool) -> None:
         emit(checked)
     elif checked.state != "rejected":
         say(f"{checked.name} is {checked.state} ({checked.id})")
+        for told in (getattr(checked, "report", None) or {}).get("adapted", {}).values():
+            say(f"  {told}")
     if checked.state == "rejected":
         explain(checked.problem or {"detail": f"{checked.name} was rejected"})
         raise typer.Exit(1)

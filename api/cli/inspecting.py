@@ -76,6 +76,7 @@ def _summary(model: "ModelView", report: Mapping[str, Any]) -> dict[str, object]
         "verified": _verified(report),
         "recalibrated by": report.get("recalibration"),
         "not used": _some(report.get("unused") or []),
+        **(report.get("adapted") or {}),
         "problem": (model.problem or {}).get("detail"),
     }
 

@@ -11,13 +11,14 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.datastructures import FormData, UploadFile
 
-from api.problems import Problem, invalid, invalid_field, not_found
+from api.problems import AS_JSON, Problem, invalid, invalid_field, not_found
 from api.routes.access import Reader, Submitter, Uploader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Services, Writing, clear_after
 from api.routes.uploads import (
     FORM_LIMITS,
+    form_files,
     free_name,
     is_taken,
     keep,
@@ -57,9 +58,9 @@ BODY = {
 
 @dataclass(frozen=True)
 class Submitted:
-    """The request's body: a spec as JSON text, and an archive if one came."""
+    """The request's body: a spec as JSON text or as a file, and an archive if one came."""
 
-    spec: str
+    spec: str | UploadFile
     archive: UploadFile | None
 
 
@@ -73,15 +74,12 @@ async def submitted(request: Request) -> AsyncIterator[Submitted]:
             yield _of_form(form)
     else:
         allowed = "application/json or multipart/form-data"
-        detail = f"Content-Type must be {allowed}, but got {kind!r}."
+        detail = f"Content-Type must be {allowed}, but got {kind!r}. {AS_JSON}"
         raise Problem(415, "unsupported-media-type", detail)
 
 
 def _of_form(form: FormData) -> Submitted:
-    spec, archive = form.get("spec"), form.get("archive")
-    if not isinstance(spec, str):
-        raise invalid_field("spec", "must be given as a form field with a DatasetSpec as JSON")
-    return Submitted(spec, archive if isinstance(archive, UploadFile) else None)
+    return Submitted(*form_files(form.get("spec"), form.get("archive"), "archive"))
 
 
 @router.post("", status_code=202, response_model=DatasetView, openapi_extra=BODY)

@@ -41,7 +41,9 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=AdmittedRou
 
 @router.post("", status_code=202, response_model=ModelView, form_limits=FORM_LIMITS)
 def submit_model(
-    spec: Annotated[str, Form(description="a ModelSpec as JSON")],
+    spec: Annotated[
+        str | UploadFile, Form(description="a ModelSpec as JSON, as text or as a file")
+    ],
     weights: Annotated[UploadFile, File(description="a safetensors file, or an ONNX file")],
     services: Composed,
     edge: Writing,

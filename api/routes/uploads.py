@@ -38,9 +38,34 @@ ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 TAR_MAGIC = (257, b"ustar")
 
 
-def read_spec(kind: type[M], text: str) -> M:
-    """The form field ``spec``, a JSON document; raises SpecError."""
-    return validate_json(kind, text)
+def read_spec(kind: type[M], given: str | UploadFile) -> M:
+    """The form field ``spec``, a JSON document as text or as a file; raises SpecError."""
+    if isinstance(given, str):
+        return validate_json(kind, given)
+    given.file.seek(0)
+    content = given.file.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise invalid_field("spec", f"must have at most {MAX_DOCUMENT_BYTES // 1024} KiB")
+    try:
+        return validate_json(kind, content.decode())
+    except UnicodeDecodeError:
+        raise invalid_field("spec", "must be JSON in UTF-8, but got other bytes") from None
+
+
+def form_files(
+    spec: object, file: object, name: str
+) -> tuple[str | UploadFile, UploadFile | None]:
+    """The fields of a form: ``spec`` as text or file, and the file ``name`` if it came.
+
+    Raises:
+        Problem: 422 where ``spec`` is missing, or the file came as text.
+    """
+    if isinstance(file, str):
+        message = f"must be a file, but got text: with curl, -F {name}=@PATH"
+        raise invalid_field(name, message)
+    if not isinstance(spec, str | UploadFile):
+        raise invalid_field("spec", "must be given: a document as JSON, or a file that holds it")
+    return spec, file if isinstance(file, UploadFile) else None
 
 
 def refuse_foreign_code(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:

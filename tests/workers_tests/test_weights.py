@@ -88,11 +88,54 @@ def test_loaded_model_is_tried_on_its_input_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "got"), [("feature_maps", r"\[2, 1, 4, 4\]"), ("several", "tuple")]
+    ("function", "got"), [("feature_maps", r"\[2, 1, 4, 4\]"), ("several", "with 0 ")]
 )
 def test_output_that_is_no_class_scores_is_refused(
     tmp_path: Path, function: str, got: str
 ) -> None:
     net = spec(function, (1, 4, 4))
-    with pytest.raises(ArchitectureError, match=rf"class scores .* but returned {got}"):
+    with pytest.raises(ArchitectureError, match=rf"class scores .* but \S+ .*{got}"):
         load_model(net, stored(tmp_path, {}), allow=[net.architecture])
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "told"),
+    [
+        ("module.{}", "module."),
+        ("_orig_mod.{}", "_orig_mod."),
+        ("model.{}", "model."),
+        ("module._orig_mod.{}", "module._orig_mod."),
+        ("state.net.{}", "state.net."),
+    ],
+)
+def test_the_prefix_of_a_wrapper_is_named_and_taken_off(
+    tmp_path: Path, wrapper: str, told: str
+) -> None:
+    wanted = nets.weights(nets.seeded(nets.small()))
+    path = stored(tmp_path, {wrapper.format(name): value for name, value in wanted.items()})
+    model = nets.small()
+    assert told in (load_weights(model, path) or "")
+    assert all(torch.equal(model.state_dict()[name], wanted[name]) for name in wanted)
+
+
+def test_wrappers_of_parts_and_their_counters_are_taken_off(tmp_path: Path) -> None:
+    wanted = nets.weights(nets.seeded(nets.small()))
+    given = {name.replace(".", "._orig_mod."): value for name, value in wanted.items()}
+    assert "_orig_mod." in (load_weights(nets.small(), stored(tmp_path, given)) or "")
+    averaged = {f"module.{name}": value for name, value in wanted.items()}
+    averaged["n_averaged"] = torch.tensor(5)
+    assert "module." in (load_weights(nets.small(), stored(tmp_path, averaged)) or "")
+
+
+def test_what_does_not_fit_behind_a_prefix_is_listed_without_it(tmp_path: Path) -> None:
+    given = {f"module.{name}": value for name, value in nets.weights(nets.small(8)).items()}
+    given["module.1.weight"] = torch.zeros(7, 144)
+    with pytest.raises(WeightsError, match=r"1 tensors .* prefix module\. was taken") as caught:
+        load_weights(nets.small(8), stored(tmp_path, given))
+    assert [each["field"] for each in caught.value.errors] == ["1.weight"]
+
+
+def test_weights_that_fit_keep_their_names(tmp_path: Path) -> None:
+    wrapped = torch.nn.ModuleDict({"module": nets.small()})
+    path = stored(tmp_path, dict(wrapped.state_dict()))
+    assert load_weights(wrapped, path) is None

@@ -5,24 +5,41 @@ An ONNX file is both network and weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jobs.spec import ModelSpec
-from search.errors import OnnxError
+from search.errors import GraphError, OnnxError
 from search.onnx_in import OnnxModule, from_onnx
+from search.scores import scores_of, scores_only
 from workers.loaders.architectures import build
 from workers.loaders.errors import ArchitectureError, OnnxFileError
 from workers.loaders.weights import load_weights
 
 TRACE_BATCH = 2
+# Words by which an error is about the input's shape, and not about the network.
+OF_SHAPES = re.compile(r"shape|size|dimension|channel|resolution|input|\bdim\b", re.IGNORECASE)
 
 
-def load_model(spec: ModelSpec, weights: Path, *, allow: Collection[str]) -> nn.Module:
+def load_model(
+    spec: ModelSpec,
+    weights: Path,
+    *,
+    allow: Collection[str],
+    note: Callable[[str, str], None] = lambda name, told: None,
+) -> nn.Module:
     """The trained network in eval mode, on the CPU.
+
+    One that returns an output object, dict or tuple returns its class scores alone from here on,
+    see `search.scores`.
+
+    Args:
+        note: is given what was adapted: `weights` or `output`, and a sentence about it.
 
     Raises:
         LoadError: It cannot be built, its weights do not fit, or it does not run.
@@ -31,9 +48,13 @@ def load_model(spec: ModelSpec, weights: Path, *, allow: Collection[str]) -> nn.
         model: nn.Module = load_onnx(weights, spec.input_shape)
     else:
         model = build(spec.architecture, spec.kwargs, allow=allow)
-        load_weights(model, weights)
-    _try_once(model, spec)
-    return model
+        if (told := load_weights(model, weights)) is not None:
+            note("weights", told)
+    output = _try_once(model, spec)
+    if isinstance(output, Tensor):
+        return model
+    note("output", f"of {type(output).__name__} the class scores alone are used")
+    return scores_only(model)
 
 
 def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
@@ -73,17 +94,25 @@ def example_inputs(model: nn.Module, spec: ModelSpec) -> tuple[Tensor, ...]:
     return (torch.rand((TRACE_BATCH, *(spec.input_shape or ())), generator=generator),)
 
 
-def _try_once(model: nn.Module, spec: ModelSpec) -> None:
+def _try_once(model: nn.Module, spec: ModelSpec) -> Any:
+    """What the network returns; raises ArchitectureError unless that holds class scores."""
     try:
         with torch.no_grad():
             output = model(*example_inputs(model, spec))
     except Exception as error:
+        told = str(error) or type(error).__name__
+        hint = "; correct input_shape (without the batch)" if OF_SHAPES.search(told) else ""
         raise ArchitectureError(
             f"{spec.architecture} does not run on inputs of shape "
-            f"{list(input_shape(model, spec))}: {error}; correct input_shape (without the batch)"
+            f"{list(input_shape(model, spec))}: {told}{hint}"
         ) from error
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    try:
+        scores = scores_of(output)
+    except GraphError as error:
+        raise ArchitectureError(f"{spec.architecture}: {error}") from error
+    if scores.ndim != 2:
         raise ArchitectureError(
-            f"{spec.architecture} must return class scores (batch, classes), but returned {got}"
+            f"{spec.architecture} must return class scores (batch, classes), but returned "
+            f"{list(scores.shape)}"
         )
+    return output

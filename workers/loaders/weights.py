@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from search.tensors import load_tensors
 from workers.loaders.errors import WeightsError
+from workers.loaders.prefixes import unwrapped
 
 LISTED = 50
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> str | None:
     """Fills `model` in place.
+
+    Returns:
+        None, or a sentence that names the wrapper whose name was taken off the tensors.
 
     Raises:
         WeightsError: The file is damaged, or names, shapes or values do not fit.
@@ -27,14 +31,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"the safetensors file cannot be read: {error}") from error
-    findings = list(_findings(model.state_dict(), weights))
+    expected = model.state_dict()
+    findings, told = list(_findings(expected, weights)), None
+    if findings and (bare := unwrapped(weights, expected)) is not None:
+        weights = {name: weights[given] for given, name in bare.names.items()}
+        findings, told = list(_findings(expected, weights)), bare.sentence
     if findings:
+        after = f", after {told}" if told else ""
         raise WeightsError(
-            f"{len(findings)} tensors do not fit the architecture; give the weights of exactly "
-            "this architecture, or its other constructor arguments in `kwargs`",
+            f"{len(findings)} tensors do not fit the architecture{after}; give the weights "
+            "of exactly this architecture, or its other constructor arguments in `kwargs`",
             errors=findings[:LISTED],
         )
     load_tensors(model, weights, strict=False)
+    return told
 
 
 def _findings(expected: dict[str, Tensor], given: dict[str, Tensor]) -> Iterable[dict[str, Any]]:

@@ -51,8 +51,11 @@ def dense_files(work: Work) -> dict[str, str]:
 
 
 def _dense_weights(work: Work) -> str:
-    """The weights as they were uploaded, or those of an ONNX file."""
-    if not ModelSpec.model_validate(work.snapshot.model.spec).is_onnx:
+    """The weights as they were uploaded; those of an ONNX file, and of tensors whose names had a
+    prefix, as the network holds them."""
+    adapted = (work.snapshot.model.report or {}).get("adapted") or {}
+    is_onnx = ModelSpec.model_validate(work.snapshot.model.spec).is_onnx
+    if not is_onnx and "weights" not in adapted:
         return weights_name(work.snapshot.model.id)
     location = job_file_name(work.snapshot.job.id, "work/dense.safetensors")
     work.context.store.put(location, save(stored_tensors(work.graph.model)))

@@ -142,3 +142,16 @@ def test_with_keys_and_no_data_root_data_comes_as_an_archive(guarded: Service) -
     refused = guarded.client.post("/v1/datasets", json={**SPEC, "path": "/data"})
     assert "(none so far)" in str(problem(refused, 422, "path-not-allowed"))
     assert upload(guarded, packed("zip")).status_code == 202
+
+
+def test_a_spec_may_come_as_a_file(service: Service) -> None:
+    files = {"spec": ("spec.json", json.dumps(SPEC)), "archive": ("a.zip", packed("zip"))}
+
+    assert service.client.post("/v1/datasets", files=files).status_code == 202
+
+
+def test_an_archive_that_comes_as_text_is_refused_in_words(service: Service) -> None:
+    form = {"spec": (None, json.dumps(SPEC)), "archive": (None, "photos.zip")}
+    answer = service.client.post("/v1/datasets", files=form)
+
+    assert "-F archive=@PATH" in str(problem(answer, 422, "invalid-request")["detail"])

@@ -153,3 +153,19 @@ def test_the_text_that_is_wrong_is_named() -> None:
         read_json('{"a": [{"b": "ok"}, {"c": "no\\u0000"}]}')
 
     assert [each.field for each in refused.value.problems] == ["a.1.c"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/keys", "/v1/datasets"])
+def test_json_that_is_sent_as_a_form_is_refused_in_words(service: Service, path: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = service.client.post(path, content='{"name": "a"}', headers=headers)
+
+    detail = str(problem(answer, 415, "unsupported-media-type")["detail"])
+    assert "must be application/json" in detail or "must be application/json or" in detail
+    assert "-H 'content-type: application/json'" in detail
+
+
+def test_a_document_may_begin_with_a_byte_order_mark(service: Service) -> None:
+    document = b'\xef\xbb\xbf{"name": "k", "scopes": ["read"]}'
+
+    assert service.client.post("/v1/keys", content=document, headers=JSON).status_code == 201

@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import httpx
+import pytest
 
 from api.auth import AccessSettings
 from jobs.artifacts import weights_name
@@ -184,3 +185,32 @@ def test_the_graph_of_a_rejected_model_is_its_problem(service: Service) -> None:
     assert response.json()["type"] == "urn:x"
     assert "head.weight is missing" in response.json()["detail"]
     assert response.json()["cause"] == found
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream", "text/plain"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+def test_a_spec_may_come_as_a_file(service: Service, kind: str, before: bytes) -> None:
+    document = before + json.dumps(SPEC).encode()
+    files = {"spec": ("spec.json", document, kind), "weights": safetensors()}
+
+    assert service.client.post("/v1/models", files=files).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"{", "must be JSON"), (b"\xff\xfe{", "UTF-8"), (b" " * 300_000, "at most 256 KiB")],
+)
+def test_a_file_that_is_no_spec_is_refused_in_words(
+    service: Service, content: bytes, words: str
+) -> None:
+    files = {"spec": ("spec.json", content), "weights": safetensors()}
+    response = service.client.post("/v1/models", files=files)
+
+    assert words in str(problem(response, 422, "invalid-request")["detail"])
+
+
+def test_weights_that_come_as_text_are_refused_in_words(service: Service) -> None:
+    form = {"spec": (None, json.dumps(SPEC)), "weights": (None, "w.safetensors")}
+    detail = str(problem(service.client.post("/v1/models", files=form), 422, "invalid-request"))
+
+    assert "weights must be a file, but got text: with curl, -F weights=@PATH" in detail
