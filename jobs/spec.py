@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.amounts import budget_of, milliseconds_of, ratio_of
 from jobs.data_roots import DataRoots
 from jobs.errors import FieldProblem, SpecError
 from jobs.selectors import Selector
@@ -183,17 +185,36 @@ def _no_percentage(ratio: float) -> float:
     if ratio > MOST_RATIO:
         raise ValueError(
             f"must be a part of the dense latency, 0.6 for 60 %, but got {ratio:g}: "
-            f"{ratio:g} % is {ratio / 100:g}"
+            f"{ratio:g} % is {ratio / 100:g}, or write {ratio:g}%"
         )
     return ratio
 
 
-class BudgetSpec(_Spec):
-    """The latency that the result must not exceed: a part of the dense model's, or
-    milliseconds."""
+def _ratio(given: Any) -> Any:
+    return ratio_of(given) if isinstance(given, str) else given
 
-    ratio: Annotated[float, Field(gt=0), AfterValidator(_no_percentage)] | None = None
-    latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+def _milliseconds(given: Any) -> Any:
+    return milliseconds_of(given) if isinstance(given, str) else given
+
+
+class BudgetSpec(_Spec):
+    """The latency that the result must not exceed: a part of the dense model's, or milliseconds.
+
+    Texts are read as people write them: `"budget": "60%"` or `"20ms"`, `{"ratio": "0.6x"}`,
+    `{"latency_ms": "0.02s"}`.
+    """
+
+    ratio: (
+        Annotated[float, Field(gt=0), BeforeValidator(_ratio), AfterValidator(_no_percentage)]
+        | None
+    ) = None
+    latency_ms: Annotated[float, Field(gt=0), BeforeValidator(_milliseconds)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, given: Any) -> Any:
+        return dict([budget_of(given)]) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -121,6 +121,30 @@ def distillation_loss(
     return (1 - weight) * hard + weight * temperature**2 * soft
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How a run of steps went.
+
+    Attributes:
+        steps: how many there were.
+        loss: mean distillation loss over them; 0 where there was none.
+        accuracy: mean share of augmented training images that the student got right.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+
+    def with_batch(self, loss: float, accuracy: float) -> Trained:
+        """With one step more."""
+        steps = self.steps + 1
+        return Trained(
+            steps,
+            self.loss + (loss - self.loss) / steps,
+            self.accuracy + (accuracy - self.accuracy) / steps,
+        )
+
+
 class Finetune:
     """SGD with Nesterov momentum on the student, in place, in slices of any length.
 
@@ -134,6 +158,10 @@ class Finetune:
         images: (N, C, H, W), or any (N, …) when neither shift nor flip is on.
         labels: (N,) class indices.
         config: how to fine-tune.
+
+    Attributes:
+        step: steps run so far, those before a snapshot included.
+        trained: how the last `run` went.
     """
 
     def __init__(
@@ -156,6 +184,7 @@ class Finetune:
             )
         self.student, self.teacher, self.config = student, teacher, config
         self.step = 0
+        self.trained = Trained()
         self._images, self._labels = images, labels
         self._batch_size = min(config.batch_size, len(images))
         self._order: tuple[int, Tensor] | None = None
@@ -187,6 +216,7 @@ class Finetune:
         The student is left in eval mode, its weights in contiguous memory.
         """
         started, first = clock(), self.step
+        self.trained = Trained()
         self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
             with in_evaluation(self.teacher):
@@ -222,6 +252,9 @@ class Finetune:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
+        self.trained = self.trained.with_batch(
+            loss.detach().item(), (logits.argmax(1) == labels).float().mean().item()
+        )
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         steps_per_epoch = len(self._images) // self._batch_size

@@ -31,7 +31,9 @@ def scores_of(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     entries = _entries(output)
-    found = {name: value for name, value in entries.items() if _is_matrix(value)}
+    found: dict[str, Tensor] = {
+        name: value for name, value in entries.items() if _is_matrix(value)
+    }
     for name in (*NAMES, "0"):
         if name in found:
             return found[name]

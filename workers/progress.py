@@ -6,7 +6,9 @@ from typing import Any
 
 from jobs.columns import utc_now
 from workers.phases.advice import advice
-from workers.snapshot import Snapshot
+from workers.phases.facts import beta
+from workers.snapshot import DENSE, Snapshot
+from workers.time_left import part_began_s, time_left
 
 # Where each phase begins on the way from 0 to 1, by the time it usually takes.
 STARTS = {"preparing": 0.0, "searching": 0.2, "finetuning": 0.6, "verifying": 0.92, "done": 1.0}
@@ -17,7 +19,13 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
 
     Args:
         part: How much of this phase is done, 0 to 1.
-        counts: Replace what the last document said: level, levels, measured, reused, scored, best.
+        counts: Replace what the last document said: level, levels, measured, planned, reused,
+            scored, best, finetuning.
+
+    Returns:
+        The counts, the phase, `fraction` of the whole job, `elapsed_s`, and `seconds_left_range`,
+        low and high, which never grows; `seconds_left` is its middle. `budget_ratio` and
+        `dense_latency_ms` once the dense model is measured.
     """
     starts = [*STARTS.values(), 1.0]
     index = list(STARTS).index(phase)
@@ -28,19 +36,33 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "level": before.get("level", 0),
         "levels": snapshot.spec.search.levels,
         "measured": before.get("measured", 0),
+        "planned": before.get("planned"),
         "reused": before.get("reused", 0),
         "scored": before.get("scored", 0),
         "best": before.get("best"),
+        "finetuning": before.get("finetuning"),
     }
-    left = elapsed * (1 - fraction) / fraction if fraction >= 0.05 else None
+    began_s = part_began_s(before, phase, elapsed)
+    left = time_left(snapshot, phase, min(max(part, 0.0), 1.0), elapsed - began_s)
     return (
         kept
         | counts
+        | _budget(snapshot)
         | {
             "phase": phase,
             "fraction": round(fraction, 4),
             "elapsed_s": round(elapsed, 1),
-            "seconds_left": None if left is None else round(left, 1),
+            "phase_began_s": round(began_s, 1),
+            "seconds_left": None if left is None else round(sum(left) / 2, 1),
+            "seconds_left_range": left,
             "advice": advice(snapshot),
         }
     )
+
+
+def _budget(snapshot: Snapshot) -> dict[str, float]:
+    """The budget as a ratio, and the dense latency, once that is known."""
+    dense = snapshot.measurement(DENSE)
+    if dense is None or dense.latency_ms is None:
+        return {}
+    return {"budget_ratio": beta(snapshot), "dense_latency_ms": dense.latency_ms}

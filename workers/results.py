@@ -43,7 +43,11 @@ class Chance(_Result):
 
 
 class Prepared(_Result):
-    """What is known of the dense model before anything is measured."""
+    """What is known of the dense model before anything is measured.
+
+    Attributes:
+        seconds_per_image: What one forward pass took on the worker, for the time left.
+    """
 
     groups: list[str]
     dense_digest: str
@@ -53,6 +57,7 @@ class Prepared(_Result):
     validation_loss: float
     validation_accuracy: float
     chance: Chance | None = None  # results stored before there was one lack it
+    seconds_per_image: float | None = None
 
 
 class Chosen(_Result):
@@ -81,6 +86,18 @@ class Finetuned(_Result):
     steps: int
     validation_loss: float
     validation_accuracy: float
+
+
+class Training(_Result):
+    """How a slice of fine-tuning went: means over its batches, which are augmented.
+
+    Attributes:
+        loss: Of the distillation.
+        accuracy: Of the student on the training images.
+    """
+
+    loss: float
+    accuracy: float
 
 
 class Packaged(_Result):

@@ -90,7 +90,7 @@ def _wake(unit: Unit, context: Context, task: Task, outcome: Done | Again | Fail
     if task.tries:
         jobs.clear_trouble(unit.session, task.job_id, now=context.clock())
     is_round_over = tasks.open_count(unit.session, task.job_id) % ADVANCE_EVERY in (0, 1)
-    if is_round_over or isinstance(outcome, Failed):
+    if is_round_over or isinstance(outcome, Failed | Again):  # a slice lasts seconds, and is shown
         unit.send("advance", task.job_id)
 
 

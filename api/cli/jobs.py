@@ -30,9 +30,12 @@ def submit(
     model: Annotated[str | None, typer.Option(help="Name or id of the model.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Name or id of the data set.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(help="Budget as a part of the dense latency: 0.6 is 60 %.")
+        str | None, typer.Option(help="Budget as a part of the dense latency: 60%, 0.6x or 0.6.")
     ] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds.")] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option("--latency", "--latency-ms", help="Budget as a latency: 20ms or 0.02s."),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="any, id:<id>, label:<key>=<value> or where:<expression>."),
@@ -72,10 +75,10 @@ def submit(
     put(spec, ("name",), name)
     put(spec, ("model",), model)
     put(spec, ("dataset",), dataset)
-    if ratio is not None or latency_ms is not None:
+    if ratio is not None or latency is not None:
         spec["budget"] = {}
     put(spec, ("budget", "ratio"), ratio)
-    put(spec, ("budget", "latency_ms"), latency_ms)
+    put(spec, ("budget", "latency_ms"), latency)
     put(spec, ("target", "device"), device)
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.states import JobState
 from workers.decision import Decision, NewTask
 from workers.phases.facts import PACKAGE_DENSE, finalists, finetune_key, package_key
@@ -16,7 +18,12 @@ def decide(snapshot: Snapshot) -> Decision:
     if snapshot.results(finetune_key(each.digest) for each in chosen) is None:
         return Decision(
             tasks=tuple(finetune_task(each) for each in chosen),
-            progress=progress(snapshot, "finetuning", finetuned_part(snapshot, chosen)),
+            progress=progress(
+                snapshot,
+                "finetuning",
+                finetuned_part(snapshot, chosen),
+                finetuning=finetuning_now(snapshot, chosen),
+            ),
         )
     return Decision(
         tasks=(NewTask("package_dense", PACKAGE_DENSE), *(package_task(each) for each in chosen)),
@@ -34,6 +41,25 @@ def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
         if (task := snapshot.tasks.get(finetune_key(each.digest))) is not None
     ]
     return sum(done) / max(steps * len(chosen), 1)
+
+
+def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
+    """The finalist that is furthest among those not done: step of steps, loss and accuracy of the
+    last slice; how many finalists are done."""
+    running = [
+        task.payload
+        for each in chosen
+        if (task := snapshot.tasks.get(finetune_key(each.digest))) is not None
+        and task.result is None
+    ]
+    now = max(running, key=lambda payload: int(payload.get("step", 0)), default={})
+    return {
+        "step": int(now.get("step", 0)),
+        "steps": snapshot.spec.finetune.steps,
+        "finalists": len(chosen),
+        "finalists_done": len(chosen) - len(running),
+        **(now.get("training") or {"loss": None, "accuracy": None}),
+    }
 
 
 def finetune_task(chosen: Chosen) -> NewTask:

@@ -198,7 +198,7 @@ def with_explorer(
     counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
     part = shown["measured"] / max(shown["measured"] + shown["remaining"], 1)
     reused = snapshot.reused | questions.reused
-    counts["reused"] = len(reused)
+    counts |= {"reused": len(reused), "planned": shown["measured"] + shown["remaining"]}
     state = (snapshot.search_state or {}) | {"explorer": explorer.state(), "reused": reused}
     state |= decision.search.state if decision.search else {}
     is_news = counts["level"] > (snapshot.job.progress or {}).get("level", 0)

@@ -17,7 +17,7 @@ from search.plan import Plan
 from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
 from search.tensors import stored_tensors
-from workers.results import Finetuned
+from workers.results import Finetuned, Training
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
 
@@ -37,7 +37,10 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
         return _finished(work, student, run.step)
     location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
-    payload = {**work.payload, "step": run.step, "checkpoint": location}
+    went = Training(loss=run.trained.loss, accuracy=run.trained.accuracy)
+    payload = {
+        **work.payload, "step": run.step, "checkpoint": location, "training": went.document()
+    }  # fmt: skip
     return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from safetensors.torch import save
 
 from jobs.artifacts import job_file_name
@@ -38,7 +40,10 @@ def prepare(work: Work) -> Done:
     location = job_file_name(work.snapshot.job.id, "work/scores.safetensors")
     work.context.store.put(location, save(scores))
     plan, classes = graph.dense_plan(), graph.model(graph.example_inputs[0]).shape[1]
-    said = answers(graph.model, batches(data.images, data.splits.validation))
+    validation = batches(data.images, data.splits.validation)
+    began_s = time.monotonic()
+    said = answers(graph.model, validation)
+    seconds_per_image = (time.monotonic() - began_s) / len(data.splits.validation)
     blob = work.library.skeleton(work.snapshot.model, plan, batch_size=spec.target.batch_size)
     return Done(
         Prepared(
@@ -50,6 +55,7 @@ def prepare(work: Work) -> Done:
             validation_loss=said.loss,
             validation_accuracy=said.accuracy,
             chance=said.chance(classes),
+            seconds_per_image=seconds_per_image,
         ).document()
     )
 

@@ -145,7 +145,10 @@ def test_with_keys_and_no_data_root_data_comes_as_an_archive(guarded: Service) -
 
 
 def test_a_spec_may_come_as_a_file(service: Service) -> None:
-    files = {"spec": ("spec.json", json.dumps(SPEC)), "archive": ("a.zip", packed("zip"))}
+    files: dict[str, Any] = {
+        "spec": ("spec.json", json.dumps(SPEC)),
+        "archive": ("a.zip", packed("zip")),
+    }
 
     assert service.client.post("/v1/datasets", files=files).status_code == 202
 

@@ -191,7 +191,7 @@ def test_the_graph_of_a_rejected_model_is_its_problem(service: Service) -> None:
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
 def test_a_spec_may_come_as_a_file(service: Service, kind: str, before: bytes) -> None:
     document = before + json.dumps(SPEC).encode()
-    files = {"spec": ("spec.json", document, kind), "weights": safetensors()}
+    files: dict[str, Any] = {"spec": ("spec.json", document, kind), "weights": safetensors()}
 
     assert service.client.post("/v1/models", files=files).status_code == 202
 
@@ -203,7 +203,7 @@ def test_a_spec_may_come_as_a_file(service: Service, kind: str, before: bytes) -
 def test_a_file_that_is_no_spec_is_refused_in_words(
     service: Service, content: bytes, words: str
 ) -> None:
-    files = {"spec": ("spec.json", content), "weights": safetensors()}
+    files: dict[str, Any] = {"spec": ("spec.json", content), "weights": safetensors()}
     response = service.client.post("/v1/models", files=files)
 
     assert words in str(problem(response, 422, "invalid-request")["detail"])

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
 from search.evaluation import accuracy, cross_entropy_loss
-from search.finetuning import Finetune, FinetuneConfig, augment, distillation_loss, native_bfloat16
+from search.finetuning import (
+    Finetune,
+    FinetuneConfig,
+    Trained,
+    augment,
+    distillation_loss,
+    native_bfloat16,
+)
 from search.recalibration import recalibrate
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
@@ -188,3 +195,8 @@ def test_bad_data_are_refused() -> None:
 
 def test_native_bfloat16_answers_for_this_cpu() -> None:
     assert native_bfloat16() in (True, False)
+
+
+def test_a_run_tells_its_mean_loss_and_accuracy() -> None:
+    trained = Trained().with_batch(1.0, 0.5).with_batch(3.0, 1.0)
+    assert (trained.steps, trained.loss, trained.accuracy) == (2, 2.0, 0.75)

@@ -1,0 +1,91 @@
+"""How long a running job may still take: a range, which is never above what was told before.
+
+Knows the progress document and what the preparation found, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workers.phases.facts import PREPARE, prepared_result
+from workers.snapshot import Snapshot
+
+# A training step runs the dense model forward, and the pruned one forward and back. Which part of
+# that is left of it, and who shares the machine, is not known before.
+PASSES = (1.5, 5.0)
+VERIFYING_S = (5.0, 120.0)
+LEAST_PART = 0.05
+
+
+@dataclass(frozen=True)
+class Span:
+    """From at least `low_s` to about `high_s` seconds."""
+
+    low_s: float
+    high_s: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low_s + other.low_s, self.high_s + other.high_s)
+
+
+def time_left(
+    snapshot: Snapshot, phase: str, part: float, spent_s: float
+) -> tuple[float, float] | None:
+    """Seconds until the job ends, low and high; None while nothing is known.
+
+    Args:
+        part: How much of this phase is done, 0 to 1.
+        spent_s: How long this phase has lasted.
+    """
+    before = (snapshot.job.progress or {}).get("seconds_left_range")
+    found = _estimate(snapshot, phase, part, spent_s)
+    if found is None:
+        return tuple(before) if before else None
+    low_s, high_s = (found.low_s, found.high_s)
+    if before:
+        low_s, high_s = min(low_s, before[0]), min(high_s, before[1])
+    return round(min(low_s, high_s), 1), round(high_s, 1)
+
+
+def _estimate(snapshot: Snapshot, phase: str, part: float, spent_s: float) -> Span | None:
+    if phase == "done":
+        return Span(0.0, 0.0)
+    if phase == "verifying":
+        return _rest(part, spent_s, 1.0, 2.0) or Span(*VERIFYING_S)
+    if phase == "finetuning":
+        rest = _rest(part, spent_s, 0.8, 1.5) or _finetuning(snapshot)
+        return None if rest is None else rest + Span(*VERIFYING_S)
+    training = _finetuning(snapshot)
+    if phase != "searching" or training is None:
+        return None
+    rest = _rest(part, spent_s, 0.4, 2.5)
+    return None if rest is None else rest + training + Span(*VERIFYING_S)
+
+
+def _rest(part: float, spent_s: float, least: float, most: float) -> Span | None:
+    """The rest of a phase if it goes on as it went, times the two factors."""
+    if part < LEAST_PART:
+        return None
+    rest_s = spent_s * (1 - part) / part
+    return Span(least * rest_s, most * rest_s)
+
+
+def _finetuning(snapshot: Snapshot) -> Span | None:
+    """All steps of all finalists, by how fast the dense model answered in the preparation."""
+    if snapshot.result(PREPARE) is None:
+        return None
+    per_image_s = prepared_result(snapshot).seconds_per_image
+    if per_image_s is None:
+        return None
+    spec = snapshot.spec
+    images = spec.finetune.steps * spec.finetune.batch_size
+    low, high = (passes * per_image_s * images for passes in PASSES)
+    return Span(low, high * spec.search.finalists)
+
+
+def part_began_s(before: Mapping[str, Any], phase: str, elapsed_s: float) -> float:
+    """When this phase of the progress began, in seconds since the job did."""
+    same = before.get("phase") == phase and "phase_began_s" in before
+    return float(before["phase_began_s"]) if same else elapsed_s
