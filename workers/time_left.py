@@ -16,7 +16,7 @@ from workers.snapshot import Snapshot
 # that is left of it, and who shares the machine, is not known before.
 PASSES = (1.5, 5.0)
 VERIFYING_S = (5.0, 120.0)
-LEAST_PART = 0.05
+LEAST_PART, LEAST_S = 0.05, 2.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _estimate(snapshot: Snapshot, phase: str, part: float, spent_s: float) -> Sp
 
 def _rest(part: float, spent_s: float, least: float, most: float) -> Span | None:
     """The rest of a phase if it goes on as it went, times the two factors."""
-    if part < LEAST_PART:
+    if part < LEAST_PART or spent_s < LEAST_S:
         return None
     rest_s = spent_s * (1 - part) / part
     return Span(least * rest_s, most * rest_s)

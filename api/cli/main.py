@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from api.cli import datasets, demo, devices, jobs, keys, models, stack
+from api.cli import datasets, demo, devices, jobs, keys, models, prune, stack
 from api.cli.output import complain, explain
 
 PASSED_ON = {
@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("prune", epilog=prune.EPILOG)(prune.prune)
 app.command("up")(stack.up)
 app.command("demo")(demo.demo)
 app.command("probe", context_settings=PASSED_ON)(stack.probe)

@@ -3,6 +3,7 @@
 In a terminal the picture is redrawn in place; elsewhere a line is written when something changed.
 """
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from api.cli.output import duration, explain, percent, say
+from api.cli.output import duration, explain, percent
 
 if TYPE_CHECKING:
     from api.client import Client
@@ -38,13 +39,46 @@ def facts(job: "JobView") -> dict[str, str]:
     if progress.get("levels"):
         told["level"] = f"{progress.get('level', 0)} of {progress['levels']}"
     if progress.get("measured"):
-        reused = f", {progress['reused']} of earlier jobs" if progress.get("reused") else ""
-        told["measured"] = f"{progress['measured']} candidates{reused}"
+        told["measured"] = _measured(progress)
     if best.get("ratio") is not None:
-        told["best so far"] = f"{percent(best['ratio'])} of the dense latency"
-    if progress.get("seconds_left") is not None:
-        told["time left"] = f"about {duration(progress['seconds_left'])}"
+        budget = progress.get("budget_ratio")
+        against = f", budget {percent(budget)}" if budget is not None else ""
+        told["best so far"] = f"{percent(best['ratio'])} of the dense latency{against}"
+    if progress.get("finetuning") and progress.get("phase") == "finetuning":
+        told["training"] = training(progress["finetuning"])
+    if (left := time_left(progress)) is not None:
+        told["time left"] = left
     return told
+
+
+def _measured(progress: Mapping[str, Any]) -> str:
+    """Candidates measured, of how many, and how many earlier jobs had measured."""
+    planned, count = progress.get("planned"), progress["measured"]
+    of = f" of about {planned}" if planned and planned > count else ""
+    reused = f", {progress['reused']} of earlier jobs" if progress.get("reused") else ""
+    return f"{count}{of} candidates{reused}"
+
+
+def training(now: Mapping[str, Any]) -> str:
+    """Fine-tuning in words: step, loss, accuracy."""
+    told = [f"step {now.get('step', 0)} of {now.get('steps', 0)}"]
+    if (now.get("finalists") or 0) > 1:
+        told.append(f"{now.get('finalists_done', 0)} of {now['finalists']} finalists done")
+    if now.get("loss") is not None:
+        told.append(f"loss {now['loss']:.3f}")
+    if now.get("accuracy") is not None:
+        told.append(f"training accuracy {percent(now['accuracy'])}")
+    return ", ".join(told)
+
+
+def time_left(progress: Mapping[str, Any]) -> str | None:
+    """The time left as a range."""
+    span = progress.get("seconds_left_range")
+    if not span:
+        about = progress.get("seconds_left")
+        return None if about is None else f"about {duration(about)}"
+    low, high = (duration(each) for each in span)
+    return f"about {high}" if low == high else f"{low} to {high}"
 
 
 def picture(job: "JobView") -> Group:
@@ -65,26 +99,43 @@ def line(job: "JobView") -> str:
     return " · ".join([state, *(f"{name} {value}" for name, value in told.items())])
 
 
-def follow(client: "Client", job_id: str) -> "JobView":
-    """Shows the job until it has finished and returns its last document."""
-    console = Console()
+def follow(
+    client: "Client",
+    job_id: str,
+    *,
+    console: Console | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> "JobView":
+    """Shows the job until it has finished and returns its last document.
+
+    Args:
+        console: Where it is shown; standard output by default.
+        look: Called at every look at the job.
+    """
+    console = console or Console()
     if not console.is_terminal:
-        return _follow_lines(client, job_id)
+        return _follow_lines(client, job_id, console, look)
+
+    def draw(job: "JobView") -> None:
+        live.update(picture(job), refresh=True)
+        look()
+
     with Live(console=console, refresh_per_second=4) as live:
-        return client.jobs.wait(
-            job_id, pause_s=0.7, seen=lambda job: live.update(picture(job), refresh=True)
-        )
+        return client.jobs.wait(job_id, pause_s=0.7, seen=draw)
 
 
-def _follow_lines(client: "Client", job_id: str) -> "JobView":
-    last = ""
+def _follow_lines(
+    client: "Client", job_id: str, console: Console, look: Callable[[], None]
+) -> "JobView":
+    last: dict[str, str] = {}
 
     def tell(job: "JobView") -> None:
         nonlocal last
-        now = line(job)
-        if now != last:
-            say(now)
+        now = {name: told for name, told in facts(job).items() if name != "time left"}
+        if now != last:  # the time left alone is no news
+            console.print(escape(line(job)), soft_wrap=True, highlight=False)
             last = now
+        look()
 
     return client.jobs.wait(job_id, pause_s=LINE_PAUSE_S, seen=tell)
 

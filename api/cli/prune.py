@@ -1,0 +1,367 @@
+"""`secateur prune`: one command from a model, data and a budget to the files of the result.
+
+Only orchestrates: everything goes through the REST API of the stack that runs, or of a private
+one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from api.cli.connection import ApiKey, default_home
+from api.cli.given import Given, Unclear, data_of, model_of, near, short
+from api.cli.inputs import numbers, shape
+from api.cli.interrupts import Interrupts
+from api.cli.jobs import read_spec
+from api.cli.models import json_object
+from api.cli.output import complain, explain, size
+from api.cli.results import notes, result_table
+from api.cli.watch import EXIT_CODES, follow
+
+if TYPE_CHECKING:
+    from api.client import Client, Inputs
+    from api.routes.views import JobView
+
+# Smaller than the defaults of a job: for minutes on a few cores.
+QUICK = {
+    "search": {"levels": 3, "beam_width": 3, "children": 6, "finalists": 1},
+    "finetune": {"steps": 400},
+}
+LIVE = ("queued", "preparing", "searching", "finetuning", "verifying")
+AGAIN = ("failed", "cancelled")
+INTERRUPTED = 130
+EPILOG = """\
+Examples:
+
+    secateur prune model.onnx --data photos/ --ratio 60%
+
+    secateur prune timm:resnet18 --weights w.safetensors --input-shape 3,224,224 --data d.zip \\
+        --latency 20ms
+
+Exit codes: 0 the job succeeded, 1 it failed or something was refused, 2 the command is wrong,
+3 the budget is out of reach, 4 the job was cancelled, 130 interrupted before there was a job.
+
+Ctrl-C stops the job with the best so far; Ctrl-C again cancels it. The same command again goes on
+with the same job.
+"""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Where the command speaks: standard output, or standard error where JSON goes there."""
+
+    console: Console
+
+    def say(self, text: str) -> None:
+        """Writes a line."""
+        self.console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+def prune(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="ONNX file; timm:NAME, torchvision:NAME, transformers:NAME or "
+            "python:module:function with --weights; or the name of a model on the server."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder, .npz file, zip or tar archive, python:module:function, or the name of "
+            "a data set on the server."
+        ),
+    ],
+    latency: Annotated[str | None, typer.Option(help="Budget: 20ms or 0.02s.")] = None,
+    ratio: Annotated[
+        str | None, typer.Option(help="Budget as a part of the dense latency: 60%, 0.6x or 0.6.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Safetensors file of the network.", dir_okay=False)
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Of one example without the batch, such as 3,224,224.")
+    ] = None,
+    kwargs: Annotated[
+        str, typer.Option(help="Arguments of the architecture, as a JSON object.")
+    ] = "{}",
+    mean: Annotated[
+        str | None, typer.Option(help="Mean per channel, such as 0.5,0.5,0.5.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Deviation per channel.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Name or id of a device, label:<key>=<value> or where:<expression>."),
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="Runtime on the device.")] = "onnxruntime",
+    steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
+    spec_path: Annotated[
+        Path | None,
+        typer.Option("--spec", help="JSON file with further fields of the job, see docs/cli.md."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files; by default MODEL-BUDGET.", file_okay=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON document; progress to stderr.")
+    ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a server; by default that of the stack of this home, or a private "
+            "one is started.",
+            envvar="SECATEUR_URL",
+        ),
+    ] = None,
+    key: ApiKey = None,
+) -> None:
+    """Prune MODEL until it meets a latency as measured on the device, and fetch the files."""
+    voice = Voice(Console(stderr=as_json))
+    budget = read_budget(latency, ratio)
+    try:
+        asked = model_of(
+            model,
+            weights=weights,
+            input_shape=None if input_shape is None else shape(input_shape),
+            kwargs=json_object(kwargs),
+        )
+        options = {
+            name: numbers(value)
+            for name, value in (("mean", mean), ("std", std))
+            if value is not None
+        }
+        given = data_of(data, options, upload=server is not None and not _is_here(server))
+    except (Unclear, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    wanted = [each.allow for each in (asked, given) if each is not None and each.allow]
+    try:
+        with serving(server, wanted, runtime, voice) as url:
+            from api.client import Client
+
+            with Client(url, key=key) as client:
+                names = {
+                    "model": submitted(client.models, "model", model, asked, voice),
+                    "dataset": submitted(client.datasets, "data set", data, given, voice),
+                }
+                job_spec = {
+                    **merged(QUICK if quick else {}, read_spec(spec_path)),
+                    **names,
+                    "budget": budget,
+                }
+                put = merged(job_spec, {"target": {"runtime": runtime}})
+                if device is not None:
+                    put = merged(put, {"target": {"device": selector_of(client, device)}})
+                if steps is not None:
+                    put = merged(put, {"finetune": {"steps": steps}})
+                job = run(client, put, voice)
+                folder = out or Path(f"{asked.stem if asked else short(model)}-{words(budget)}")
+                files = download(client, job, folder) if job.result else []
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on with the same job")
+        raise typer.Exit(INTERRUPTED) from None
+    show(job, folder, files, voice, as_json=as_json)
+    if job.state != "succeeded":
+        explain(job.problem or {"detail": f"{job.id} is {job.state}"})
+        raise typer.Exit(EXIT_CODES.get(job.state, 1))
+
+
+def read_budget(latency: str | None, ratio: str | None) -> dict[str, float]:
+    """The budget of a job; a wrong one is refused before anything is started."""
+    from jobs.errors import SpecError
+    from jobs.spec import BudgetSpec
+    from jobs.validation import validate
+
+    if (latency is None) == (ratio is None):
+        got = "neither" if latency is None else "both"
+        raise typer.BadParameter(
+            f"one of --latency 20ms and --ratio 60% must be given, but got {got}"
+        )
+    field, text = ("ratio", ratio) if latency is None else ("latency_ms", latency)
+    try:
+        budget = validate(BudgetSpec, {field: text})
+    except SpecError as error:
+        told = "; ".join(each.message.removeprefix(f"{field} ") for each in error.problems)
+        raise typer.BadParameter(
+            f"--{'ratio' if latency is None else 'latency'} {told}"
+        ) from error
+    return budget.model_dump(exclude_none=True)
+
+
+def words(budget: Mapping[str, float]) -> str:
+    """A budget in a file name."""
+    if "ratio" in budget:
+        return f"{100 * budget['ratio']:g}-percent"
+    return f"{budget['latency_ms']:g}ms"
+
+
+@contextmanager
+def serving(server: str | None, allow: list[str], runtime: str, voice: Voice) -> Iterator[str]:
+    """The address of the server to use: the one that was named, the stack of this home if one
+    runs, or else a private one on this home for as long as the block lasts."""
+    if server is not None:
+        yield server
+        return
+    home = default_home(os.environ)
+    if (url := running_stack(home)) is not None:
+        yield url
+        return
+    try:
+        from api.stack.background import background
+        from api.stack.cores import available_cores, leave_the_probe_alone, plan_cores
+        from api.stack.errors import StackError
+    except ModuleNotFoundError as missing:
+        complain(
+            f"a private stack needs {missing.name}: install secateur[standalone], or name a "
+            "server by --server"
+        )
+        raise typer.Exit(1) from missing
+    voice.say("Starting a private stack: broker, API, collector, workers and a probe.")
+    options = ["--port", "0", "--probe-runtime", runtime]
+    for each in allow:
+        options += ["--allow", each]
+    try:
+        with background(home, options) as url:
+            leave_the_probe_alone(plan_cores(available_cores(), probe=True))
+            yield url
+    except StackError as problem:
+        complain(str(problem))
+        raise typer.Exit(1) from problem
+
+
+def running_stack(home: Path) -> str | None:
+    """The address of the stack that runs on this home."""
+    import httpx
+
+    try:
+        url = str(json.loads((home / "up.json").read_text())["url"])
+        answer = httpx.get(f"{url}/readyz", timeout=3, trust_env=False)
+    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError):
+        return None
+    return url if answer.status_code == 200 else None
+
+
+def submitted(
+    inputs: "Inputs[Any]", what: str, text: str, given: Given | None, voice: Voice
+) -> str:
+    """The name of the model or data set on the server, added unless the same content is there."""
+    known = {each.name: each for each in inputs.list()}
+    by_id = {each.id: each for each in known.values()}
+    found = known.get(given.name) if given else known.get(text) or by_id.get(text)
+    if given is None:
+        if found is None:
+            raise typer.BadParameter(
+                f"there is no file and no {what} {text!r} on the server{near(text, known)}"
+            )
+    elif found is None or found.state == "rejected":
+        voice.say(f"Adding the {what} {given.name}.")
+        found = inputs.add(given.spec, given.file)  # type: ignore[attr-defined]
+    else:
+        voice.say(f"The {what} {found.name} is there already.")
+    checked = inputs.wait(found.id)
+    if checked.state == "rejected":
+        explain(checked.problem or {"detail": f"{checked.name} was rejected"})
+        raise typer.Exit(1)
+    for told in (getattr(checked, "report", None) or {}).get("adapted", {}).values():
+        voice.say(f"{checked.name}: {told}.")
+    return str(checked.name)
+
+
+def selector_of(client: "Client", text: str) -> str:
+    """A selector; the name or id of a device becomes one."""
+    if text == "any" or text.startswith(("id:", "label:", "where:")):
+        return text
+    devices = client.devices.list()
+    matching = [each for each in devices if text in (each.name, each.id)]
+    if len(matching) == 1:
+        return f"id:{matching[0].id}"
+    names = sorted({each.name for each in devices})
+    if matching:
+        told = ", ".join(f"id:{each.id}" for each in matching)
+        raise typer.BadParameter(f"--device {text!r} names several devices: give one of {told}")
+    raise typer.BadParameter(
+        f"--device must be any, id:…, label:…, where:… or the name of a device "
+        f"({', '.join(names) or 'there is none yet'}), but got {text!r}{near(text, names)}"
+    )
+
+
+def run(client: "Client", spec: dict[str, Any], voice: Voice) -> "JobView":
+    """The job of this spec, followed until it ends: the one that was submitted before, unless it
+    failed or was cancelled, or a new one."""
+    text = json.dumps(spec, sort_keys=True)
+    name = f"{spec['model'][:40]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    before = [each for each in client.jobs.list() if each.name == name]
+    if before and before[0].state not in AGAIN:
+        job = before[0]
+        voice.say(
+            f"Going on with {job.id}." if job.state in LIVE else f"{job.id} has ended before."
+        )
+    else:
+        key = f"{name}-{len(before)}"
+        job = client.jobs.submit({**spec, "name": name}, idempotency_key=key)
+        voice.say(f"Submitted {job.id}.")
+    interrupts = Interrupts()
+    with interrupts.counted():
+        return follow(
+            client,
+            job.id,
+            console=voice.console,
+            look=lambda: interrupts.answer(client, job.id, voice.say),
+        )
+
+
+def download(client: "Client", job: "JobView", folder: Path) -> list[Path]:
+    """Writes the files of the job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for artifact in client.jobs.artifacts(job.id):
+        target = folder / Path(artifact.name).name
+        client.jobs.download(job.id, artifact, target)
+        files.append(target)
+    return files
+
+
+def show(job: "JobView", folder: Path, files: list[Path], voice: Voice, *, as_json: bool) -> None:
+    """The table and the files; with --json the one document."""
+    if job.result:
+        voice.console.print(result_table(job.result))
+        voice.say(" · ".join(notes(job.result)))
+    if files:
+        voice.say(f"\nFiles in {folder}:")
+        for file in files:
+            voice.say(f"  {file.name}  {size(file.stat().st_size)}")
+    if as_json:
+        document = {
+            "job": job.model_dump(mode="json"),
+            "out": str(folder) if files else None,
+            "files": [str(file) for file in files],
+        }
+        Console(soft_wrap=True, highlight=False, markup=False).print(
+            json.dumps(document, indent=2)
+        )
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both documents; of fields that both have the second's, objects field by field."""
+    both = dict(first)
+    for name, value in second.items():
+        nested = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
+        both[name] = merged(both[name], value) if nested else value
+    return both
+
+
+def _is_here(server: str) -> bool:
+    """Whether the server runs on this machine, and sees its folders."""
+    from urllib.parse import urlsplit
+
+    return urlsplit(server).hostname in ("127.0.0.1", "localhost", "::1")
