@@ -13,6 +13,7 @@ ClientError
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,9 @@ Document = dict[str, Any]
 TERMINAL = frozenset({"succeeded", "infeasible", "failed", "cancelled"})
 PAGE = 200
 OUTAGE_S = 30.0
+REPEATABLE = frozenset({"GET", "DELETE"})
+PUT_OFF = 503
+LONGEST_PAUSE_S = 10.0
 
 
 class ClientError(Exception):
@@ -78,10 +82,23 @@ C = TypeVar("C", bound=ModelView | DatasetView)
 
 
 class Http:
-    """Sends requests and turns refusals into `ApiProblem`."""
+    """Sends requests and turns refusals into `ApiProblem`.
 
-    def __init__(self, client: httpx.Client) -> None:
+    Args:
+        retries: How often a request is sent again that nobody answered, or that the server put off
+            by 503, if that can do no harm.
+        sleep: Waits between them.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        retries: int = 0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.client = client
+        self.retries = retries
+        self._sleep = sleep
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request; the answer is a 2xx.
@@ -90,13 +107,26 @@ class Http:
             ApiProblem: If the server refused.
             ServerUnreachable: If nobody answered.
         """
-        try:
-            response = self.client.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise self.unreachable(error) from error
-        if not response.is_success:
-            raise refusal(response)
-        return response
+        files = options.get("files") or {}
+        repeatable = method in REPEATABLE or "Idempotency-Key" in (options.get("headers") or {})
+        for attempt in range(self.retries + 1):
+            is_last = attempt == self.retries
+            for _, file, _ in files.values():
+                file.seek(0)
+            try:
+                response = self.client.request(method, path, **options)
+            except httpx.HTTPError as error:
+                # What was not connected was not sent.
+                if is_last or not (repeatable or isinstance(error, httpx.ConnectError)):
+                    raise self.unreachable(error) from error
+                self._sleep(pause_s(attempt))
+                continue
+            if response.is_success:
+                return response
+            if is_last or response.status_code != PUT_OFF:
+                raise refusal(response)
+            self._sleep(pause_s(attempt, response.headers.get("retry-after", "")))
+        raise AssertionError("the last attempt returns or raises")
 
     def unreachable(self, error: Exception) -> ServerUnreachable:
         """The error for a request that got no answer."""
@@ -114,6 +144,12 @@ class Http:
             if page.get("next") is None:
                 return
             query["after"] = page["next"]
+
+
+def pause_s(attempt: int, retry_after: str = "") -> float:
+    """How long to wait before the next attempt: what the server asks for, or growing."""
+    asked = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+    return min(max(asked, 0.2 * 2.0**attempt), LONGEST_PAUSE_S)
 
 
 def finished(job: JobView) -> bool:
@@ -263,8 +299,12 @@ class Jobs(Removable[JobView]):
     path, view = "/v1/jobs", JobView
 
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> JobView:
-        """Submits a job; with the same key a repeated call returns the first job."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        """Submits a job; with the same key a repeated call returns the first job.
+
+        Where requests are sent again, a call without a key makes itself one.
+        """
+        key = idempotency_key or (uuid.uuid4().hex if self._http.retries else None)
+        headers = {"Idempotency-Key": key} if key else {}
         return self._view(self._http.send("POST", self.path, json=dict(spec), headers=headers))
 
     def stop(self, job_id: str) -> JobView:
@@ -419,6 +459,8 @@ class Client:
         server: Its address, such as `http://127.0.0.1:8000`.
         key: An API key; a server on loopback may need none.
         timeout_s: Patience for one answer, uploads and downloads excepted.
+        retries: How often a request is sent again where nobody answered, or 503 did, and that
+            can do no harm.
         transport: Replaces the network, for tests.
     """
 
@@ -428,6 +470,7 @@ class Client:
         *,
         key: str | None = None,
         timeout_s: float = 30.0,
+        retries: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -436,7 +479,7 @@ class Client:
         self._client = httpx.Client(
             base_url=server, headers=headers, timeout=timeout_s, transport=transport, verify=verify
         )
-        http = Http(self._client)
+        http = Http(self._client, retries)
         self.models = Models(http)
         self.datasets = Datasets(http)
         self.jobs = Jobs(http)

@@ -5,6 +5,7 @@ It knows HTTP and the error tree of `jobs`; it must not know any route.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -78,10 +79,16 @@ class Problem(HTTPException):
         )
 
 
-def not_found(what: str, name: str, hint: str = "") -> Problem:
-    """404 for a named thing, with a hint where to look."""
-    detail = f"There is no {what} {shown(name)}."
+def not_found(what: str, name: str, hint: str = "", known: Iterable[str] = ()) -> Problem:
+    """404 for a named thing, with the names that are near, and a hint where to look."""
+    detail = f"There is no {what} {shown(name)}{near(name, known)}."
     return Problem(404, "not-found", f"{detail} {hint}".strip())
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Words about those of the known names that are spelt nearly so; empty where none is."""
+    found = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
+    return f"; near it are {' and '.join(map(shown, found))}" if found else ""
 
 
 def conflict(kind: str, detail: str, **fields: Any) -> Problem:

@@ -33,7 +33,8 @@ def test_library_alembic_is_not_hidden_by_the_folder() -> None:
 
 
 def test_no_import_cycle_anywhere() -> None:
-    graph = grimp.build_graph("api", "workers", "search", "latency_probes", "jobs", cache_dir=None)
+    packages = ("secateur", "api", "workers", "search", "latency_probes", "jobs")
+    graph = grimp.build_graph(*packages, cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     order = TopologicalSorter(imports)
     order.prepare()  # raises CycleError, which names the modules of a cycle

@@ -9,11 +9,11 @@ from api.cli.check_plot import check_svg
 from api.cli.checking import follow, line, show_check
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.output import complain, emit, percent, say, show_fields, show_table
-from api.cli.removing import Ids, add_removal
+from api.cli.removing import add_removal
 
 app = typer.Typer(help="Devices that measure.", no_args_is_help=True)
 
-Device = Annotated[str, typer.Argument(help="Id of the device.")]
+Device = Annotated[str, typer.Argument(help="Id or name of the device.")]
 
 
 @app.command("list")
@@ -146,5 +146,4 @@ add_removal(
     app,
     lambda client: client.devices,
     "Shut devices out for good and show them no more. What they measured stays readable.",
-    Ids,
 )

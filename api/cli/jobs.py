@@ -1,15 +1,26 @@
 """`secateur jobs`: submit pruning jobs, watch them, fetch what they produced."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
-from api.cli.output import emit, say, show_fields, show_table, size
-from api.cli.removing import Ids, add_removal
+from api.cli.output import (
+    age,
+    emit,
+    milliseconds,
+    percent,
+    say,
+    show_fields,
+    show_table,
+    size,
+)
+from api.cli.removing import add_removal
 from api.cli.results import show_result
+from api.cli.selecting import selector_of
 from api.cli.watch import facts, finish, follow
 
 if TYPE_CHECKING:
@@ -17,7 +28,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Pruning jobs.", no_args_is_help=True)
 
-JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+COLUMNS = (
+    "Id", "Name", "State", "Model", "Budget", "Latency", "Of dense", "Accuracy", "Age",
+)  # fmt: skip
+JobId = Annotated[
+    str, typer.Argument(help="Id or name of the job; of several with the name, the newest.")
+]
 
 
 @app.command("submit")
@@ -38,7 +54,9 @@ def submit(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="any, id:<id>, label:<key>=<value> or where:<expression>."),
+        typer.Option(
+            help="Name or id of a device, any, label:<key>=<value> or where:<expression>."
+        ),
     ] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime on the device.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
@@ -79,7 +97,6 @@ def submit(
         spec["budget"] = {}
     put(spec, ("budget", "ratio"), ratio)
     put(spec, ("budget", "latency_ms"), latency)
-    put(spec, ("target", "device"), device)
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)
@@ -90,6 +107,8 @@ def submit(
     put(spec, ("constraints", "min_accuracy"), min_accuracy)
     put(spec, ("constraints", "max_accuracy_drop"), max_accuracy_drop)
     with connect(server, key) as client:
+        if device is not None:
+            put(spec, ("target", "device"), selector_of(client, device))
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)
         if wait and as_json:
             job = client.jobs.wait(job.id)
@@ -103,14 +122,31 @@ def submit(
 
 @app.command("list")
 def list_jobs(as_json: AsJson = False, server: Server = None, key: ApiKey = None) -> None:
-    """List all jobs, newest first."""
+    """List all jobs, newest first, with what they reached."""
     with connect(server, key) as client:
         jobs = client.jobs.list()
     if as_json:
         emit(jobs)
         return
-    rows = [(j.id, j.name, j.state, j.spec.get("model"), j.spec.get("budget")) for j in jobs]
-    show_table(("Id", "Name", "State", "Model", "Budget"), rows, "No job yet.")
+    now = datetime.now(UTC)
+    show_table(COLUMNS, [_row(job, now) for job in jobs], "No job yet.")
+
+
+def _row(job: "JobView", now: datetime) -> tuple[object, ...]:
+    result = job.result or {}
+    budget = job.spec.get("budget") or {}
+    ratio, latency_ms = budget.get("ratio"), budget.get("latency_ms")
+    return (
+        job.id,
+        job.name,
+        job.state,
+        job.spec.get("model"),
+        percent(ratio, 0) if ratio is not None else milliseconds(latency_ms),
+        milliseconds(result.get("latency_ms")),
+        percent(result.get("ratio")),
+        percent(result.get("accuracy"), 2),
+        age(job.created_at, now),
+    )
 
 
 @app.command("show")
@@ -216,5 +252,4 @@ add_removal(
     app,
     lambda client: client.jobs,
     "Remove jobs that have ended, with their files, logs and measurements.",
-    Ids,
 )

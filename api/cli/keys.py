@@ -47,7 +47,7 @@ def list_keys(as_json: AsJson = False, server: Server = None, key: ApiKey = None
 
 @app.command("revoke")
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    key_id: Annotated[str, typer.Argument(help="Id or name of the key.")],
     server: Server = None,
     key: ApiKey = None,
 ) -> None:

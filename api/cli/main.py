@@ -4,11 +4,12 @@ Heavy imports wait until a command needs them, so that `secateur --help` stays q
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
-from api.cli import datasets, demo, devices, jobs, keys, models, prune, stack
-from api.cli.output import complain, explain
+from api.cli import datasets, demo, devices, doctor, jobs, keys, models, prune, stack
+from api.cli.output import complain, explain, say
 
 PASSED_ON = {
     "allow_extra_args": True,
@@ -16,17 +17,41 @@ PASSED_ON = {
     "help_option_names": [],
 }
 
+
+def show_version(wanted: bool) -> None:
+    """Writes the version and ends."""
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="secateur",
     help="Prunes a trained network until it meets a latency budget as measured on its device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=show_version
+        ),
+    ] = False,
+) -> None:
+    """Prunes a trained network until it meets a latency budget as measured on its device."""
+
+
 app.command("prune", epilog=prune.EPILOG)(prune.prune)
 app.command("up")(stack.up)
 app.command("demo")(demo.demo)
 app.command("probe", context_settings=PASSED_ON)(stack.probe)
+app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")

@@ -23,8 +23,9 @@ from api.cli.inputs import numbers, shape
 from api.cli.interrupts import Interrupts
 from api.cli.jobs import read_spec
 from api.cli.models import json_object
-from api.cli.output import complain, explain, size
+from api.cli.output import complain, console, explain, size
 from api.cli.results import notes, result_table
+from api.cli.selecting import selector_of
 from api.cli.watch import EXIT_CODES, follow
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def prune(
     key: ApiKey = None,
 ) -> None:
     """Prune MODEL until it meets a latency as measured on the device, and fetch the files."""
-    voice = Voice(Console(stderr=as_json))
+    voice = Voice(console(stderr=as_json))
     budget = read_budget(latency, ratio)
     try:
         asked = model_of(
@@ -275,24 +276,6 @@ def submitted(
     for told in (getattr(checked, "report", None) or {}).get("adapted", {}).values():
         voice.say(f"{checked.name}: {told}.")
     return str(checked.name)
-
-
-def selector_of(client: "Client", text: str) -> str:
-    """A selector; the name or id of a device becomes one."""
-    if text == "any" or text.startswith(("id:", "label:", "where:")):
-        return text
-    devices = client.devices.list()
-    matching = [each for each in devices if text in (each.name, each.id)]
-    if len(matching) == 1:
-        return f"id:{matching[0].id}"
-    names = sorted({each.name for each in devices})
-    if matching:
-        told = ", ".join(f"id:{each.id}" for each in matching)
-        raise typer.BadParameter(f"--device {text!r} names several devices: give one of {told}")
-    raise typer.BadParameter(
-        f"--device must be any, id:…, label:…, where:… or the name of a device "
-        f"({', '.join(names) or 'there is none yet'}), but got {text!r}{near(text, names)}"
-    )
 
 
 def run(client: "Client", spec: dict[str, Any], voice: Voice) -> "JobView":

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from api.client import Client, Removable
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names or ids.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids.")]
 
 
 def remove_all(resource: "Removable[Any]", names: list[str], *, as_json: bool) -> None:
@@ -41,17 +40,15 @@ def add_removal(
     app: typer.Typer,
     resource: Callable[["Client"], "Removable[Any]"],
     text: str,
-    kind: Any = Names,
 ) -> None:
     """Gives a group of commands its `remove`, and `rm`, which its help does not show.
 
     Args:
         text: What the help says.
-        kind: What the arguments are: `Names` or `Ids`.
     """
 
     def remove(
-        names: kind, as_json: AsJson = False, server: Server = None, key: ApiKey = None
+        names: Names, as_json: AsJson = False, server: Server = None, key: ApiKey = None
     ) -> None:
         with connect(server, key) as client:
             remove_all(resource(client), names, as_json=as_json)

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from api.cli.output import DASH, milliseconds, percent, say, size
+from api.cli.output import DASH, console, milliseconds, percent, say, size
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
@@ -66,7 +65,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 def show_result(result: Mapping[str, Any]) -> None:
     """Writes the table and the notes below it."""
-    Console().print(result_table(result))
+    console().print(result_table(result))
     if result.get("unpruned"):
         say("The budget is above the dense latency: the model is returned unpruned.")
     say(" · ".join(notes(result)))

@@ -13,8 +13,9 @@ from api.routes.access import Reader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
 from api.routes.edge import Composed, Reading
+from api.routes.jobs import found
 from api.routes.views import ArtifactView
-from jobs.repository import artifacts, jobs
+from jobs.repository import artifacts
 
 CHUNK_BYTES = 1 << 20
 SHOWN = {".html": "text/html; charset=utf-8", ".json": "application/json", ".png": "image/png"}
@@ -27,9 +28,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 @router.get("/{job_id}/artifacts", response_model=Listing[ArtifactView])
 def list_artifacts(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
     """The files of a job, by name."""
-    if jobs.find(session, job_id) is None:
-        raise not_found("job", job_id, "GET /v1/jobs lists them.")
-    items = [ArtifactView.model_validate(row) for row in artifacts.for_job(session, job_id)]
+    rows = artifacts.for_job(session, found(session, job_id).id)
+    items = [ArtifactView.model_validate(row) for row in rows]
     return conditional(request, Listing[ArtifactView](items=items))
 
 
@@ -38,7 +38,7 @@ def read_artifact(
     job_id: str, name: str, request: Request, services: Composed, session: Reading, caller: Reader
 ) -> Response:
     """One file. Its ETag is its SHA-256; pages are shown in a sandbox, without scripts."""
-    row = artifacts.find(session, job_id, name)
+    row = artifacts.find(session, found(session, job_id).id, name)
     if row is None:
         raise not_found("artifact", name, f"GET /v1/jobs/{job_id}/artifacts lists them.")
     suffix = f".{name.rpartition('.')[2].lower()}"

@@ -75,8 +75,8 @@ def list_checks(
     limit: Limit = 50,
 ) -> Response:
     """The checks of a device, newest first."""
-    device_view(session, device_id)
-    page = checks.page(session, device_id, after=after, limit=limit)
+    device = device_view(session, device_id)
+    page = checks.page(session, device.id, after=after, limit=limit)
     items = [CheckView.model_validate(row) for row in page.items]
     return conditional(request, Listing[CheckView](items=items, next=page.next))
 
@@ -107,13 +107,13 @@ def _create(services: Services, edge: Edge, device_id: str, wanted: CheckRequest
     if device.state == DeviceState.REVOKED:
         detail = f"Device {device_id} is revoked for good: enrol it again with a new token."
         raise conflict("device-revoked", detail)
-    for running in checks.live(edge.session, device_id):
+    for running in checks.live(edge.session, device.id):
         detail = f"A check of this device has not ended: wait for it at /v1/checks/{running.id}."
         raise conflict("check-running", detail, check=running.id)
-    known = _known(edge.session, device_id, wanted.model) or _built_in(services, edge, device)
+    known = _known(edge.session, device.id, wanted.model) or _built_in(services, edge, device)
     return checks.create(
         edge.session,
-        device_id,
+        device.id,
         workload=known.model,
         skeleton_digest=known.digest,
         target=_target(device, known.target, wanted),

@@ -35,7 +35,7 @@ from jobs.data_roots import data_roots
 from jobs.errors import SpecError
 from jobs.ids import new_id
 from jobs.queues import CHECK_DATASET
-from jobs.repository import datasets
+from jobs.repository import datasets, inputs
 from jobs.spec import DatasetSpec, check_path
 from jobs.tables import Dataset
 
@@ -146,7 +146,8 @@ def found(session: Session, id_or_name: str) -> Dataset:
     """The data set with this id or name, or 404."""
     dataset = datasets.find(session, id_or_name)
     if dataset is None:
-        raise not_found("data set", id_or_name, "GET /v1/datasets lists them.")
+        known = inputs.names(session, Dataset)
+        raise not_found("data set", id_or_name, "GET /v1/datasets lists them.", known)
     return dataset
 
 

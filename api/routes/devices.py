@@ -86,8 +86,9 @@ def list_devices(request: Request, session: Reading, caller: Reader) -> Response
 def read_device(device_id: str, request: Request, session: Reading, caller: Reader) -> Response:
     """One device: its state, what it is and has, when it was last seen, which jobs it joined in
     measuring, and why it was refused or set aside."""
-    told = {"pools": pools.of_device(session, device_id)}
-    return conditional(request, view(session, device_id).model_copy(update=told))
+    device = view(session, device_id)
+    told = {"pools": pools.of_device(session, device.id)}
+    return conditional(request, device.model_copy(update=told))
 
 
 @router.post("/{device_id}/drain")
@@ -105,9 +106,9 @@ def resume(device_id: str, edge: Writing, caller: Keeper) -> DeviceView:
 @router.post("/{device_id}/revoke")
 def revoke(device_id: str, edge: Writing, caller: Keeper) -> DeviceView:
     """Shut the device out for good; a job that it was measuring fails and says so."""
-    view(edge.session, device_id)
-    devices.revoke(edge.session, device_id)
-    return view(edge.session, device_id)
+    known = view(edge.session, device_id).id
+    devices.revoke(edge.session, known)
+    return view(edge.session, known)
 
 
 @router.delete("/{device_id}", status_code=204)
@@ -120,19 +121,29 @@ def remove_device(device_id: str, edge: Writing, caller: Keeper) -> None:
     removal.remove_device(edge.session, view(edge.session, device_id).id)
 
 
-def view(session: Session, device_id: str) -> DeviceView:
-    """The device as the API shows it, or 404."""
-    device = devices.find(session, device_id)
-    if device is None or device.state == DeviceState.REMOVED:
-        raise not_found("device", device_id, "GET /v1/devices lists them.")
-    return DeviceView.model_validate(device)
+def view(session: Session, id_or_name: str) -> DeviceView:
+    """The device with this id or, failing that, this name, as the API shows it; 404 where there
+    is none, 409 where several have the name."""
+    device = devices.find(session, id_or_name)
+    if device is not None and device.state != DeviceState.REMOVED:
+        return DeviceView.model_validate(device)
+    named = devices.named(session, id_or_name)
+    if len(named) > 1:
+        ids = [each.id for each in named]
+        detail = f"Several devices have the name {id_or_name!r}: name one of {', '.join(ids)}."
+        raise conflict("ambiguous-name", detail, ids=ids)
+    if not named:
+        known = [each.name for each in devices.all_devices(session)]
+        raise not_found("device", id_or_name, "GET /v1/devices lists them.", known)
+    return DeviceView.model_validate(named[0])
 
 
 def _changed(
     session: Session, device_id: str, change: Callable[[Session, str], Any]
 ) -> DeviceView:
-    if view(session, device_id).state == DeviceState.REVOKED:
+    device = view(session, device_id)
+    if device.state == DeviceState.REVOKED:
         detail = f"Device {device_id} is revoked for good: enrol it again with a new token."
         raise conflict("device-revoked", detail)
-    change(session, device_id)
-    return view(session, device_id)
+    change(session, device.id)
+    return view(session, device.id)

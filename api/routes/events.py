@@ -9,11 +9,12 @@ import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.problems import invalid_field, not_found
+from api.problems import invalid_field
 from api.routes.access import Reader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Services
+from api.routes.jobs import found
 from api.routes.views import EventView
 from jobs.repository import events, jobs
 from jobs.states import TERMINAL
@@ -52,8 +53,7 @@ def read_events(
     With ``Accept: text/event-stream`` the log is followed live as server-sent events, resumed
     after ``Last-Event-ID``; the stream ends with an event ``end`` when the job is over.
     """
-    if jobs.find(session, job_id) is None:
-        raise not_found("job", job_id, "GET /v1/jobs lists them.")
+    job_id = found(session, job_id).id
     if SSE in accept:
         start = _number(last_event_id) if last_event_id else after
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

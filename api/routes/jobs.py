@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
-from api.problems import Problem, conflict, invalid_field, not_found
+from api.problems import Problem, conflict, invalid_field, near, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
@@ -63,7 +63,10 @@ def list_jobs(
 
 @router.get("/{job_id}", response_model=JobView)
 def read_job(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
-    """One job: state, progress, what it waits for, its result or problem. Poll by ETag."""
+    """One job, by id or name: state, progress, what it waits for, its result or problem.
+
+    Where several have the name, it is the newest. Poll by ETag.
+    """
     return conditional(request, JobView.model_validate(found(session, job_id)))
 
 
@@ -71,10 +74,10 @@ def read_job(job_id: str, request: Request, session: Reading, caller: Reader) ->
 def read_tree(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
     """All candidates with what was measured of them; level 0 are single groups' measurements."""
     job = found(session, job_id)
-    rows = candidates.tree(session, job_id)
-    dense_ms = _dense_ms(job, measurements.for_job(session, job_id))
+    rows = candidates.tree(session, job.id)
+    dense_ms = _dense_ms(job, measurements.for_job(session, job.id))
     view = TreeView(
-        job_id=job_id,
+        job_id=job.id,
         budget_ratio=_budget_ratio(job, dense_ms),
         dense_latency_ms=dense_ms,
         items=[CandidateView.model_validate(row) for row in rows],
@@ -88,17 +91,18 @@ def stop_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
     job = found(edge.session, job_id)
     if job.state in TERMINAL:
         raise _over(job)
-    if request_stop(edge.session, job_id):
-        edge.after_commit(ADVANCE, job_id)
-    return JobView.model_validate(found(edge.session, job_id))
+    if request_stop(edge.session, job.id):
+        edge.after_commit(ADVANCE, job.id)
+    return JobView.model_validate(found(edge.session, job.id))
 
 
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, edge: Writing, caller: Submitter) -> JobView:
     """End the job without a result, at once: no worker is needed. Asking again changes nothing."""
-    if request_cancel(edge.session, job_id):
-        edge.after_commit(ADVANCE, job_id)  # for the files that only its tasks needed
-    job = found(edge.session, job_id)
+    asked = found(edge.session, job_id).id
+    if request_cancel(edge.session, asked):
+        edge.after_commit(ADVANCE, asked)  # for the files that only its tasks needed
+    job = found(edge.session, asked)
     if job.state != JobState.CANCELLED:
         raise _over(job)
     return JobView.model_validate(job)
@@ -114,11 +118,12 @@ def remove_job(job_id: str, services: Composed, edge: Writing, caller: Submitter
     clear_after(services, edge, remains)
 
 
-def found(session: Session, job_id: str) -> Job:
-    """The job with this id, or 404."""
-    job = jobs.find(session, job_id)
+def found(session: Session, id_or_name: str) -> Job:
+    """The job with this id or, failing that, the newest with this name, or 404."""
+    job = jobs.find_named(session, id_or_name)
     if job is None:
-        raise not_found("job", job_id, "GET /v1/jobs lists them.")
+        known = jobs.names(session)
+        raise not_found("job", id_or_name, "GET /v1/jobs lists them.", known)
     return job
 
 
@@ -140,9 +145,13 @@ def _create(edge: Edge, spec: JobSpec) -> Job:
 def _inputs(session: Session, spec: JobSpec) -> tuple[Model, Dataset]:
     model, dataset = models.find(session, spec.model), datasets.find(session, spec.dataset)
     if model is None:
-        raise invalid_field("model", f"must name a known model, but got {spec.model!r}")
+        known = near(spec.model, inputs.names(session, Model))
+        raise invalid_field("model", f"must name a known model, but got {spec.model!r}{known}")
     if dataset is None:
-        raise invalid_field("dataset", f"must name a known data set, but got {spec.dataset!r}")
+        known = near(spec.dataset, inputs.names(session, Dataset))
+        raise invalid_field(
+            "dataset", f"must name a known data set, but got {spec.dataset!r}{known}"
+        )
     return model, dataset
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import Scope, key_token
-from api.problems import invalid_field, not_found
+from api.problems import conflict, invalid_field, not_found
 from api.routes.access import Admin
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import Listing, conditional
@@ -50,7 +50,16 @@ def list_keys(request: Request, session: Reading, caller: Admin) -> Response:
 
 @router.delete("/{key_id}", status_code=204)
 def revoke_key(key_id: str, edge: Writing, caller: Admin) -> None:
-    """End a key at once. Ending it again changes nothing."""
-    if key_id not in {key.id for key in keys.all_keys(edge.session)}:
-        raise not_found("key", key_id, "GET /v1/keys lists them.")
-    keys.revoke(edge.session, key_id, database_time(edge.session))
+    """End a key at once, by id or name. Ending it again changes nothing."""
+    known = keys.all_keys(edge.session)
+    found = [key for key in known if key.id == key_id] or [
+        key for key in known if key.name == key_id
+    ]
+    if not found:
+        names = [key.name for key in known]
+        raise not_found("key", key_id, "GET /v1/keys lists them.", names)
+    if len(found) > 1:
+        ids = [key.id for key in found]
+        detail = f"Several keys have the name {key_id!r}: name one of {', '.join(ids)}."
+        raise conflict("ambiguous-name", detail, ids=ids)
+    keys.revoke(edge.session, found[0].id, database_time(edge.session))

@@ -31,7 +31,7 @@ from jobs import removal
 from jobs.artifacts import model_folder, weights_name
 from jobs.ids import new_id
 from jobs.queues import CHECK_MODEL
-from jobs.repository import models
+from jobs.repository import inputs, models
 from jobs.spec import ModelSpec
 from jobs.states import InputState
 from jobs.tables import Model
@@ -135,7 +135,8 @@ def found(session: Session, id_or_name: str) -> Model:
     """The model with this id or name, or 404."""
     model = models.find(session, id_or_name)
     if model is None:
-        raise not_found("model", id_or_name, "GET /v1/models lists them.")
+        known = inputs.names(session, Model)
+        raise not_found("model", id_or_name, "GET /v1/models lists them.", known)
     return model
 
 

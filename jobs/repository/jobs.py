@@ -52,6 +52,22 @@ def find(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id, populate_existing=True)
 
 
+def find_named(session: Session, id_or_name: str) -> Job | None:
+    """The job with this id or, failing that, the newest with this name."""
+    found = find(session, id_or_name)
+    if found is not None:
+        return found
+    newest = (Job.created_at.desc(), Job.id.desc())
+    statement = select(Job).where(Job.name == id_or_name).order_by(*newest).limit(1)
+    return session.scalars(statement.execution_options(populate_existing=True)).first()
+
+
+def names(session: Session) -> Sequence[str]:
+    """The names of all jobs that have one, each once."""
+    statement = select(Job.name).where(Job.name.is_not(None)).distinct()
+    return [name for name in session.scalars(statement) if name]
+
+
 def lock(session: Session, job_id: str) -> Job | None:
     """The job, which nobody else changes until the transaction ends. Who changes a job's tasks or
     requests too takes this first: in any other order two transactions could wait for each other.

@@ -46,10 +46,12 @@ def test_one_command_prunes_stops_with_the_best_so_far_and_goes_on_where_it_was(
         command, cwd=tmp_path, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as first:  # fmt: skip
-        told = []
+        told: list[str] = []
+        asked = False
         for line in first.stderr or ():
             told.append(line)
-            if "training step" in line and "accuracy" in line:
+            if "training step" in line and "accuracy" in line and not asked:
+                asked = True
                 first.send_signal(signal.SIGINT)
         out = (first.stdout or sys.stdin).read()
     assert first.returncode == 0, told

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"api", "jobs", "latency_probes", "search", "workers"}
+PACKAGES = {"api", "jobs", "latency_probes", "search", "secateur", "workers"}
 UP = ("--port", "0", "--workers", "1", "--probe-runtime", "replay")
 
 

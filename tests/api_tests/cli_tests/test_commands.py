@@ -435,3 +435,45 @@ def test_a_refused_removal_names_who_is_in_the_way(
     live = add_job(api.sessions, JobState.QUEUED)
     assert secateur("models", "remove", "net") == 1
     assert live in capsys.readouterr().err
+
+
+def test_jobs_and_devices_and_keys_are_called_by_name(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    job = add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
+    with api.sessions.begin() as session:
+        for number, name in enumerate(("shelf", "twin", "twin")):
+            row = Device(id=f"dev_{number}", name=name, labels={}, capabilities={})
+            row.secret_sha256 = "0"
+            session.add(row)
+    for command in (["show"], ["artifacts"], ["watch"]):
+        assert secateur("jobs", *command, "first") == 0
+    assert job in capsys.readouterr().out
+    assert secateur("devices", "show", "shelf") == 0
+    assert secateur("devices", "drain", "shelf") == 0
+    assert secateur("devices", "show", "twin") == 1
+    assert "dev_1, dev_2" in capsys.readouterr().err
+    assert secateur("keys", "create", "ci") == 0
+    assert secateur("keys", "revoke", "ci") == 0
+
+
+def test_a_misspelt_name_is_answered_with_the_near_one(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
+    for command in (["models", "inspect", "nett"], ["jobs", "show", "frist"]):
+        assert secateur(*command) == 1
+        assert "near it are" in capsys.readouterr().err
+    command = ["jobs", "submit", "--model", "nte", "--dataset", "dta", "--ratio", "60%"]
+    assert secateur(*command) == 1
+    assert "near it are 'net'" in capsys.readouterr().err
+
+
+def test_jobs_are_listed_with_what_they_reached(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
+    assert secateur("jobs", "list") == 0
+    shown = capsys.readouterr().out
+    for part in ("60 %", "0.740 ms", "59.2 %", "93.02 %", " s"):
+        assert part in shown

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,59 @@ def test_a_problem_is_told_with_all_its_fields(capsys: Captured) -> None:
     told = capsys.readouterr().err
     for part in ("Invalid", "budget.ratio: must be > 0", 'names: ["a"]', "hint: b"):
         assert part in told
+
+
+def test_what_is_said_of_a_field_is_told_once(capsys: Captured) -> None:
+    message = "budget.ratio must be > 0, but got -1"
+    error = {"field": "budget.ratio", "message": message}
+    output.explain({"detail": f"{message}.", "errors": [error]})
+    assert capsys.readouterr().err.count("must be > 0") == 1
+    both = [error, {"field": "name", "message": "name must be given"}]
+    detail = f"{message}; name must be given. Ask the operator."
+    output.explain({"detail": detail, "errors": both})
+    told = capsys.readouterr().err
+    assert told.count("must be > 0") == told.count("name must be given") == 1
+    assert "2 fields must be changed. Ask the operator." in told
+    assert "name: name" not in told
+
+
+def test_of_a_long_list_of_errors_five_are_told(capsys: Captured) -> None:
+    errors = [{"field": f"conv{n}.weight", "message": "missing"} for n in range(40)]
+    output.explain({"detail": "40 tensors do not fit", "errors": errors, "cause": {"a": 1}})
+    told = capsys.readouterr().err
+    assert told.count("missing") == 5
+    assert "and 35 more" in told
+    assert "cause" not in told
+
+
+def test_nothing_is_cut_where_there_is_no_terminal(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    output.show_table(("A", "B"), [("a" * 60, "b" * 60)], "")
+    assert f"{'a' * 60} {'b' * 60}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(5, "5 s"), (200, "3 min"), (7300, "2 h"), (90_000_0, "10 d")]
+)
+def test_ages_are_written_as_people_say_them(seconds: int, told: str) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert output.age(now - timedelta(seconds=seconds), now) == told
+
+
+def test_the_version_is_told(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("secateur 0.")
+
+
+def test_a_misspelt_command_is_answered_with_the_near_one(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["job", "list"])
+    assert ended.value.code == 2
+    assert "Did you mean 'jobs'" in capsys.readouterr().err
 
 
 def test_markup_in_data_is_shown_as_it_is(capsys: Captured) -> None:

@@ -1,0 +1,28 @@
+"""Devices as people name them on the command line, turned into selectors."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from api.cli.given import near
+
+if TYPE_CHECKING:
+    from api.client import Client
+
+
+def selector_of(client: "Client", text: str) -> str:
+    """A selector; the name or id of a device becomes one."""
+    if text == "any" or text.startswith(("id:", "label:", "where:")):
+        return text
+    devices = client.devices.list()
+    matching = [each for each in devices if text in (each.name, each.id)]
+    if len(matching) == 1:
+        return f"id:{matching[0].id}"
+    names = sorted({each.name for each in devices})
+    if matching:
+        told = ", ".join(f"id:{each.id}" for each in matching)
+        raise typer.BadParameter(f"--device {text!r} names several devices: give one of {told}")
+    raise typer.BadParameter(
+        f"--device must be any, id:…, label:…, where:… or the name of a device "
+        f"({', '.join(names) or 'there is none yet'}), but got {text!r}{near(text, names)}"
+    )

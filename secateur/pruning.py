@@ -1,0 +1,344 @@
+"""`secateur.prune`: from a trained network, data and a budget to a pruned network, in process.
+
+Only joins what `search` and `latency_probes` do; the service's workers call the same functions.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.amounts import milliseconds_of, ratio_of
+from latency_probes.local import LocalModel, LocalProbe, Measured
+from latency_probes.messages import Settings, Target
+from search.driver import SearchResult, run_search
+from search.errors import ConfigError
+from search.evaluation import accuracy, cross_entropy_loss
+from search.explorer import Node, SearchConfig
+from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
+from search.graph import PruningGraph, trace
+from search.plan import Plan
+from search.recalibration import DenseOrigin, recalibrate
+from search.scores import scores_only
+from search.sensitivity import RATIOS
+from search.skeleton import export_onnx, skeleton
+from search.surgery import kept_indices
+from search.surgery import prune as pruned_by
+from secateur.data import Parts, parts_of
+from secateur.errors import BudgetOutOfReach, MeasuringError
+from secateur.progress import Display
+from secateur.result import Result
+
+SLICE_S = 0.5
+SHORTLIST = 4
+
+
+def prune(
+    model: nn.Module,
+    train: Any,
+    val: Any = None,
+    *,
+    latency_ms: float | str | None = None,
+    ratio: float | str | None = None,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    target: Target | None = None,
+    search: Mapping[str, Any] | None = None,
+    finetune: Mapping[str, Any] | None = None,
+    criterion: str = "l1",
+    tolerance: float = 0.1,
+    calibration: int = 512,
+    seed: int = 0,
+    trace_limit_s: float = 60.0,
+    progress: bool = True,
+) -> Result:
+    """Prunes a trained classifier until it meets a latency as measured on this machine.
+
+    It is traced and verified, the dense network is measured, the layers' sensitivities are found,
+    candidates are measured and scored level by level, the best is fine-tuned by distillation from
+    the dense network, and measured again with its true weights.
+
+    Args:
+        model: The trained network; it returns class scores (B, classes), alone or as `logits` of
+            an output object. It is not touched, and may lie on any device: all work is done on
+            the CPU.
+        train: Training data: inputs (N, …) and labels (N,) as two tensors, a data set of pairs, a
+            DataLoader, or a list of batches. It is held in memory as it is given; of a loader that
+            augments, one pass is taken.
+        val: Validation data, likewise; by default at most 2000 examples are cut off `train`.
+        latency_ms: The budget in milliseconds, or as text: `"20ms"`, `"0.02s"`.
+        ratio: The budget as a part of the dense latency: 0.6 or `"60%"`. One of the two is given.
+        inputs: Example inputs (B, …); by default two of `train`.
+        target: Runtime, threads and batch size that are measured.
+        search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`.
+        finetune: Fields of `search.finetuning.FinetuneConfig`, such as `steps` (600; 0 is none),
+            `learning_rate`, and `shift` and `flip` of its augmentation (off).
+        criterion: Name of the importance criterion.
+        tolerance: Bounds the loss rise that the floor of a layer allows.
+        calibration: So many training examples recalibrate and score candidates.
+        seed: Of the splits, the search and the training.
+        trace_limit_s: Processor time of the analysis.
+        progress: Shows a bar in a terminal, a line in a notebook, lines elsewhere.
+
+    Raises:
+        BudgetOutOfReach: The fastest network that is left takes longer.
+        DataError: The data is not inputs and labels.
+        MeasuringError: The network cannot be measured on this machine.
+        search.errors.SearchError: The network cannot be traced, or a setting is wrong.
+    """
+    began_s = time.monotonic()
+    wanted = _budget(latency_ms, ratio)
+    config = _finetune_config(finetune or {}, seed)
+    _search_config(1.0, search or {}, seed)  # refused before anything is done
+    target = target or Target()
+    parts = parts_of(train, val, calibration=calibration, seed=seed)
+    with Display(shown=progress) as display:
+        display.show("tracing", 0.0)
+        dense, is_adapted = _copied(model, parts.fit.inputs[:2])
+        example = (parts.fit.inputs[:2],) if inputs is None else _tuple(inputs)
+        graph = trace(dense, example, time_limit_s=trace_limit_s)
+        work = _Work(dense, graph, parts, target, config, seed, display)
+        dense_ms = work.dense_latency_ms()
+        budget = (
+            wanted.ratio if wanted.ratio is not None else (wanted.latency_ms or 0.0) / dense_ms
+        )
+        if budget >= 1:
+            return work.unpruned(budget, dense_ms, began_s)
+        settings = _search_config(budget, search or {}, seed)
+        found = work.searched(settings, criterion, tolerance)
+        if found.infeasible is not None or not found.finalists:
+            fastest = (found.infeasible or {}).get("fastest_ratio")
+            raise BudgetOutOfReach(budget, float("nan") if fastest is None else fastest)
+        result = work.finished(found, budget, began_s)
+    if is_adapted and isinstance(result.model, type(model)):
+        result.model.__class__ = type(model)  # returns what it returned before
+    return result
+
+
+@dataclass(frozen=True)
+class _Budget:
+    ratio: float | None
+    latency_ms: float | None
+
+
+def _budget(latency_ms: float | str | None, ratio: float | str | None) -> _Budget:
+    if (latency_ms is None) == (ratio is None):
+        got = "neither" if ratio is None else "both"
+        raise ConfigError(f"one of latency_ms and ratio must be given, but got {got}")
+    try:
+        part = ratio_of(ratio) if isinstance(ratio, str) else ratio
+        ms = milliseconds_of(latency_ms) if isinstance(latency_ms, str) else latency_ms
+    except ValueError as error:
+        raise ConfigError(f"{'ratio' if latency_ms is None else 'latency_ms'} {error}") from None
+    name, value = ("ratio", part) if part is not None else ("latency_ms", ms)
+    if value is None or not 0 < value < float("inf"):
+        raise ConfigError(f"{name} must be > 0, but got {value!r}")
+    if part is not None and part > 2:
+        raise ConfigError(
+            f"ratio must be a part of the dense latency, 0.6 for 60 %, but got {part:g}: write "
+            f"{part / 100:g} or '{part:g}%'"
+        )
+    return _Budget(part, ms)
+
+
+def _finetune_config(given: Mapping[str, Any], seed: int) -> FinetuneConfig:
+    usual = {
+        "steps": 600,
+        "shift": 0,
+        "flip": False,
+        "seed": seed,
+        "precision": "bfloat16" if native_bfloat16() else "float32",
+    }
+    try:
+        return FinetuneConfig(**{**usual, **given})
+    except TypeError as error:
+        known = ", ".join(FinetuneConfig.__dataclass_fields__)
+        raise ConfigError(f"finetune must hold fields of ({known}), but: {error}") from None
+
+
+def _search_config(budget: float, given: Mapping[str, Any], seed: int) -> SearchConfig:
+    try:
+        return SearchConfig(budget=budget, **{"seed": seed, **given})
+    except TypeError as error:
+        known = ", ".join(name for name in SearchConfig.__dataclass_fields__ if name != "budget")
+        raise ConfigError(f"search must hold fields of ({known}), but: {error}") from None
+
+
+def _copied(model: nn.Module, example: Tensor) -> tuple[nn.Module, bool]:
+    """A copy on the CPU in eval mode that returns class scores alone, and whether it had to be
+    adapted for that."""
+    dense = copy.deepcopy(model).cpu().eval()
+    with torch.no_grad():
+        output = dense(example)
+    if isinstance(output, Tensor):
+        return dense, False
+    return scores_only(dense), True
+
+
+def _tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One call of `prune`, with what its steps share."""
+
+    dense: nn.Module
+    graph: PruningGraph
+    parts: Parts
+    target: Target
+    config: FinetuneConfig
+    seed: int
+    display: Display
+
+    def dense_latency_ms(self) -> float:
+        self.display.show("measuring the dense network", 0.05)
+        return self._strictly([self._skeleton(self.graph.dense_plan())])[0].latency_ms
+
+    def searched(self, config: SearchConfig, criterion: str, tolerance: float) -> SearchResult:
+        calibration = self.parts.calibration.batches()
+        screening = Settings.screening(seed=self.seed)
+        probe = LocalProbe(self._skeleton(self.graph.dense_plan()), self.target, screening)
+        try:
+            return run_search(
+                self.dense,
+                self.graph,
+                probe,
+                calibration,
+                config,
+                evaluate=self._counted(partial(cross_entropy_loss, batches=calibration)),
+                criterion=criterion,
+                tolerance=tolerance,
+                batch_size=self.target.batch_size,
+                progress=self._show_search,
+            )
+        finally:
+            probe.close()
+
+    def finished(self, found: SearchResult, budget: float, began_s: float) -> Result:
+        """The best of the finalists, trained and measured with its true weights."""
+        best = self._confirmed(found.finalists, budget)
+        student = pruned_by(self.dense, self.graph, best.plan)
+        calibration = [images for images, _ in self.parts.calibration.batches()]
+        kept = kept_indices(self.graph, best.plan)
+        recalibrate(student, calibration, DenseOrigin(self.dense, kept))
+        self._train(student)
+        self.display.show("measuring the result", 0.97)
+        return self._result(student.eval(), best.plan, found, budget, began_s)
+
+    def unpruned(self, budget: float, dense_ms: float, began_s: float) -> Result:
+        """The dense network, which meets the budget already."""
+        return self._result(
+            copy.deepcopy(self.dense), self.graph.dense_plan(), None, budget, began_s
+        )
+
+    def _result(
+        self,
+        student: nn.Module,
+        plan: Plan,
+        found: SearchResult | None,
+        budget: float,
+        began_s: float,
+    ) -> Result:
+        exported = [
+            export_onnx(each, self.graph.example_inputs, batch_size=self.target.batch_size)
+            for each in (student, self.dense)
+        ]
+        measured = self._strictly(exported)[0]
+        validation = self.parts.validation.batches()
+        return Result(
+            model=student,
+            plan=plan,
+            graph=self.graph,
+            budget=budget,
+            ratio=measured.ratio,
+            ratio_interval=(measured.ratio_low, measured.ratio_high),
+            latency_ms=measured.latency_ms,
+            dense_latency_ms=measured.measurement.reference_ms,
+            accuracy=accuracy(student, validation),
+            dense_accuracy=accuracy(self.dense, validation),
+            examples=len(self.parts.validation),
+            onnx=exported[0],
+            dense_onnx=exported[1],
+            tree=tuple(found.tree) if found else (),
+            target=self.target.key,
+            seconds=time.monotonic() - began_s,
+        )
+
+    def _confirmed(self, finalists: Sequence[Node], budget: float) -> Node:
+        """The best whose strict interval is within the budget, else the fastest of those tried."""
+        tried: list[tuple[float, int, Node]] = []
+        for number, node in enumerate(finalists[:SHORTLIST]):
+            self.display.show("confirming the best", 0.55, f"{number + 1} of {SHORTLIST}")
+            candidate = self._skeleton(node.plan)
+            reference = self._skeleton(self.graph.dense_plan())
+            measured = self._strictly([candidate, reference])[0]
+            if measured.ratio_high <= budget:
+                return node
+            tried.append((measured.ratio, number, node))
+        return min(tried)[2]
+
+    def _train(self, student: nn.Module) -> None:
+        if self.config.steps == 0:
+            return
+        fit = self.parts.fit
+        run = Finetune(student, self.dense, fit.inputs, fit.labels, self.config)
+        while not run.done:
+            run.run(time_limit_s=SLICE_S)
+            done, went = run.step / self.config.steps, run.trained
+            self.display.show(
+                "fine-tuning",
+                0.6 + 0.35 * done,
+                f"step {run.step} of {self.config.steps}, loss {went.loss:.3f}, "
+                f"training accuracy {100 * went.accuracy:.1f} %",
+            )
+
+    def _strictly(self, models: Sequence[bytes]) -> list[Measured]:
+        """The first of the models against the last, carefully.
+
+        Raises:
+            MeasuringError: It could not be measured.
+        """
+        probe = LocalProbe(models[-1], self.target, Settings.strict(seed=self.seed))
+        try:
+            outcomes = probe([LocalModel(models[0])])
+        finally:
+            probe.close()
+        measured = [each for each in outcomes if isinstance(each, Measured)]
+        if len(measured) < len(outcomes):
+            failed = next(each for each in outcomes if not isinstance(each, Measured))
+            raise MeasuringError(
+                f"{self.target.key} must run the network, but: {failed.kind}: {failed.message}"
+            )
+        return measured
+
+    def _skeleton(self, plan: Plan) -> bytes:
+        return skeleton(self.graph, plan, batch_size=self.target.batch_size).onnx_bytes
+
+    def _counted(self, evaluate: Callable[..., float]) -> Callable[[nn.Module], float]:
+        """The loss; its first calls, one per group and ratio, are the sensitivities."""
+        planned, calls = len(self.graph.prunable) * len(RATIOS) + 1, 0
+
+        def loss(model: nn.Module) -> float:
+            nonlocal calls
+            calls += 1
+            if calls <= planned:
+                self.display.show(
+                    "finding sensitivities", 0.05 + 0.1 * calls / planned, f"{calls} of {planned}"
+                )
+            return evaluate(model)
+
+        return loss
+
+    def _show_search(self, now: Mapping[str, Any]) -> None:
+        planned = now["measured"] + now["remaining"]
+        best = (now.get("best") or {}).get("ratio")
+        told = f"level {now['level']} of {now['levels']}, {now['measured']} of about {planned}"
+        told += f" candidates, best {100 * best:.1f} %" if best is not None else " candidates"
+        self.display.show("searching", 0.15 + 0.4 * now["measured"] / max(planned, 1), told)

@@ -1,0 +1,174 @@
+"""What `secateur.prune` returns: the pruned network with what was measured of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.tables import milliseconds, percent, size, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from search.graph import PruningGraph
+    from search.plan import Plan
+
+
+class Report(dict[str, Any]):
+    """A JSON document that is a table as text."""
+
+    def __str__(self) -> str:
+        low, high = self["ratio_interval"]
+        interval = f"{percent(self['ratio'])} [{percent(low)}, {percent(high)}]"
+        points = 100 * (self["accuracy"] - self["dense_accuracy"])
+        rows = [
+            (
+                "latency",
+                milliseconds(self["dense_latency_ms"]),
+                milliseconds(self["latency_ms"]),
+                interval,
+                f"≤ {percent(self['budget'])}",
+            ),
+            (
+                "accuracy",
+                percent(self["dense_accuracy"], 2),
+                percent(self["accuracy"], 2),
+                f"{points:+.2f} points",
+                "",
+            ),
+            (
+                "size",
+                size(self["dense_bytes"]),
+                size(self["bytes"]),
+                percent(self["bytes"] / self["dense_bytes"]),
+                "",
+            ),
+        ]
+        text = table(("", "before", "after", "change", "budget"), rows)
+        notes = [
+            f"accuracy on {self['examples']} validation examples",
+            f"{len(self['tree'])} candidates",
+            self["target"],
+            f"{self['seconds']:.0f} s",
+        ]
+        if self["unpruned"]:
+            notes.insert(0, "the budget is above the dense latency: nothing was pruned")
+        elif not self["within_budget"]:
+            notes.insert(0, "the interval of the last measurement reaches beyond the budget")
+        return f"{text}\n{' · '.join(notes)}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A pruned network and how it compares with the dense one.
+
+    Attributes:
+        model: In eval mode: your own class with smaller tensors, or a `PrunedGraph` where its
+            forward holds widths as constants; that one returns class scores.
+        plan: Which units of which groups are kept.
+        graph: The analysis of the dense network.
+        budget: As a ratio to the dense latency.
+        ratio: The measured latency as a ratio to the dense one, with true weights.
+        ratio_interval: Its 95 % interval, low and high.
+        latency_ms: Measured; dense_latency_ms: of the dense network, in the same processes.
+        accuracy: On the validation data; dense_accuracy: of the dense network.
+        examples: How many examples the validation data has.
+        onnx: The pruned network as an ONNX file; dense_onnx: the dense one.
+        tree: Every candidate as a JSON object.
+        target: Runtime, provider, batch size and threads that were measured.
+        seconds: How long it all took.
+    """
+
+    model: nn.Module
+    plan: Plan
+    graph: PruningGraph
+    budget: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+    latency_ms: float
+    dense_latency_ms: float
+    accuracy: float
+    dense_accuracy: float
+    examples: int
+    onnx: bytes
+    dense_onnx: bytes
+    tree: tuple[Mapping[str, Any], ...]
+    target: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        low, high = self.ratio_interval
+        return (
+            f"Result({percent(self.ratio)} of the dense latency [{percent(low)}, {percent(high)}]"
+            f", {milliseconds(self.latency_ms)} instead of {milliseconds(self.dense_latency_ms)}, "
+            f"accuracy {percent(self.accuracy, 2)} instead of {percent(self.dense_accuracy, 2)})"
+        )
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether the whole interval is within the budget."""
+        return self.ratio_interval[1] <= self.budget
+
+    def report(self) -> Report:
+        """Everything that is known, as a JSON document; as text it is a table."""
+        return Report(
+            version=1,
+            budget=self.budget,
+            within_budget=self.within_budget,
+            unpruned=self.budget >= 1,
+            ratio=self.ratio,
+            ratio_interval=list(self.ratio_interval),
+            latency_ms=self.latency_ms,
+            dense_latency_ms=self.dense_latency_ms,
+            accuracy=self.accuracy,
+            dense_accuracy=self.dense_accuracy,
+            examples=self.examples,
+            bytes=len(self.onnx),
+            dense_bytes=len(self.dense_onnx),
+            widths=dict(self.plan.widths),
+            plan_digest=self.plan.digest,
+            target=self.target,
+            seconds=round(self.seconds, 1),
+            tree=[dict(row) for row in self.tree],
+        )
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes `plan.json`, `model.safetensors`, `model.onnx`, `dense.onnx`, `report.json` and
+        `report.svg`; returns their paths. `secateur.load` reads the first two."""
+        from safetensors.torch import save
+
+        from search.loading import plan_document
+        from search.tensors import stored_tensors
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        plan = plan_document(self.graph.model, self.graph, self.plan)
+        files = {
+            "plan.json": json.dumps(plan, indent=1).encode(),
+            "model.safetensors": save(stored_tensors(self.model)),
+            "model.onnx": self.onnx,
+            "dense.onnx": self.dense_onnx,
+            "report.json": json.dumps(self.report(), indent=1).encode(),
+        }
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+        return [*(place / name for name in files), self.plot(place / "report.svg")]
+
+    def plot(self, path: str | Path) -> Path:
+        """Draws the candidates, loss over measured latency, as an SVG file.
+
+        Raises:
+            ValueError: The name does not end with `.svg`.
+        """
+        from secateur.plot import svg
+
+        target = Path(path)
+        if target.suffix.lower() != ".svg":
+            raise ValueError(f"path must be the name of an .svg file, but got {target}")
+        target.write_text(svg(self.report()), encoding="utf-8")
+        return target

@@ -1,0 +1,95 @@
+"""`secateur.prune` in this process, on the replay runtime: from a network to files and back."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import secateur
+from latency_probes.messages import Target
+from search.errors import ConfigError
+from tests.e2e_tests.nets import TinyResNet, images
+
+
+class WithLogits(TinyResNet):
+    """Returns an output object, as networks of transformers do."""
+
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+def stripes(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    pixels, labels = images(count, seed)
+    return torch.from_numpy(pixels)[:, None].float() / 255, torch.from_numpy(labels)
+
+
+SEARCH = {"levels": 2, "beam_width": 1, "children": 2}
+FINETUNE = {"steps": 30, "batch_size": 64, "learning_rate": 0.02}
+REPLAY = Target(runtime="replay")
+
+
+def test_a_network_is_pruned_trained_measured_saved_and_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = WithLogits()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = secateur.prune(
+        model, stripes(600, 1), stripes(100, 2), ratio="60%",
+        target=REPLAY, search=SEARCH, finetune=FINETUNE, calibration=64,
+    )  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert result.within_budget
+    assert 0 < result.ratio_interval[0] <= result.ratio <= 0.6
+    assert len(repr(result)) < 160
+    assert "60.0 %" in str(result.report())
+    for stage in ("tracing", "finding sensitivities", "searching", "fine-tuning: step"):
+        assert stage in capsys.readouterr().err or stage != "tracing"
+    files = result.save(tmp_path)
+    assert {file.name for file in files} == {
+        "plan.json", "model.safetensors", "model.onnx", "dense.onnx", "report.json", "report.svg",
+    }  # fmt: skip
+    assert ElementTree.parse(tmp_path / "report.svg").getroot().tag.endswith("svg")
+    inputs = stripes(3, 3)[0]
+    loaded = secateur.load(tmp_path, WithLogits())
+    assert isinstance(result.model, WithLogits)
+    torch.testing.assert_close(loaded(inputs)["logits"], result.model(inputs)["logits"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, "one of latency_ms and ratio must be given, but got neither"),
+        ({"ratio": 0.5, "latency_ms": 1}, "but got both"),
+        ({"ratio": 60}, "write 0.6 or '60%'"),
+        ({"ratio": "fast"}, "such as 60%"),
+        ({"latency_ms": -1}, "latency_ms must be > 0"),
+        ({"ratio": 0.5, "search": {"leveles": 3}}, "search must hold fields of"),
+        ({"ratio": 0.5, "finetune": {"epochs": 3}}, "finetune must hold fields of"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_done(
+    wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
+        secateur.prune(TinyResNet(), stripes(10, 1), progress=False, **wrong)
+
+
+def test_an_inspection_is_a_table_and_short() -> None:
+    found = secateur.inspect(TinyResNet(), torch.rand(1, 1, 12, 12))
+    assert "groups can be pruned" in repr(found)
+    assert len(repr(found)) < 160
+    for part in ("inner", "channels", "prunable", "multiply-accumulates"):
+        assert part in str(found)
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(secateur.SecateurError, match=r"must hold one plan\.json"):
+        secateur.load(tmp_path, TinyResNet())
+    with pytest.raises(secateur.SecateurError, match="must be the folder"):
+        secateur.load(tmp_path / "nothing", TinyResNet())
