@@ -13,7 +13,16 @@ from api.cli.removing import add_removal
 app = typer.Typer(help="Labelled data.", no_args_is_help=True)
 
 
-@app.command("add")
+EXAMPLES = """\
+Examples:
+
+    secateur datasets add photos --format image_folder --path /data/photos
+
+    secateur datasets add digits --format npz --archive digits.npz
+"""
+
+
+@app.command("add", epilog=EXAMPLES)
 def add(
     name: Annotated[str, typer.Argument(help="Name of the new data set.")],
     form: Annotated[str, typer.Option("--format", help="idx, npz, image_folder or python.")],

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from api.cli.budgets import read_budget
 from api.cli.inputs import finish_check
 from api.cli.output import complain, say
 from api.cli.results import show_result
 from api.cli.watch import finish, follow
-from jobs.spec import MOST_RATIO
 
 if TYPE_CHECKING:
     from api.client import Client
@@ -32,11 +32,8 @@ FINETUNE = {"steps": 800}
 
 def demo(
     ratio: Annotated[
-        float,
-        typer.Option(
-            help="Budget as a part of the measured dense latency.", min=0.01, max=MOST_RATIO
-        ),
-    ] = 0.6,
+        str, typer.Option(help="Budget as a part of the dense latency: 60%, 0.6x or 0.6.")
+    ] = "60%",
     data: Annotated[
         Path | None, typer.Option(help="Where Fashion-MNIST lies or is fetched to.")
     ] = None,
@@ -52,6 +49,7 @@ def demo(
     if not CHECKPOINT.is_file():
         complain(f"`secateur demo` runs in a checkout of Secateur, but {CHECKPOINT} is not here")
         raise typer.Exit(1)
+    part = read_budget(None, ratio)["ratio"]
     home, data = home.absolute(), (data or home / "data").absolute()
     fetch(data)
     options = ["--port", "0", "--allow", ARCHITECTURE, "--probe-runtime", runtime]
@@ -59,7 +57,7 @@ def demo(
     try:
         with background(home, options) as url:
             leave_the_probe_alone(plan_cores(available_cores(), probe=True))
-            job = prune(url, data, ratio=ratio, runtime=runtime, seed=seed)
+            job = prune(url, data, ratio=part, runtime=runtime, seed=seed)
             folder = save(url, job, home / "results" / job.id)
     except StackError as problem:
         complain(str(problem))

@@ -36,7 +36,16 @@ JobId = Annotated[
 ]
 
 
-@app.command("submit")
+EXAMPLES = """\
+Examples:
+
+    secateur jobs submit --model resnet20 --dataset fashion-mnist --ratio 60% --wait
+
+    secateur jobs submit job.json --latency 20ms --device kitchen-pi
+"""
+
+
+@app.command("submit", epilog=EXAMPLES)
 def submit(
     spec_path: Annotated[
         Path | None,

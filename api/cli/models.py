@@ -15,7 +15,17 @@ from api.cli.removing import add_removal
 app = typer.Typer(help="Trained networks.", no_args_is_help=True)
 
 
-@app.command("add")
+EXAMPLES = """\
+Examples:
+
+    secateur models add net --onnx model.onnx
+
+    secateur models add net --architecture timm:resnet18 --weights w.safetensors \\
+        --input-shape 3,224,224
+"""
+
+
+@app.command("add", epilog=EXAMPLES)
 def add(
     name: Annotated[str, typer.Argument(help="Name of the new model.")],
     architecture: Annotated[
