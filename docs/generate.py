@@ -33,8 +33,8 @@ writes one JSON document to standard output; in a pipe nothing is cut to a width
 --install-completion` completes commands and options in bash, zsh, fish and PowerShell.
 """,
     """
-Exit codes: 0 what was asked for happened, 1 it failed or was refused, 2 the command is wrong, 3 the
-budget of a job is out of reach, 4 a job was cancelled, 130 interrupted.
+Exit codes: 0 what was asked for happened, 1 it failed or was refused, 2 the command is wrong, 3
+the budget of a job is out of reach, 4 a job was cancelled, 130 interrupted.
 """,
 )
 # What only comes back from a call, so that nobody makes one.
