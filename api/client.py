@@ -15,7 +15,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -24,6 +24,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
+from api.onnx_packing import packed
 from api.routes.views import (
     ArtifactView,
     CheckView,
@@ -262,8 +263,16 @@ class Models(Inputs[ModelView]):
     path, view = "/v1/models", ModelView
 
     def add(self, spec: Mapping[str, Any], weights: Path) -> ModelView:
-        """Submits a model: its spec and a safetensors or ONNX file."""
-        with weights.open("rb") as file:
+        """Submits a model: its spec and a safetensors or ONNX file.
+
+        Data files of an ONNX file, which lie beside it, are sent along in one file.
+
+        Raises:
+            PackingError: such a data file is missing, short, or lies elsewhere.
+        """
+        is_onnx = spec.get("architecture") == "onnx"
+        place = packed(weights) if is_onnx else nullcontext(weights)
+        with place as whole, whole.open("rb") as file:
             parts = {"weights": (weights.name, file, "application/octet-stream")}
             form = {"spec": json.dumps(dict(spec))}
             return self._view(

@@ -1,33 +1,46 @@
-"""Puts values into the initializers of an ONNX file that are marked for filling, for runtimes that
-take no weights beside the file. Works on bytes, like `onnx_reader`."""
+"""Puts values into the initializers of an ONNX file that has them elsewhere: marked for filling,
+or in other files. Works on bytes, like `onnx_reader`."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from latency_probes.onnx_reader import Field, fields, text
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 _GRAPH, _INITIALIZER = 7, 5  # field numbers of ModelProto and GraphProto
 _NAME, _RAW_DATA, _EXTERNAL, _LOCATION = 8, 9, 13, 14  # of TensorProto
-_Chunk = bytes | memoryview
+Chunk = bytes | memoryview
 
 
 def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """The model with these values for the initializers of these names; without any, as it is."""
     if not weights:
         return model
-    chunks: list[_Chunk] = []
-    for field in fields(memoryview(model)):
-        chunks += _message(_GRAPH, _graph(field[3], weights)) if field[0] == _GRAPH else _as(field)
-    return b"".join(chunks)
+    raw = {
+        name: values.data.cast("B") if values.size else memoryview(b"")
+        for name, values in weights.items()
+    }
+    return b"".join(chunks_with(memoryview(model), raw))
 
 
-def _graph(graph: memoryview, weights: Mapping[str, npt.NDArray[Any]]) -> Iterator[_Chunk]:
+def chunks_with(model: memoryview, raw: Mapping[str, memoryview]) -> list[Chunk]:
+    """The parts of the file in which the initializers of these names hold these bytes; parts that
+    stay are not copied."""
+    chunks: list[Chunk] = []
+    for field in fields(model):
+        chunks += _message(_GRAPH, _graph(field[3], raw)) if field[0] == _GRAPH else _as(field)
+    return chunks
+
+
+def _graph(graph: memoryview, raw: Mapping[str, memoryview]) -> Iterator[Chunk]:
     for field in fields(graph):
         name = _tensor_name(field[3]) if field[0] == _INITIALIZER else ""
-        if name in weights:
-            yield from _message(_INITIALIZER, _tensor(field[3], weights[name]))
+        if name in raw:
+            yield from _message(_INITIALIZER, _tensor(field[3], raw[name]))
         else:
             yield from _as(field)
 
@@ -36,20 +49,19 @@ def _tensor_name(tensor: memoryview) -> str:
     return next((text(data) for number, _, _, data in fields(tensor) if number == _NAME), "")
 
 
-def _tensor(tensor: memoryview, values: npt.NDArray[Any]) -> Iterator[_Chunk]:
+def _tensor(tensor: memoryview, raw: memoryview) -> Iterator[Chunk]:
     for field in fields(tensor):
         if field[0] not in (_EXTERNAL, _LOCATION):
             yield from _as(field)
-    raw = values.data.cast("B") if values.size else memoryview(b"")
     yield from _as((_RAW_DATA, 2, 0, raw))
 
 
-def _message(number: int, parts: Iterator[_Chunk]) -> list[_Chunk]:
+def _message(number: int, parts: Iterator[Chunk]) -> list[Chunk]:
     chunks = list(parts)
     return [_varint(number << 3 | 2), _varint(sum(map(len, chunks))), *chunks]
 
 
-def _as(field: Field) -> list[_Chunk]:
+def _as(field: Field) -> list[Chunk]:
     number, wire, integer, data = field
     tag = _varint(number << 3 | wire)
     if wire == 0:

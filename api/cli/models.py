@@ -11,6 +11,7 @@ from api.cli.inputs import finish_check, shape
 from api.cli.inspecting import Order, show_model
 from api.cli.output import emit, show_table
 from api.cli.removing import add_removal
+from api.onnx_packing import PackingError
 
 app = typer.Typer(help="Trained networks.", no_args_is_help=True)
 
@@ -40,7 +41,8 @@ def add(
     onnx: Annotated[
         Path | None,
         typer.Option(
-            help="ONNX file (float32, opset 11-23), instead of an architecture and weights.",
+            help="ONNX file (opset 7-25), instead of an architecture and weights. Data files "
+            "beside it are sent along.",
             exists=True,
             dir_okay=False,
         ),
@@ -67,7 +69,10 @@ def add(
     if kwargs != "{}":
         spec["kwargs"] = json_object(kwargs)
     with connect(server, key) as client:
-        model = client.models.add(spec, file)
+        try:
+            model = client.models.add(spec, file)
+        except PackingError as error:
+            raise typer.BadParameter(str(error), param_hint="--onnx") from None
         if wait:
             model = client.models.wait(model.id)
         finish_check(model, as_json=as_json)

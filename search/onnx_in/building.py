@@ -23,8 +23,9 @@ from search.onnx_in.layers import Site, layer
 from search.onnx_in.module import Held, OnnxModule, Source, Step, as_tuple, called
 from search.onnx_in.naming import constant_name, free_name, layer_name
 from search.onnx_in.ops.table import known
-from search.onnx_in.reading import SMALL, Graph, Input, OnnxNode
+from search.onnx_in.reading import Graph, Input, OnnxNode
 from search.onnx_in.recurrent import GATES
+from search.onnx_in.tensors import SMALL
 from search.onnx_in.values import Entry, NodeCall, Value, following, from_constant
 
 PROBE = 23
@@ -36,7 +37,7 @@ WEIGHED = frozenset(
      "PRelu", "Sub")
 )  # fmt: skip
 MOVING = ("Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-AS_NUMBERS = {"Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2, 3}}
+AS_NUMBERS = {"Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2, 3}, "Upsample": {1}}
 
 
 class Builder:
@@ -63,7 +64,7 @@ class Builder:
         self._held: dict[int, Held] = {}
         self._folded = 0
         self._biases = not any(node.op == "BatchNormalization" for node in graph.nodes)
-        self._module = OnnxModule(graph.opset, with_free_batch(graph).inputs)
+        self._module = OnnxModule(graph.opset, with_free_batch(graph).inputs, graph.notes)
 
     def add(self, node: OnnxNode) -> None:
         """Builds and tries one node."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from onnx import ModelProto, NodeProto
 
-from search.errors import OnnxError
+from search.errors import OnnxError, first_line
 from search.onnx_in.building import PROBE, Builder
+from search.onnx_in.files import load_file, parsed
 from search.onnx_in.free_batch import check_batch, with_free_batch
 from search.onnx_in.layers import LAYERS
 from search.onnx_in.module import OnnxModule
 from search.onnx_in.ops.table import OPS
-from search.onnx_in.reading import DOMAINS, Graph, parsed, read
+from search.onnx_in.reading import DOMAINS, Graph, read
+
+_DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RecursionError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def from_onnx(
-    data: bytes | ModelProto,
+    data: bytes | ModelProto | str | Path,
     *,
     input_shapes: Sequence[Sequence[int]] | None = None,
     any_batch: bool = True,
@@ -25,18 +32,30 @@ def from_onnx(
     """The module that computes what an ONNX model does, in float32 and evaluation mode.
 
     The first dimension of the first input is the batch. It stays free; a model exported for a
-    fixed batch is freed, and tried.
+    fixed batch is freed, and tried. Sizes of -1 and 0 are free, as names are. Float16 is computed
+    in float32, which the module's `notes` say.
 
     Args:
-        data: the file's bytes, or the parsed model.
+        data: the path of a file, whose external data lies beside it; the file's bytes; or the
+            parsed model.
         input_shapes: without the batch, for inputs whose other sizes the file leaves open.
         any_batch: whether a fixed batch must turn out to be free; else it may stay fixed.
 
     Raises:
         OnnxError: the file is damaged or absurd, or holds what cannot be run or pruned: unknown
-            or custom operators, control flow, other types than float32, external data.
+            or custom operators, control flow, quantized weights, external data that is not there.
     """
-    graph = _with_sizes(read(data), input_shapes)
+    try:
+        model = load_file(data) if isinstance(data, str | Path) else data
+        return _module(_with_sizes(read(model), input_shapes), any_batch)
+    except OnnxError:
+        raise
+    except _DAMAGE as error:  # whatever a damaged file makes of numbers, names and sizes
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise OnnxError(f"the file must be a sound ONNX model, but: {what}") from error
+
+
+def _module(graph: Graph, any_batch: bool) -> OnnxModule:
     fixed = graph.inputs[0].shape[0]
     if fixed is None or not any_batch:
         return _built(graph, fixed or PROBE)

@@ -187,6 +187,8 @@ def _batch_norm(site: Site) -> nn.Module | None:
     settings, constants = site.settings, site.constants
     if settings.get("training_mode", 0):
         raise ValueError("training_mode must be 0: export the model in evaluation mode")
+    if not settings.get("spatial", 1):
+        raise ValueError("spatial must be 1")
     made = BatchNorm(
         len(constants[1]),
         settings.get("epsilon", 1e-5),

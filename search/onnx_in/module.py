@@ -52,14 +52,13 @@ class OnnxModule(nn.Module):
 
     Attributes:
         inputs: what the model is called with, batch first; the batch is free.
+        notes: what it does otherwise than the file says, as sentences.
         held: the tensors that belong to no layer.
     """
 
-    def __init__(
-        self, opset: int, inputs: tuple[Input, ...], outputs: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, opset: int, inputs: tuple[Input, ...], notes: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.notes = inputs, notes
         self.held = nn.Module()
         self._opset = opset
         self._outputs: tuple[str, ...] = ()
@@ -70,19 +69,21 @@ class OnnxModule(nn.Module):
         self._steps, self._outputs = steps, outputs
 
     def example_inputs(self, batch_size: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
-        """Seeded noise in [0, 1] for float inputs, zeros and ones for others."""
+        """Seeded noise: in [0, 1] for float inputs, all values for uint8, 0 and 1 for others."""
         generator = torch.Generator().manual_seed(seed)
         examples = []
         for each in self.inputs:
             noise = torch.rand((batch_size, *_sizes(each)), generator=generator)
-            whole = each.dtype != torch.float32
-            examples.append((noise > 0.5).to(each.dtype) if whole else noise)
+            if each.dtype == torch.uint8:
+                noise = noise * 255
+            elif each.dtype != torch.float32:
+                noise = noise > 0.5
+            examples.append(noise.to(each.dtype))
         return tuple(examples)
 
     def forward(self, *inputs: Tensor) -> Any:
         """One tensor, or a tuple where the model has several outputs."""
-        if len(inputs) != len(self.inputs):
-            raise OnnxError(f"the model takes {len(self.inputs)} inputs, but got {len(inputs)}")
+        self._check_count(inputs)
         values: dict[str, Value] = {
             each.name: value for each, value in zip(self.inputs, inputs, strict=True)
         }
@@ -94,6 +95,16 @@ class OnnxModule(nn.Module):
                 values.pop(name, None)
         results = tuple(self._result(name, values, inputs[0]) for name in self._outputs)
         return results[0] if len(results) == 1 else results
+
+    def _check_count(self, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs) == len(self.inputs):
+            return
+        names = [repr(each.name) for each in self.inputs]
+        known = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        missing = " and ".join(names[len(inputs) :])
+        verb = "is" if len(names) - len(inputs) == 1 else "are"
+        said = f"{missing} {verb} missing" if missing else f"got {len(inputs)} tensors"
+        raise OnnxError(f"the model takes the inputs {known}, in this order, but {said}")
 
     def _run(
         self, step: Step, values: Mapping[str, Value], dtype: torch.dtype, device: torch.device

@@ -1,6 +1,6 @@
-"""Reads an ONNX file and refuses what cannot be run, before any of it is run. Knows no operator.
+"""Reads an ONNX model and refuses what cannot be run, before any of it is run. Knows no operator.
 
-Nothing outside the given bytes is read: tensors in other files are refused.
+Nothing outside the given bytes is read: see `files` for tensors in other files.
 """
 
 from __future__ import annotations
@@ -10,37 +10,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx import ValueInfoProto as ValueInfo
 from torch import Tensor
 
 from search.errors import OnnxError
+from search.onnx_in.files import parsed
+from search.onnx_in.functions import inlined
+from search.onnx_in.tensors import DTYPES, MAX_ELEMENTS, MAX_RANK, tensor_of, type_name
 
-OPSETS = range(11, 24)
+OPSETS = range(7, 26)
 MAX_NODES = 50_000
-MAX_ELEMENTS = 2**30
-MAX_RANK = 8
-SMALL = 64  # elements: a wider double or byte constant is a weight, and weights are float32
 DOMAINS = ("", "ai.onnx")
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+FREE = (-1, 0)  # sizes that scripts write where a dimension is free; ONNX Runtime takes them
+QUANTIZED = ("Quantize", "QLinear", "ConvInteger", "MatMulInteger", "QAttention", "QGemm", "NBits")
 
-DTYPES: Mapping[int, torch.dtype] = {
-    TensorProto.FLOAT: torch.float32,
-    TensorProto.INT32: torch.int32,
-    TensorProto.INT64: torch.int64,
-    TensorProto.BOOL: torch.bool,
-}
-_NARROW: Mapping[int, torch.dtype] = {
-    TensorProto.DOUBLE: torch.float32,
-    TensorProto.UINT8: torch.int64,
-    TensorProto.INT8: torch.int64,
-    TensorProto.INT16: torch.int64,
-    TensorProto.UINT16: torch.int64,
-    TensorProto.UINT32: torch.int64,
-}
+INPUTS: Mapping[int, torch.dtype] = {**DTYPES, TensorProto.UINT8: torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -65,22 +52,33 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the model; a size of None is free."""
+    """An input of the model; a size of None is free.
+
+    Attributes:
+        dtype: what the module takes: float32 where the file says float16.
+        stored: the type in the file.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int | None, ...]
+    stored: str = "float"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A checked model: its nodes in an order in which they can run."""
+    """A checked model: its nodes in an order in which they can run.
+
+    Attributes:
+        notes: what will be computed otherwise than the file says, as sentences.
+    """
 
     opset: int
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, Tensor]
     nodes: tuple[OnnxNode, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read(data: bytes | ModelProto) -> Graph:
@@ -91,10 +89,12 @@ def read(data: bytes | ModelProto) -> Graph:
             custom operators and external files does not have.
     """
     model = parsed(data) if isinstance(data, bytes) else data
-    graph = model.graph
     _refuse_extras(model)
+    model = inlined(model, MAX_NODES)
+    graph = model.graph
+    _refuse_quantized(graph)
     opset = _opset(model)
-    constants = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+    constants = {tensor.name: tensor_of(tensor) for tensor in graph.initializer}
     if len(constants) < len(graph.initializer):
         raise OnnxError("initializers must have names of their own, but some share one")
     nodes = tuple(_node(node) for node in graph.node)
@@ -106,24 +106,31 @@ def read(data: bytes | ModelProto) -> Graph:
             f"{len(inputs)}, {len(nodes)} and {len(outputs)}"
         )
     known = [*constants, *(value.name for value in inputs)]
-    return Graph(opset, inputs, outputs, constants, _ordered(nodes, known, outputs))
+    ordered = _ordered(nodes, known, outputs)
+    return Graph(opset, inputs, outputs, constants, ordered, _notes(graph))
 
 
-def parsed(data: bytes) -> ModelProto:
-    """The file's message, unchecked but for its having a graph."""
-    model = ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as error:
-        raise OnnxError(f"the file must be a whole ONNX model, but got: {error}") from None
-    if not model.HasField("graph"):
-        raise OnnxError("the file must be an ONNX model, but it holds no graph")
-    return model
+def _notes(graph: GraphProto) -> tuple[str, ...]:
+    """Of half precision: in inputs, weights, and casts to it."""
+    half = TensorProto.FLOAT16
+    held = sum(tensor.data_type == half for tensor in graph.initializer)
+    held += sum(each.t.data_type == half for node in graph.node for each in node.attribute)
+    held += sum(value.type.tensor_type.elem_type == half for value in graph.input)
+    casts = sum(
+        each.name == "to" and each.i == half
+        for node in graph.node
+        if node.op_type == "Cast"
+        for each in node.attribute
+    )
+    if not held and not casts:
+        return ()
+    return (
+        f"{held} inputs and constants are float16, and {casts} nodes cast to it: all of them are "
+        "computed in float32 here",
+    )
 
 
 def _refuse_extras(model: ModelProto) -> None:
-    if model.functions:
-        raise OnnxError(f"functions are not read, but the model has {model.functions[0].name!r}")
     if model.training_info:
         raise OnnxError("training information is not read, but the model has some")
     if model.graph.sparse_initializer:
@@ -132,12 +139,22 @@ def _refuse_extras(model: ModelProto) -> None:
         raise OnnxError(f"nodes must be ≤ {MAX_NODES}, but got {len(model.graph.node)}")
 
 
+def _refuse_quantized(graph: GraphProto) -> None:
+    """By the node, before its weights of other types are met."""
+    for node in graph.node:
+        if any(part in node.op_type for part in QUANTIZED):
+            raise OnnxError(
+                f"the model is quantized ({_title(node)}): export it in float32, prune that, and "
+                "quantize the result"
+            )
+
+
 def _opset(model: ModelProto) -> int:
     versions = {entry.version for entry in model.opset_import if entry.domain in DOMAINS}
     if len(versions) != 1 or not versions <= set(OPSETS):
         raise OnnxError(
             f"the opset must be one from {OPSETS[0]} to {OPSETS[-1]}, but got "
-            f"{sorted(versions) or 'none'}"
+            f"{sorted(versions) or 'none'}: export the model for another one"
         )
     return int(versions.pop())
 
@@ -146,69 +163,28 @@ def _input(value: ValueInfo) -> Input:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         raise OnnxError(f"input {value.name!r} must be a tensor of known rank, but is not")
-    if kind.elem_type not in DTYPES:
+    if kind.elem_type not in INPUTS:
         raise OnnxError(
-            f"input {value.name!r} must be float32, int32, int64 or bool, but is "
-            f"{_type_name(kind.elem_type)}"
+            f"input {value.name!r} must be float32, float16, int32, int64, uint8 or bool, but is "
+            f"{type_name(kind.elem_type)}"
         )
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value not in FREE else None
+        for dim in kind.shape.dim
+    )
     if any(size is not None and size < 1 for size in shape) or not 1 <= len(shape) <= MAX_RANK:
         raise OnnxError(f"input {value.name!r} must have sizes ≥ 1, but got {list(shape)}")
     if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
         raise OnnxError(f"input {value.name!r} must be smaller, but has shape {list(shape)}")
-    return Input(value.name, DTYPES[kind.elem_type], shape)
+    return Input(value.name, INPUTS[kind.elem_type], shape, type_name(kind.elem_type))
 
 
-def _type_name(number: int) -> str:
-    names: dict[int, str] = {v: k.lower() for k, v in TensorProto.DataType.items()}
-    return names.get(number, f"type {number}")
-
-
-def _tensor(proto: TensorProto) -> Tensor:
-    """A constant: float32, int32, int64 or bool; narrow types are widened where they are small."""
-    name, shape = proto.name, tuple(proto.dims)
-    if proto.data_location == TensorProto.EXTERNAL or proto.external_data:
-        raise OnnxError(f"{name!r} lies in another file; save the model with its weights inside")
-    if any(size < 0 for size in shape) or len(shape) > MAX_RANK:
-        raise OnnxError(f"{name!r} must have sizes ≥ 0, but got {list(shape)}")
-    count = math.prod(shape)
-    narrow = proto.data_type in _NARROW and count <= SMALL
-    if proto.data_type not in DTYPES and not narrow:
-        raise OnnxError(
-            f"weights must be float32, but {name!r} is {_type_name(proto.data_type)} "
-            f"of shape {list(shape)}; export the model in float32"
-        )
-    _check_length(proto, count)
-    try:
-        array = numpy_helper.to_array(proto)
-    except (ValueError, TypeError) as error:
-        raise OnnxError(f"{name!r} must be a whole tensor, but got: {error}") from None
-    dtype = (_NARROW if narrow else DTYPES)[proto.data_type]
-    return torch.from_numpy(np.array(array)).to(dtype)
-
-
-def _check_length(proto: TensorProto, count: int) -> None:
-    """The product of the sizes against the bytes that are there, before anything is allocated."""
-    if count > MAX_ELEMENTS:
-        raise OnnxError(f"{proto.name!r} must be smaller, but has shape {list(proto.dims)}")
-    fields = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data)
-    width: dict[int, int] = {TensorProto.BOOL: 1, TensorProto.UINT8: 1, TensorProto.INT8: 1}
-    width |= {TensorProto.INT16: 2, TensorProto.UINT16: 2}
-    width |= {TensorProto.INT64: 8, TensorProto.DOUBLE: 8}
-    stored = (
-        len(proto.raw_data) / width.get(proto.data_type, 4)
-        if proto.HasField("raw_data")
-        else sum(map(len, fields)) + len(proto.uint64_data)
-    )
-    if stored != count:
-        raise OnnxError(
-            f"{proto.name!r} of shape {list(proto.dims)} must hold {count} values, "
-            f"but got {stored:g}"
-        )
+def _title(node: NodeProto) -> str:
+    return f"{node.op_type} node {node.name or next(iter(node.output), '')!r}"
 
 
 def _node(node: NodeProto) -> OnnxNode:
-    title = f"{node.op_type} node {node.name or next(iter(node.output), '')!r}"
+    title = _title(node)
     if node.domain not in DOMAINS:
         raise OnnxError(f"custom operators cannot be run, but {title} is of {node.domain!r}")
     if node.op_type in CONTROL_FLOW:
@@ -224,7 +200,7 @@ def _node(node: NodeProto) -> OnnxNode:
 def _attribute(proto: AttributeProto, title: str) -> Any:
     kinds = AttributeProto
     if proto.type == kinds.TENSOR:
-        return _tensor(proto.t)
+        return tensor_of(proto.t)
     if proto.type == kinds.STRING:
         return proto.s.decode(errors="replace")
     if proto.type in (kinds.INT, kinds.FLOAT):

@@ -102,8 +102,13 @@ def remainder(call: NodeCall) -> Value:
 
 
 def clip(call: NodeCall) -> Value:
-    """Bounds as inputs; each may be left out."""
-    bounds = [call.value(place) if call.has(place) else None for place in (1, 2)]
+    """Bounds as inputs, before opset 11 as attributes; each may be left out."""
+    bounds: list[Value | None] = [
+        call.value(place) if call.has(place) else None for place in (1, 2)
+    ]
+    if call.opset < 11:
+        given = (call.attributes.get(name) for name in ("min", "max"))
+        bounds = [None if bound is None else numbers(bound) for bound in given]
     if call.on_numbers:
         low, high = (None if b is None else b.item() for b in bounds)
         return each(lambda x: _bounded(x, low, high), call.numbers(0))
@@ -139,7 +144,7 @@ def _scalar(call: NodeCall, place: int) -> Any:
 
 
 def cast(call: NodeCall) -> Value:
-    """All floats are the model's own; half precision is refused."""
+    """All floats are the model's own, which is wider where the file says float16."""
     to = call.attributes.get("to", 1)
     if to in FLOATS:
         if call.on_numbers:
@@ -176,7 +181,7 @@ def _as_int(x: Any) -> Any:
     return torch.sym_int(x) if isinstance(x, torch.SymInt | torch.SymFloat) else int(x)
 
 
-FLOATS = (1, 11)
+FLOATS = (1, 10, 11)
 INTEGERS: dict[int, tuple[torch.dtype, Callable[[Any], Any]]] = {
     2: (torch.uint8, _as_int),
     3: (torch.int8, _as_int),
@@ -216,6 +221,12 @@ def hard_sigmoid(call: NodeCall) -> Value:
 def thresholded_relu(call: NodeCall) -> Value:
     """x where x > α, else 0."""
     return functional.threshold(call.tensor(0), call.attributes.get("alpha", 1.0), 0.0)
+
+
+def swish(call: NodeCall) -> Value:
+    """x σ(α x)."""
+    x, alpha = call.tensor(0), call.attributes.get("alpha", 1.0)
+    return functional.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
 def gelu(call: NodeCall) -> Value:
@@ -315,6 +326,7 @@ ELEMENTWISE: dict[str, Op] = {
     "Sqrt": unary(torch.sqrt, math.sqrt),
     "Sub": binary(operator.sub, operator.sub),
     "Sum": variadic(operator.add),
+    "Swish": swish,
     "Tan": unary(torch.tan, math.tan),
     "Tanh": unary(torch.tanh, math.tanh),
     "ThresholdedRelu": thresholded_relu,

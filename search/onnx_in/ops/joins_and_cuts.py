@@ -51,8 +51,13 @@ def split(call: NodeCall) -> tuple[Value, ...]:
 
 def slicing(call: NodeCall) -> Value:
     """From start to end by step, per axis; beyond the ends is clamped."""
-    x, starts, ends = call.value(0), call.ints(1), call.ints(2)
-    axes = call.ints(3) if call.has(3) else list(range(len(starts)))
+    x = call.value(0)
+    starts, ends, given = (
+        call.given(place, name, 10) for place, name in ((1, "starts"), (2, "ends"), (3, "axes"))
+    )
+    if starts is None or ends is None:
+        raise OnnxError("starts and ends must be given, but are not")
+    axes = list(range(len(starts))) if given is None else given
     steps = call.ints(4) if call.has(4) else [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         x = _sliced(x, axis_of(axis, x.ndim), start, end, step)
@@ -96,7 +101,9 @@ def tile(call: NodeCall) -> Value:
 
 def pad(call: NodeCall) -> Value:
     """Constants, the reflection or the edge, before and after every dimension."""
-    x, pads = call.tensor(0), call.ints(1)
+    x, pads = call.tensor(0), call.given(1, "pads", 11)
+    if pads is None:
+        raise OnnxError("pads must be given, but are not")
     axes = call.ints(3) if call.has(3) else list(range(x.ndim))
     mode = call.attributes.get("mode", "constant")
     if mode not in PADDING:
@@ -113,7 +120,7 @@ def pad(call: NodeCall) -> Value:
     if mode != "constant":
         flat += [0] * (2 * max(x.ndim - 2, 1) - len(flat))
         return functional.pad(x, flat, PADDING[mode])
-    value = call.number(2) if call.has(2) else 0
+    value = call.number(2) if call.has(2) else call.attributes.get("value", 0)
     return functional.pad(x, flat, "constant", value)
 
 

@@ -62,7 +62,7 @@ def top_k(call: NodeCall) -> tuple[Value, ...]:
     return tuple(
         torch.topk(
             x,
-            call.number(1),
+            call.number(1) if call.opset >= 10 else call.attributes["k"],
             axis_of(call.attributes.get("axis", -1), x.ndim),
             largest=bool(call.attributes.get("largest", 1)),
             sorted=bool(call.attributes.get("sorted", 1)),

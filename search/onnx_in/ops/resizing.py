@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search.errors import OnnxError
-from search.onnx_in.values import NodeCall, Op, Value, axis_of
+from search.onnx_in.values import NodeCall, Op, Value, axis_of, numbers
 
 Floats = NDArray[np.float64]
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -26,6 +27,7 @@ LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 def resize(call: NodeCall) -> Value:
     """By scales or to sizes; dimensions that keep their size are left alone."""
+    call = _as_today(call) if call.opset < 11 else call
     x, settings = call.tensor(0), call.attributes
     for name in ("antialias", "exclude_outside"):
         if settings.get(name, 0):
@@ -41,6 +43,15 @@ def resize(call: NodeCall) -> Value:
     if mode == "linear":
         return _linear(call, x, targets, scales)
     return _cubic(call, x, targets, scales)
+
+
+def _as_today(call: NodeCall) -> NodeCall:
+    """Upsample (opset 7 to 9) and Resize (opset 10): scales, from the corner, rounded down."""
+    given = call.attributes.get("scales")
+    scales = call.value(1) if given is None else numbers(given)
+    fixed = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    attributes = {**call.attributes, **fixed}
+    return replace(call, inputs=(call.value(0), None, scales), attributes=attributes)
 
 
 def _targets(call: NodeCall, x: Tensor) -> tuple[dict[int, int], dict[int, float]]:
@@ -166,4 +177,4 @@ def _cubic(call: NodeCall, x: Tensor, targets: dict[int, int], scales: dict[int,
     )
 
 
-RESIZING: dict[str, Op] = {"Resize": resize}
+RESIZING: dict[str, Op] = {"Resize": resize, "Upsample": resize}

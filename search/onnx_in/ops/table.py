@@ -32,8 +32,6 @@ OPS: Mapping[str, Op] = {
     **SPACE,
 }
 
-QUANTIZED = ("Quantize", "Dequantize", "QLinear", "DynamicQuantize", "Integer")
-
 
 def known(node: OnnxNode) -> Op:
     """The function of a node.
@@ -43,6 +41,4 @@ def known(node: OnnxNode) -> Op:
     """
     if node.op in OPS:
         return OPS[node.op]
-    if any(part in node.op for part in QUANTIZED):
-        raise OnnxError(f"the model is quantized ({node.title}): export it in float32")
     raise OnnxError(f"operator {node.op!r} is not known ({node.title})")

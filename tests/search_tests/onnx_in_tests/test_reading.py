@@ -53,10 +53,6 @@ def control_flow(proto: ModelProto) -> None:
     proto.graph.node[1].op_type = "If"
 
 
-def half_weights(proto: ModelProto) -> None:
-    replaced_weight(proto, numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float16)))
-
-
 def double_weights(proto: ModelProto) -> None:
     replaced_weight(proto, numpy_helper.from_array(np.zeros((4, 3, 3, 3))))
 
@@ -98,15 +94,17 @@ def constant_output(proto: ModelProto) -> None:
 
 
 def old(proto: ModelProto) -> None:
-    proto.opset_import[0].version = 10
+    proto.opset_import[0].version = 6
 
 
 def new(proto: ModelProto) -> None:
-    proto.opset_import[0].version = 24
+    proto.opset_import[0].version = 26
 
 
 def function(proto: ModelProto) -> None:
-    proto.functions.add().name = "block"
+    """One that calls itself."""
+    made = proto.functions.add(name="block", domain="own")
+    made.node.add(op_type="block", domain="own")
 
 
 def training(proto: ModelProto) -> None:
@@ -121,8 +119,14 @@ def negative_input(proto: ModelProto) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -3
 
 
-def half_input(proto: ModelProto) -> None:
-    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+def double_input(proto: ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def quantized_input(proto: ModelProto) -> None:
+    """Before its weights, which are bytes, are met."""
+    replaced_weight(proto, numpy_helper.from_array(np.zeros((4, 40, 3, 3), np.uint8)))
+    proto.graph.node[1].op_type, proto.graph.node[1].domain = "QLinearAdd", "com.microsoft"
 
 
 def bomb(proto: ModelProto) -> None:
@@ -146,22 +150,22 @@ def mixed_examples(proto: ModelProto) -> None:
         (control_flow, "control flow cannot be pruned, but the model has If node 'second'"),
         (custom, "custom operators cannot be run, but Relu node 'second' is of 'com.microsoft'"),
         (cycle, "must not have cycles"),
-        (double_weights, "weights must be float32, but 'w' is double"),
+        (double_weights, "weights must be float32 or float16, but 'w' is double"),
         (duplicate, "'y' is made twice"),
         (enormous_weights, "'w' must be smaller"),
         (external, "'w' lies in another file"),
         (free_height, "only the batch of input 'x' may be free"),
-        (function, "functions are not read, but the model has 'block'"),
-        (half_input, "input 'x' must be float32, int32, int64 or bool, but is float16"),
-        (half_weights, "weights must be float32, but 'w' is float16"),
+        (double_input, "input 'x' must be float32, float16, int32, int64, uint8 or bool"),
+        (function, "functions must not call themselves, but 'block' does"),
         (missing, "'nowhere' is read, but nothing makes it"),
         (mixed_examples, "holds for batches of 2 only"),
         (negative_input, "input 'x' must have sizes ≥ 1"),
         (negative_weights, "'w' must have sizes ≥ 0"),
-        (new, "the opset must be one from 11 to 23"),
+        (new, "the opset must be one from 7 to 25"),
         (no_output, "must have inputs, nodes and outputs"),
-        (old, "the opset must be one from 11 to 23"),
-        (quantized, "the model is quantized"),
+        (old, "the opset must be one from 7 to 25"),
+        (quantized, "the model is quantized .QLinearConv node 'second'."),
+        (quantized_input, "the model is quantized .QLinearAdd node 'second'."),
         (short_weights, "must hold 108 values, but got 2.5"),
         (training, "training information is not read"),
         (unknown, "operator 'NonZero' is not known"),
