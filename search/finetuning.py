@@ -158,6 +158,7 @@ class Finetune:
         images: (N, C, H, W), or any (N, …) when neither shift nor flip is on.
         labels: (N,) class indices.
         config: how to fine-tune.
+        channels_last: images are (N, H, W, C).
 
     Attributes:
         step: steps run so far, those before a snapshot included.
@@ -171,6 +172,8 @@ class Finetune:
         images: Tensor,
         labels: Tensor,
         config: FinetuneConfig,
+        *,
+        channels_last: bool = False,
     ) -> None:
         if len(images) != len(labels) or len(images) < 2:
             raise ConfigError(
@@ -185,6 +188,7 @@ class Finetune:
         self.student, self.teacher, self.config = student, teacher, config
         self.step = 0
         self.trained = Trained()
+        self._channels_last = channels_last
         self._images, self._labels = images, labels
         self._batch_size = min(config.batch_size, len(images))
         self._order: tuple[int, Tensor] | None = None
@@ -268,7 +272,10 @@ class Finetune:
         config = self.config
         if config.shift > 0 or config.flip:
             generator = torch.Generator().manual_seed(_mixed(config.seed, self.step, 1))
+            last = self._channels_last
+            images = images.permute(0, 3, 1, 2) if last else images
             images = augment(images, shift=config.shift, flip=config.flip, generator=generator)
+            images = images.permute(0, 2, 3, 1) if last else images
         return images, self._labels[index]
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def inspect(request: Inspection) -> dict[str, Any]:
     from search.graph.trial_log import Verdicts
     from search.recalibration import recalibration
     from workers.loaders.errors import LoadError
-    from workers.loaders.models import example_inputs, input_shape, load_model
+    from workers.loaders.models import example_inputs, input_part, input_shape, load_model
 
     notes: dict[str, str] = {}
     try:
@@ -108,6 +108,7 @@ def inspect(request: Inspection) -> dict[str, Any]:
         "input_shape": list(input_shape(model, request.spec)),
         "recalibration": recalibration(model),
         "adapted": notes,
+        "input": input_part(model, request.spec),
     }
     return {"report": graph.report() | found, "verdicts": graph.verdicts.to_json()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from safetensors.torch import load
@@ -22,6 +22,7 @@ from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices
 from workers.context import Context
 from workers.loaders.datasets import Images, Source
+from workers.loaders.feed import Feed
 from workers.loaders.models import example_inputs, load_model
 from workers.loaders.sources import Upload
 from workers.results import Blob
@@ -97,7 +98,7 @@ class Library:
         return self._data.get(_data_key(snapshot), lambda: self._read(snapshot.spec, snapshot))
 
     def fit_tensors(self, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
-        """Network inputs (N, C, H, W) and labels (N,) of the images to fit on."""
+        """Network inputs (N, …) and labels (N,) of the images to fit on."""
         data = self.data(snapshot)
         return self._fit.get(_data_key(snapshot), lambda: data.images.select(data.splits.fit))
 
@@ -174,12 +175,15 @@ def _data_key(snapshot: Snapshot) -> Hashable:
 
 
 def job_source(context: Context, dataset: Dataset, model: Model) -> Source:
-    """Where the data set lies, with image files scaled to what the model takes."""
+    """Where the data set lies, with images in the form that the model takes."""
     spec = DatasetSpec.model_validate(dataset.spec)
     shape = ModelSpec.model_validate(model.spec).input_shape
     if shape is None and model.report is not None:
         shape = tuple(model.report["input_shape"])
-    return dataset_source(context, dataset.id, spec, image_shape=shape)
+    feed = Feed.reported(model.report, shape)
+    image_shape = None if shape is None else feed.image_shape(shape)
+    source = dataset_source(context, dataset.id, spec, image_shape=image_shape)
+    return replace(source, feed=feed)
 
 
 def dataset_source(

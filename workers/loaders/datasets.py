@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workers.loaders.feed import Feed
 from workers.loaders.sources import ArraySource, SplitName
 
 
@@ -25,21 +26,23 @@ class Images:
     labels: Tensor
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    feed: Feed = field(default_factory=Feed)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Those images as the network takes them: float32, [0, 1] from uint8, normalised."""
-        pixels = self.images[index]
-        values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-        if self.mean or self.std:
-            shift = torch.tensor(self.mean or (0.0,)).view(1, -1, 1, 1)
-            values = (values - shift) / torch.tensor(self.std or (1.0,)).view(1, -1, 1, 1)
-        return values
+        """Those images as the network takes them: float32, [0, 1] from uint8, normalised, unless
+        its feed says otherwise."""
+        return self.feed.formed(self.images[index], self.mean, self.std)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image as the network gets it."""
+        return tuple(self.feed.formed(self.images[:1], self.mean, self.std).shape[1:])
 
     def select(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs (n, C, H, W) and labels (n,) of `index`."""
+        """Network inputs, (n, C, H, W) unless the feed says otherwise, and labels (n,) of `index`."""
         return self.batch(index), self.labels[index]
 
     def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -47,11 +50,14 @@ class Images:
         return self.select(torch.arange(start, min(stop, len(self))))
 
 
+@dataclass(frozen=True)
 class Source(ArraySource):
-    """A data set whose splits are read as tensors."""
+    """A data set whose splits are read as tensors, for a network with this feed."""
+
+    feed: Feed = field(default_factory=Feed)
 
     def read(self, split: SplitName) -> Images:
         """Reads and checks one split; raises DatasetError as `arrays` does."""
         images, labels = self.arrays(split)
         pixels = torch.tensor(np.ascontiguousarray(images))
-        return Images(pixels, torch.from_numpy(labels), self.mean, self.std)
+        return Images(pixels, torch.from_numpy(labels), self.mean, self.std, self.feed)

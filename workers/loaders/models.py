@@ -19,6 +19,7 @@ from search.onnx_in import OnnxModule, from_onnx
 from search.scores import scores_of, scores_only
 from workers.loaders.architectures import build
 from workers.loaders.errors import ArchitectureError, OnnxFileError
+from workers.loaders.feed import Feed
 from workers.loaders.weights import load_weights
 
 TRACE_BATCH = 2
@@ -61,8 +62,8 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
     """The network in an ONNX file.
 
     Raises:
-        OnnxFileError: It cannot be read or run, takes several inputs, or its weights are not
-            finite.
+        OnnxFileError: It cannot be read or run, takes several inputs or other things than images,
+            or its weights are not finite.
     """
     try:
         shapes = None if input_shape is None else [input_shape]
@@ -70,8 +71,13 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
     except (OnnxError, OSError) as error:
         raise OnnxFileError(f"the ONNX file cannot be used: {error}") from error
     if len(model.inputs) != 1:
-        names = ", ".join(each.name for each in model.inputs)
-        raise OnnxFileError(f"the ONNX file must take one input, but takes {names}")
+        first, *others = [repr(each.name) for each in model.inputs]
+        raise OnnxFileError(
+            f"the ONNX file must take one input, the images, but takes {first} and "
+            f"{', '.join(others)}, for which a data set has nothing: prune it by "
+            "search.from_onnx, or make the others constants"
+        )
+    Feed.of(model.inputs[0].shape[1:], model.inputs[0].dtype)
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if broken:
         raise OnnxFileError(f"weights must be finite, but {broken[0]} holds values that are not")
@@ -92,6 +98,17 @@ def example_inputs(model: nn.Module, spec: ModelSpec) -> tuple[Tensor, ...]:
         return model.example_inputs(TRACE_BATCH)
     generator = torch.Generator().manual_seed(0)
     return (torch.rand((TRACE_BATCH, *(spec.input_shape or ())), generator=generator),)
+
+
+def input_part(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+    """What the report of a model says of its input: name, type, layout, and `notes`."""
+    (example,) = example_inputs(model, spec)
+    feed = Feed.of(input_shape(model, spec), example.dtype)
+    part = {"dtype": feed.dtype, "layout": feed.layout}
+    if isinstance(model, OnnxModule):
+        part |= {"name": model.inputs[0].name, "stored": model.inputs[0].stored}
+        part |= {"notes": list(model.notes)}
+    return part
 
 
 def _try_once(model: nn.Module, spec: ModelSpec) -> Any:

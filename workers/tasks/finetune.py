@@ -56,7 +56,8 @@ def _opened(work: Work, student: nn.Module) -> Finetune:
     spec = work.snapshot.spec
     config = finetune_config(spec)
     images, labels = work.library.fit_tensors(work.snapshot)
-    run = Finetune(student, work.graph.model, images, labels, config)
+    last = work.data.images.feed.channels_last
+    run = Finetune(student, work.graph.model, images, labels, config, channels_last=last)
     checkpoint = work.payload["checkpoint"]
     if checkpoint is None:
         _recalibrate(work, student)

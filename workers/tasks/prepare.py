@@ -69,9 +69,10 @@ def _graph(work: Work) -> PruningGraph:
 
 def _check_fit(work: Work) -> None:
     images, (example,) = work.data.images, work.graph.example_inputs
-    given, wanted = list(images.images.shape[1:]), list(example.shape[1:])
+    given, wanted = list(images.shape), list(example.shape[1:])
     if given != wanted:
-        raise LoadError(f"images must have shape {wanted} for this model, but got {given}")
+        layout = f" ({images.feed.layout})" if images.feed.channels_last else ""
+        raise LoadError(f"images must have shape {wanted}{layout} for this model, but got {given}")
     classes = work.graph.model(example).shape[1]
     highest = int(images.labels.max())
     if highest >= classes:
