@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,14 @@ class OnnxModule(nn.Module):
         super().__init__()
         self.inputs, self.notes = inputs, notes
         self.held = nn.Module()
-        self._opset = opset
+        self.opset = opset
         self._outputs: tuple[str, ...] = ()
         self._steps: tuple[Step, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What forward runs, in this order."""
+        return self._steps
 
     def set_steps(self, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> None:
         """What forward runs, and the values that it returns."""
@@ -83,6 +88,15 @@ class OnnxModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """One tensor, or a tuple where the model has several outputs."""
+        results = self.run(inputs)
+        return results[0] if len(results) == 1 else results
+
+    def run(
+        self,
+        inputs: tuple[Tensor, ...],
+        observe: Callable[[Step, tuple[Value, ...]], None] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """All outputs; `observe` is told what each step makes."""
         self._check_count(inputs)
         values: dict[str, Value] = {
             each.name: value for each, value in zip(self.inputs, inputs, strict=True)
@@ -91,10 +105,11 @@ class OnnxModule(nn.Module):
         for step in self._steps:
             made = self._run(step, values, dtype, inputs[0].device)
             values.update(zip(step.node.outputs, made, strict=False))
+            if observe is not None:
+                observe(step, made)
             for name in step.last:
                 values.pop(name, None)
-        results = tuple(self._result(name, values, inputs[0]) for name in self._outputs)
-        return results[0] if len(results) == 1 else results
+        return tuple(self._result(name, values, inputs[0]) for name in self._outputs)
 
     def _check_count(self, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs) == len(self.inputs):
@@ -113,7 +128,7 @@ class OnnxModule(nn.Module):
         try:
             if step.layer is not None:
                 return as_tuple(self.get_submodule(step.layer)(inputs[0]))
-            return called(step, self._opset, inputs, dtype, device)
+            return called(step, self.opset, inputs, dtype, device)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise OnnxError(f"{step.node.title} cannot run: {error}") from error
 
@@ -133,7 +148,7 @@ class OnnxModule(nn.Module):
         value = values[name]
         if isinstance(value, Tensor):
             return value
-        call = NodeCall("output", self._opset, {}, (value,), 1, self._float_type(()), like.device)
+        call = NodeCall("output", self.opset, {}, (value,), 1, self._float_type(()), like.device)
         return call.tensor(0)
 
 

@@ -6,10 +6,12 @@ nothing of plans.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir
 import onnxscript.optimizer
@@ -52,15 +54,26 @@ def export_onnx(
 
 
 def export_proto(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, batch_size: int = 1
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    batch_size: int = 1,
+    free_batch: bool = False,
+    opset: int = OPSET,
 ) -> ModelProto:
-    """What `export_onnx` serialises."""
+    """What `export_onnx` serialises.
+
+    Args:
+        free_batch: the first dimension of inputs that have the batch is left open; `batch_size`
+            is then what the exporter sees, and must be 2 or more.
+        opset: of the standard operators, 18 or more.
+    """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be ≥ 1, but got {batch_size}")
     names = {name for name, _ in model.named_parameters()}
     names |= {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     inputs = _with_batch(example_inputs, batch_size)
-    ir = _exported(model, inputs)
+    ir = _exported(model, inputs, opset, batch_size if free_batch else None)
     common.InlinePass()(ir)
     weights = _depending_on(ir, names)
     onnxscript.optimizer.fold_constants(
@@ -83,11 +96,25 @@ def _with_batch(examples: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, 
     )
 
 
-def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
+def _exported(
+    model: nn.Module, inputs: tuple[Tensor, ...], opset: int, free: int | None
+) -> onnx_ir.Model:
+    """With the batch open where `free` is its size in the inputs."""
+    options: dict[str, Any] = {}
+    if free is not None:
+        batch = torch.export.Dim("batch")
+        sizes = tuple({0: batch} if batched(value, free) else None for value in inputs)
+        options["dynamic_shapes"] = _as_arguments(model, sizes)
     try:
         with in_evaluation(model), _exporter_hushed(), torch.no_grad():
             program = torch.onnx.export(
-                model, inputs, dynamo=True, optimize=False, verbose=False, opset_version=OPSET
+                model,
+                inputs,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                **options,
             )
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
@@ -95,6 +122,13 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> onnx_ir.Model:
     if program is None:
         raise SkeletonError("torch.onnx.export must return a program, but got None")
     return program.model
+
+
+def _as_arguments(model: nn.Module, sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As torch.export wants them: those of `*inputs` are one argument."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = [each.kind for each in parameters]
+    return (sizes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else sizes
 
 
 @contextmanager
