@@ -91,11 +91,6 @@ def key_token(key_id: str, secret: str) -> str:
     return f"{KEY_PREFIX}{key_id}_{secret}"
 
 
-def device_token(device_id: str, secret: str) -> str:
-    """The bearer token of a device: ``scd_<device id>_<secret>``."""
-    return f"{DEVICE_PREFIX}{device_id}_{secret}"
-
-
 def parse_token(text: str, prefix: str) -> Token | None:
     """Take ``<prefix><owner>_<secret>`` apart; None when it does not have that form."""
     if not text.startswith(prefix):

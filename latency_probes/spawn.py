@@ -72,17 +72,12 @@ class Never:
         return False
 
 
-def describe_runtimes(paths: Mapping[str, str]) -> dict[str, RuntimeInfo]:
-    """Ask a child which of these runtimes work here; the heavy libraries never load in this
-    process."""
-    found = describe_device(paths, ())
-    return {} if isinstance(found, MeasureError) else found.runtimes
-
-
 def describe_device(
     paths: Mapping[str, str], cores: Sequence[int], stop: Stop | None = None
 ) -> Capabilities | MeasureError:
     """Ask a child what this machine is, and which of these runtimes work here.
+
+    The heavy libraries never load in this process.
 
     Raises:
         Withdrawn: `stop` was set meanwhile.

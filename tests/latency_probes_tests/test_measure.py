@@ -12,10 +12,17 @@ from onnx import TensorProto, helper
 from latency_probes.conditions import usable_cores
 from latency_probes.local import Failed, LocalModel, LocalProbe, Measured
 from latency_probes.measure import Measurer
-from latency_probes.messages import MAX_MESSAGE_BYTES, MeasureError, Settings, Target, encode
+from latency_probes.messages import (
+    MAX_MESSAGE_BYTES,
+    Capabilities,
+    MeasureError,
+    Settings,
+    Target,
+    encode,
+)
 from latency_probes.runtimes import registry
 from latency_probes.samples import Measurement
-from latency_probes.spawn import Withdrawn, describe_runtimes
+from latency_probes.spawn import Withdrawn, describe_device
 from tests.latency_probes_tests import onnx_models
 
 _QUICK = Settings(replicates=2, max_replicates=2, timing_s=0.02, time_limit_s=30)
@@ -230,18 +237,21 @@ def test_a_device_announces_the_runtimes_that_work() -> None:
         "a name": f"{_HERE}:Raises",
         "numbered": f"{_HERE}:Numbered",
     }
-    found = describe_runtimes(paths)
-    assert list(found) == ["onnxruntime", "numbered"]
-    assert found["numbered"].version == "7"
-    assert "CPUExecutionProvider" in found["onnxruntime"].providers
-    assert "AzureExecutionProvider" not in found["onnxruntime"].providers
+    device = describe_device(paths, ())
+    assert isinstance(device, Capabilities)
+    assert list(device.runtimes) == ["onnxruntime", "numbered"]
+    assert device.runtimes["numbered"].version == "7"
+    assert "CPUExecutionProvider" in device.runtimes["onnxruntime"].providers
+    assert "AzureExecutionProvider" not in device.runtimes["onnxruntime"].providers
 
 
 def test_a_runtime_sees_its_own_variables_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
     monkeypatch.setenv("VENDOR_HOME", "/opt/vendor")
 
-    assert describe_runtimes({"curious": f"{_HERE}:Curious"})["curious"].version == "VENDOR_HOME"
+    device = describe_device({"curious": f"{_HERE}:Curious"}, ())
+    assert isinstance(device, Capabilities)
+    assert device.runtimes["curious"].version == "VENDOR_HOME"
 
 
 def test_a_local_probe_gives_an_outcome_per_model_in_order() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
-from latency_probes.messages import Settings, Target
+from latency_probes.messages import Capabilities, Settings, Target
 from latency_probes.runtimes import registry
-from latency_probes.spawn import describe_runtimes
+from latency_probes.spawn import describe_device
 
 _MODULE = """
 import time
@@ -43,8 +43,10 @@ def naps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_installed_runtime_is_offered_and_described(naps: str) -> None:
-    found = describe_runtimes({naps: registry.offered()[naps]})
-    assert (found[naps].version, found[naps].providers) == ("1.2", ("couch",))
+    device = describe_device({naps: registry.offered()[naps]}, ())
+    assert isinstance(device, Capabilities)
+    runtime = device.runtimes[naps]
+    assert (runtime.version, runtime.providers) == ("1.2", ("couch",))
 
 
 def test_an_installed_runtime_is_measured_with(naps: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from api.auth import device_token
+from api.auth import DEVICE_PREFIX
 from jobs.artifacts import job_file_name
 from jobs.columns import utc_now
 from jobs.repository import artifacts, devices
@@ -38,4 +38,4 @@ def new_device(service: Service, name: str = "board") -> tuple[str, str]:
     if enrolled is None:
         raise LookupError("token must be good, but was refused")
     device, secret = enrolled
-    return device.id, device_token(device.id, secret)
+    return device.id, f"{DEVICE_PREFIX}{device.id}_{secret}"
