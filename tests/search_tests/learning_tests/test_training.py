@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import math
 
@@ -23,6 +24,21 @@ from search.finetuning import (
 )
 from search.recalibration import recalibrate
 from tests.search_tests.learning_tests.networks import small_net, striped_images
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("Finetune", "finetuning"),
+        ("FinetuneConfig", "finetuning"),
+        ("Reference", "recalibration"),
+        ("accuracy", "evaluation"),
+        ("recalibrate", "recalibration"),
+    ],
+)
+def test_scripts_find_the_former_names_in_search_training(name: str, home: str) -> None:
+    offered = getattr(importlib.import_module("search.training"), name)
+    assert offered.__module__ == f"search.{home}"
 
 
 def finetune(config: FinetuneConfig, student: nn.Module | None = None) -> Finetune:

@@ -179,6 +179,26 @@ def test_it_is_copied_and_pickled(pruned: nn.Module) -> None:
         assert all(tensor.grad is None for tensor in parameters.values())
 
 
+FORMER_MODULES = {
+    "search.graph.pruned.pruned_graph": "search.graph.program",
+    "search.graph.pruned.inputs": "search.graph.inputs",
+    "search.graph.pruned.pickling": "search.graph.pickling",
+    "search.graph.exported.signatures": "search.graph.signatures",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_pickle_that_names_the_former_modules_loads(pruned: nn.Module) -> None:
+    x = torch.rand(3, 3, 8, 8)
+    pickled = pickle.dumps(pruned.eval(), protocol=0)  # which writes the names of modules as text
+    for present, former in FORMER_MODULES.items():
+        assert f"c{present}\n".encode() in pickled
+        pickled = pickled.replace(f"c{present}\n".encode(), f"c{former}\n".encode())
+    again = pickle.loads(pickled)
+    assert isinstance(again, PrunedGraph)
+    assert torch.equal(again(x)["logits"], pruned(x)["logits"])
+
+
 def test_skeletons_are_derived_where_the_width_tells_every_size(graph: PruningGraph) -> None:
     factory, half = SkeletonFactory(graph), halved(graph)
     even = Plan(dict(half.kept) | {"fc1": tuple(range(40))})
