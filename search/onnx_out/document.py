@@ -50,7 +50,8 @@ class Document:
         """The node that makes a value."""
         if output not in self.makers:
             raise SkeletonError(f"{output!r} must be made by a node of the file, but is not")
-        return self.proto.graph.node[self.makers[output]]
+        node: NodeProto = self.proto.graph.node[self.makers[output]]
+        return node
 
     def root(self, name: str) -> str:
         """The value behind nodes that hand it on unchanged."""

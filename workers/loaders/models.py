@@ -77,7 +77,8 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
             f"{', '.join(others)}, for which a data set has nothing: prune it by "
             "search.from_onnx, or make the others constants"
         )
-    Feed.of(model.inputs[0].shape[1:], model.inputs[0].dtype)
+    (example,) = model.example_inputs(TRACE_BATCH)
+    Feed.of(tuple(example.shape[1:]), example.dtype)
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if broken:
         raise OnnxFileError(f"weights must be finite, but {broken[0]} holds values that are not")
@@ -104,7 +105,7 @@ def input_part(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
     """What the report of a model says of its input: name, type, layout, and `notes`."""
     (example,) = example_inputs(model, spec)
     feed = Feed.of(input_shape(model, spec), example.dtype)
-    part = {"dtype": feed.dtype, "layout": feed.layout}
+    part: dict[str, Any] = {"dtype": feed.dtype, "layout": feed.layout}
     if isinstance(model, OnnxModule):
         part |= {"name": model.inputs[0].name, "stored": model.inputs[0].stored}
         part |= {"notes": list(model.notes)}

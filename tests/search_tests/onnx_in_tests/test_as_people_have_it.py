@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +41,7 @@ def classifier(**settings: object) -> ModelProto:
     return model(nodes, {"x": X}, weights, **settings)  # type: ignore[arg-type]
 
 
-def saved(folder: Path, **settings: object) -> Path:
+def saved(folder: Path, **settings: Any) -> Path:
     """The classifier with its weights in a file beside it."""
     path = folder / "m.onnx"
     onnx.save_model(
