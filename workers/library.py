@@ -119,7 +119,7 @@ class Library:
             wall_limit_s=LONGEST_WALL_S,
             verdicts=rounds.known(),
         )
-        if graph.verdicts.told != rounds.known().told:  # another version: for other workers
+        if graph.verdicts.entries != rounds.known().entries:  # another version: for other workers
             keep_rounds(store, row.id, rounds.with_verdicts(graph.verdicts))
         return _as_reported(graph, row.report or {})
 

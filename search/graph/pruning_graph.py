@@ -154,7 +154,7 @@ class PruningGraph:
         return kept_atoms(self.groups, self.group_of, self.unit_of, kept)
 
 
-def frozen_by(graph: PruningGraph, reasons: dict[str, str]) -> PruningGraph:
+def frozen_by(graph: PruningGraph, reasons: Mapping[str, str]) -> PruningGraph:
     """The graph with the groups of `reasons` frozen."""
     groups = tuple(
         replace(group, status="frozen", reason=reasons[group.name])

@@ -16,11 +16,10 @@ from search.graph.dependency.grouping import form_groups
 from search.graph.dependency.groups import Group
 from search.graph.dependency.operators.operator import Operator
 from search.graph.dependency.operators.registry import OPERATORS
-from search.graph.dependency.propagation import Propagation
 from search.graph.dependency.reshape_choices import analysed
 from search.graph.dependency.residual_blocks import with_blocks
 from search.graph.exported.copies import double_copy
-from search.graph.exported.deadline import LATE, PATIENCE, Deadline, own_processor_time
+from search.graph.exported.deadline import LATE, NEVER, PATIENCE, Deadline, own_processor_time
 from search.graph.exported.diagnostics import check_inputs, check_model, check_outputs
 from search.graph.exported.export import TOO_LATE, Exported, batch_of_two, export
 from search.graph.exported.float64_mode import everything_in_float64
@@ -38,7 +37,9 @@ from search.graph.native_program import aliases_of, cast_program, program_like, 
 from search.graph.pruning_graph import PruningGraph, frozen_by
 from search.graph.trial_log import TrialLog, Verdicts
 from search.graph.verification.redraw import stirred
-from search.graph.verification.verify import settle
+from search.graph.verification.subject import Subject
+from search.graph.verification.trials import Trials
+from search.graph.verification.verifier import Verifier
 from search.tensors import named_tensors
 
 SEED = 0
@@ -160,17 +161,41 @@ def _verified(
     whole: bool,
 ) -> PruningGraph:
     """The analysis of a float64 copy; parts of a model have no graph that could lose blocks."""
+    subject = subject_of(model, example_inputs, operators, deadline)
+    graph = subject.graph
+    if not whole:
+        blocks = {group.name: NO_PROGRAM for group in graph.removable}
+        subject = subject.of(frozen_by(graph, blocks))
+    reads_parameters = set(graph.unused) < set(_parameters(graph.model).values())
+    check_outputs(subject.exported.graph_module.graph, reads_parameters=reads_parameters)
+    joined = _verified_with_branches(subject.graph, operators, log, deadline)
+    return Verifier(subject, Trials(log)).settled() if joined is None else joined
+
+
+def subject_of(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    operators: Mapping[str, Operator] = OPERATORS,
+    deadline: Deadline = NEVER,
+) -> Subject:
+    """The groups of a float64 copy of `model`, not verified, and the graph that they are of.
+
+    It is called, and verified, inside `everything_in_float64`.
+
+    Args:
+        model: see `trace`.
+        example_inputs: see `trace`; the copy gets two examples, with noise.
+        operators: see `trace`.
+        deadline: of the export.
+
+    Raises:
+        GraphError: see `trace`.
+    """
     copy = double_copy(model)
     inputs = stirred(batch_of_two(example_inputs), SEED)
     check_inputs(inputs)
     exported = with_fixed_statistics(export(copy, inputs, deadline), named_tensors(copy))
-    graph, propagation = _assembled(copy, inputs, exported, operators)
-    if not whole:
-        graph = frozen_by(graph, {group.name: NO_PROGRAM for group in graph.removable})
-    reads_parameters = set(graph.unused) < set(_parameters(copy).values())
-    check_outputs(exported.graph_module.graph, reads_parameters=reads_parameters)
-    joined = _verified_with_branches(graph, operators, log, deadline)
-    return settle(graph, exported, propagation, log) if joined is None else joined
+    return _assembled(copy, inputs, exported, operators)
 
 
 def _verified_with_branches(
@@ -182,11 +207,11 @@ def _verified_with_branches(
     if exported is None:
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))
-    whole, propagation = _assembled(copy, inputs, exported, operators)
-    blocks = dict.fromkeys((group.name for group in whole.removable), BRANCHES)
-    aside = frozen_by(set_aside(whole, propagation, graph.unused), blocks)
+    whole = _assembled(copy, inputs, exported, operators)
+    blocks = dict.fromkeys((group.name for group in whole.graph.removable), BRANCHES)
+    aside = frozen_by(set_aside(whole.graph, whole.propagation, graph.unused), blocks)
     with branches_of(copy):
-        settled = settle(aside, exported, propagation, log)
+        settled = Verifier(whole.of(aside), Trials(log)).settled()
     return settled if settled.prunable and settled.program is None else None
 
 
@@ -195,8 +220,8 @@ def _assembled(
     inputs: tuple[Tensor, ...],
     exported: Exported,
     operators: Mapping[str, Operator],
-) -> tuple[PruningGraph, Propagation]:
-    """The groups of an exported model, not verified, and its labels."""
+) -> Subject:
+    """The groups of an exported model, not verified."""
     aliases = aliases_of(named_tensors(model))
     propagation = with_blocks(exported, analysed(exported, aliases, operators))
     grouping = form_groups(propagation)
@@ -214,7 +239,7 @@ def _assembled(
         ),
         mac_counts=mac_products(propagation, dynamic=exported.dynamic),
     )
-    return graph, propagation
+    return Subject(graph, exported, propagation)
 
 
 def _parameters(model: nn.Module) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What the trials of an analysis told, so that a later run goes on where one had to stop.
+"""The verdicts of an analysis, in order, so that a later run goes on where one had to stop.
 
-Which trial is held next follows from the verdicts before it. So the verdicts so far are all that a
+Which trial is run next follows from the verdicts before it. So the verdicts so far are all that a
 later run needs: it takes them over, and begins with the first trial that is not among them. It
 knows no trial.
 """
@@ -17,36 +17,39 @@ from search.graph.exported.deadline import LATE, Deadline, Interruptible, OutOfT
 
 Verdict: TypeAlias = dict[str, Any]  # JSON
 
+# Files of earlier versions have the entries under this key.
+_ENTRIES = "told"
+
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The trials of an analysis and what they told, in order.
+    """The trials of an analysis and their verdicts, in order.
 
     Attributes:
-        told: digest of a trial -> its verdict. The digest covers the exported graph, its groups,
-            the code of the model and of this library, so that a verdict on anything else is not
-            taken over.
-        closed: no other trial is to be held: what these leave open stays unverified.
+        entries: digest of a trial, and its verdict. The digest covers the exported graph, its
+            groups, the code of the model and of this library, so that a verdict on anything else
+            is not taken over.
+        closed: no other trial is to be run: what these leave open stays unverified.
     """
 
-    told: tuple[tuple[str, Verdict], ...] = ()
+    entries: tuple[tuple[str, Verdict], ...] = ()
     closed: bool = False
 
     def to_json(self) -> str:
         """The verdicts as JSON."""
-        return json.dumps({"told": self.told, "closed": self.closed})
+        return json.dumps({_ENTRIES: self.entries, "closed": self.closed})
 
     @classmethod
     def from_json(cls, text: str) -> Verdicts:
-        """What `to_json` wrote.
+        """The verdicts that `to_json` wrote.
 
         Raises:
             ValueError: the text is something else.
         """
         try:
             document = json.loads(text)
-            told = tuple((str(digest), dict(verdict)) for digest, verdict in document["told"])
-            return cls(told, bool(document["closed"]))
+            entries = tuple((str(digest), dict(verdict)) for digest, verdict in document[_ENTRIES])
+            return cls(entries, bool(document["closed"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"verdicts must be what to_json wrote, but got {type(error).__name__}: {error}"
@@ -54,7 +57,7 @@ class Verdicts:
 
 
 class TrialLog:
-    """Hears one trial after the other: from the verdicts so far, or by holding it.
+    """Gives the verdict of one trial after the other: from those so far, or by running the trial.
 
     Args:
         verdicts: those so far.
@@ -69,63 +72,71 @@ class TrialLog:
         self.is_out_of_time = False
         self.deadline = deadline
         self._closed = verdicts.closed
-        self._told = list(verdicts.told)
+        self._entries = list(verdicts.entries)
         self._next = 0
-        self._subject = ""
+        self._fingerprint = ""
 
     @property
     def verdicts(self) -> Verdicts:
         """Those so far and the new ones."""
-        return Verdicts(tuple(self._told), self._closed)
+        return Verdicts(tuple(self._entries), self._closed)
 
-    def turn_to(self, subject: str) -> None:
-        """From here on trials are of another subject; see `fingerprint_of`."""
-        self._subject = subject
+    def begin(self, fingerprint: str) -> None:
+        """From here on trials are of another subject.
+
+        Args:
+            fingerprint: of the subject, see `fingerprint_of`.
+        """
+        self._fingerprint = fingerprint
 
     def verdict(
-        self, trial: str, names: Sequence[str], hold: Callable[[], Verdict]
+        self, trial: str, names: Sequence[str], run: Callable[[], Verdict]
     ) -> Verdict | None:
-        """What a trial tells; None if the time is over.
+        """The verdict of a trial; None if the time is over.
 
         Args:
             trial: which one it is.
             names: of the groups that are tried.
-            hold: holds it; its operators are broken off when the time is over.
+            run: runs it; its operators are interrupted when the time is over.
         """
         if self.is_out_of_time:
             return None
-        digest = hashlib.sha256("\n".join((self._subject, trial, *names)).encode()).hexdigest()
-        if self._next < len(self._told):
-            if self._told[self._next][0] == digest:
+        digest = hashlib.sha256("\n".join((self._fingerprint, trial, *names)).encode()).hexdigest()
+        if self._next < len(self._entries):
+            known, verdict = self._entries[self._next]
+            if known == digest:
                 self._next += 1
-                return self._told[self._next - 1][1]
+                return verdict
             self._closed = False  # they are of something else
-        told = self._held(hold)
-        if told is None:
+        new = self._run(run)
+        if new is None:
             self.is_out_of_time = True
             return None
-        self._told[self._next :] = [(digest, told)]
+        self._entries[self._next :] = [(digest, new)]
         self._next += 1
-        return told
+        return new
 
     def problem(
-        self, trial: str, names: Sequence[str], hold: Callable[[], str | None]
+        self, trial: str, names: Sequence[str], run: Callable[[], str | None]
     ) -> str | None:
-        """`verdict` of a trial that tells a problem or none; LATE if the time is over."""
-        told = self.verdict(trial, names, lambda: {"problem": hold()})
-        return LATE if told is None else problem_in(told)
+        """The problem that a trial finds, if any; LATE if the time is over.
 
-    def _held(self, hold: Callable[[], Verdict]) -> Verdict | None:
+        Args:
+            trial: which one it is.
+            names: of the groups that are tried.
+            run: runs it, and returns the problem; see `verdict`.
+        """
+        verdict = self.verdict(trial, names, lambda: {"problem": run()})
+        if verdict is None:
+            return LATE
+        problem: str | None = verdict["problem"]
+        return problem
+
+    def _run(self, run: Callable[[], Verdict]) -> Verdict | None:
         if self._closed or self.deadline.refuses_step():
             return None
         try:
             with Interruptible(self.deadline.refuses_step):
-                return hold()
+                return run()
         except OutOfTime:
             return None
-
-
-def problem_in(told: Verdict) -> str | None:
-    """The problem that a verdict tells."""
-    problem: str | None = told["problem"]
-    return problem

@@ -192,5 +192,3 @@ def _size_notes(interface: Interface) -> tuple[str, ...]:
 def _fixed_batch(interface: Interface) -> int:
     size = (interface.inputs[0].sizes or (None,))[0]
     return size if isinstance(size, int) else 1
-
-

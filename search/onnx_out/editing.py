@@ -92,7 +92,7 @@ def _is_matmul(document: Document, name: str) -> bool:
 
 
 def _want(document: Document, output: str, number: int, value: Tensor) -> None:
-    """Vectors keep the number of dimensions that they have in the file: (1, C, 1, 1) stays such."""
+    """Vectors keep the number of dimensions that the file has: (1, C, 1, 1) stays such."""
     array: Array = value.detach().cpu().contiguous().numpy()
     node = document.node(output)
     held = document.constant(node.input[number]) if number < len(node.input) else None

@@ -117,7 +117,10 @@ def output_names(made: Any) -> list[str]:
         return ["output"]
     found = []
     for path, _ in tensors:
-        parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+        parts = [
+            str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+            for key in path
+        ]
         name = ".".join(parts)
         found.append(f"output_{name}" if parts[0].isdigit() else name)
     return found
@@ -173,7 +176,7 @@ def _set_sizes(value: ValueInfoProto, sizes: Sequence[Size]) -> None:
 
 
 def _with_cast_behind(proto: ModelProto, value: ValueInfoProto, port: Port) -> str:
-    """The input under its name, and where its type is another one, cast to what the graph takes."""
+    """The input under its name, cast to what the graph takes where its type is another one."""
     graph, old = proto.graph, value.name
     kind = value.type.tensor_type.elem_type
     if port.kind != kind and port.kind:

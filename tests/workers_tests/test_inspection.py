@@ -77,7 +77,7 @@ def test_network_that_cannot_be_built_is_a_problem(tmp_path: Path) -> None:
 def test_network_is_traced_and_reported(tmp_path: Path) -> None:
     answer = inspect(inspection(tmp_path, "small"))
     assert {"groups", "complete"} <= answer["report"].keys()
-    assert Verdicts.from_json(answer["verdicts"]).told
+    assert Verdicts.from_json(answer["verdicts"]).entries
 
 
 def test_network_that_is_not_even_exported_in_time_may_have_more(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Rushed:
 
     def __call__(self, request: Inspection) -> dict[str, Any]:
         verdicts = Verdicts.from_json(request.verdicts) if request.verdicts else Verdicts()
-        self.known.append(len(verdicts.told))
+        self.known.append(len(verdicts.entries))
         left = self.readings.pop(0)
 
         def clock() -> float:
@@ -160,7 +160,7 @@ def checked(bench: Bench, kept: int | None, inspector: Inspector) -> str:
     keep_rounds(
         bench.context.store,
         model_id,
-        rounds.with_verdicts(replace(verdicts, told=verdicts.told[:kept])),
+        rounds.with_verdicts(replace(verdicts, entries=verdicts.entries[:kept])),
     )
     return model_id
 
@@ -199,4 +199,4 @@ def test_what_another_version_verified_is_verified_anew_once(bench: Bench) -> No
     )
     graph = Library(bench.context).graph(row)
     assert graph.prunable
-    assert rounds_of(bench.context.store, row).known().told == graph.verdicts.told
+    assert rounds_of(bench.context.store, row).known().entries == graph.verdicts.entries

@@ -18,8 +18,10 @@ def one_thread() -> Iterator[None]:
     ResNet-50 was traced on one thread within 17 s of processor time; on two, 60 s gave
     no result.
 
-    Torch keeps the number for each thread, and gives new ones that which was set last: a thread
-    that starts inside has one too.
+    Torch keeps the number for each thread, and gives a thread that uses torch for the first time
+    the number that was set last, in whichever thread. So a thread that does that inside computes
+    alone too, and goes on so afterwards: only the calling thread gets its number back. Such a
+    thread has to call `torch.set_num_threads` itself.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -26,6 +26,7 @@ from search.graph.trial_log import TrialLog
 from search.graph.verification.bisection import Bisection
 from search.graph.verification.comparison import random_plan
 from search.graph.verification.fingerprint import digest_of
+from search.graph.verification.trial_result import TrialResult
 from search.surgery import prune
 from search.tensors import named_tensors, shell_of
 
@@ -115,7 +116,7 @@ def rejoined(
     )
     copied, batch = quiet_copy(model), batch_of_two(inputs)
 
-    def hold(names: Sequence[str]) -> str | None:
+    def run(names: Sequence[str]) -> str | None:
         try:
             _run(prune(copied, whole, random_plan(whole.groups, names, 0)), batch)
         except Exception as error:  # whatever the forward of a user's module raises
@@ -126,12 +127,11 @@ def rejoined(
     tensors = {**named_tensors(copied), **{f"input {i}": v for i, v in enumerate(batch)}}
     trial = f"the whole {digest_of(tensors)}"  # its control flow may depend on its values
 
-    def problem(names: Sequence[str]) -> str | None:
-        return log.problem(trial, names, lambda: hold(names))
+    def result(names: Sequence[str]) -> TrialResult:
+        return TrialResult(log.problem(trial, names, lambda: run(names)))
 
-    bisection = Bisection()
-    bisection.keep([group.name for group in whole.prunable], problem)
-    return frozen_by(whole, bisection.reasons)
+    found = Bisection().bisect([group.name for group in whole.prunable], result)
+    return frozen_by(whole, found.reasons)
 
 
 def _in_whole(group: Group) -> Group:

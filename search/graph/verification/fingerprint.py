@@ -1,4 +1,7 @@
-"""A digest of all that the result of a trial depends on: it keys the records of trials."""
+"""A digest of all that the result of a trial depends on: it keys the records of trials.
+
+It knows no trial and no result.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search.graph.exported.export import Exported
-from search.graph.pruning_graph import PruningGraph
+from search.graph.verification.subject import Subject
 
 
-def fingerprint_of(graph: PruningGraph, exported: Exported) -> str:
+def fingerprint_of(subject: Subject) -> str:
     """A digest of what a trial depends on: the exported graph and its constants, the groups, the
     classes of the model with what is set in them, its buffers, and the code of this library.
+
     Weights are drawn anew, and do not count; functions outside of the files of the classes are
-    not seen."""
+    not seen.
+
+    Args:
+        subject: of the trials.
+
+    Returns:
+        A hexadecimal SHA-256.
+    """
+    graph, exported = subject.graph, subject.exported
     parts = hashlib.sha256(f"{torch.__version__} {_own_code()}".encode())
     for text in (*sorted(set(_model_code(graph.model))), *_settings(graph.model)):
         parts.update(text.encode())
@@ -77,7 +88,7 @@ def _model_code(model: nn.Module) -> Iterator[str]:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of tensors by name."""
+    """A hexadecimal SHA-256 of tensors by name: of their dtypes, shapes and values."""
     parts = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         parts.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

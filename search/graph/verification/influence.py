@@ -1,5 +1,7 @@
 """What moving the units of a group changes in the outputs, by the gradient of the dense graph.
 
+It knows the groups and no result of a trial.
+
 | symbol | meaning |
 |---|---|
 | influence | the largest relative change of the output by moving one unit, to first order |
@@ -7,17 +9,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from search.graph.dependency.labels import KeepMask
-from search.graph.dependency.propagation import Propagation
 from search.graph.exported.deadline import Deadline, OutOfTime
-from search.graph.exported.export import Exported
 from search.graph.exported.float64_mode import nothing_in_float64
 from search.graph.pruning_graph import PruningGraph
 from search.graph.trial_log import TrialLog, Verdict
@@ -30,46 +30,73 @@ from search.graph.verification.comparison import (
 )
 from search.graph.verification.masked_reference import MaskedInterpreter
 from search.graph.verification.redraw import redraw
+from search.graph.verification.subject import Subject
 from search.tensors import named_tensors
 
-SLAB = 2**24  # numbers
+SLAB = 2**24  # numbers: 32 MiB in bfloat16
+
+Gradient: TypeAlias = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def projected_gradient(outputs: Sequence[Tensor], perturbation: Tensor) -> Tensor:
+    """What moving each atom changes: the gradient of a random projection of the outputs.
+
+    Args:
+        outputs: that depend on `perturbation`.
+        perturbation: zeros, shape (atoms,).
+
+    Returns:
+        Of the shape of `perturbation`, in float64 on the CPU; zeros where an operator has no
+        derivative.
+    """
+    try:
+        return (
+            torch.autograd.grad(_projection(outputs, perturbation), perturbation)[0].cpu().double()
+        )
+    except (NotImplementedError, RuntimeError):
+        return torch.zeros(perturbation.shape, dtype=torch.float64)
 
 
 class Influence:
-    """Tells what matters.
+    """Measures what matters.
 
     Args:
-        graph: the analysis of a float64 copy, which is redrawn.
-        exported: the dense graph.
-        propagation: its labels.
-        log: of what is asked.
+        subject: its copy is redrawn.
+        log: of the measurements.
+        gradient: see `projected_gradient`.
     """
 
     def __init__(
-        self, graph: PruningGraph, exported: Exported, propagation: Propagation, log: TrialLog
+        self, subject: Subject, log: TrialLog, gradient: Gradient = projected_gradient
     ) -> None:
-        self._graph, self._log = graph, log
-        self._masked = MaskedInterpreter(exported, propagation)
-        self._has_inner = bool(exported.graph_module.graph.find_nodes(op="get_attr"))
-        one = first_examples(graph.dynamic_batch, graph.example_inputs)
-        self._fewest = graph.example_inputs if one is None else one
+        self._graph, self._log, self._gradient = subject.graph, log, gradient
+        self._masked = MaskedInterpreter(subject.exported, subject.propagation)
+        self._has_inner = bool(subject.exported.graph_module.graph.find_nodes(op="get_attr"))
+        batch = self._graph.example_inputs
+        self._fewest = first_examples(self._graph.dynamic_batch, batch) or batch
 
     def beside(self, names: Sequence[str], seed: int, scale: float) -> dict[str, float]:
-        """The influence of every group and block where the groups `names` are cut by `seed`, on
-        parameters drawn by `seed` and `scale`.
+        """Measure every group and block where the groups `names` are cut.
 
         What matters in the dense model need not matter in a pruned one: a softmax may be decided
-        there. Blocks all stay, because one that is gone cannot be moved. Empty when the time is
-        over.
+        there. Blocks all stay, because one that is gone cannot be moved.
+
+        Args:
+            names: of groups.
+            seed: of the parameters and of the plan.
+            scale: of the weights, see `redraw`.
+
+        Returns:
+            Name of a group -> its influence. Empty when the time is over.
         """
 
-        def hold() -> Verdict:
+        def run() -> Verdict:
             redraw(self._graph.model, seed, scale)
             kept = self._graph.kept_atoms(random_plan(self._graph.groups, names, seed))
             return {"influence": _largest_per_group(self._changes(kept), self._graph)}
 
-        told = self._log.verdict(f"influence {seed} {scale}", names, hold)
-        return {} if told is None else dict(told["influence"])
+        verdict = self._log.verdict(f"influence {seed} {scale}", names, run)
+        return {} if verdict is None else dict(verdict["influence"])
 
     def _changes(self, kept: KeepMask) -> Tensor:
         """What moving each atom changes, in single precision and of one example where that will
@@ -86,7 +113,7 @@ class Influence:
         return self._changes_in(torch.float64, batch, kept).nan_to_num(0.0, 0.0, 0.0)
 
     def _changes_in(self, dtype: torch.dtype, inputs: Sequence[Tensor], kept: KeepMask) -> Tensor:
-        """What moving each atom changes, computed in `dtype`; see `_gradient`."""
+        """What moving each atom changes, computed in `dtype`."""
         tensors = named_tensors(self._graph.model)
         device, count = inputs[0].device, len(self._graph.group_of)
         memory: AbstractContextManager[Any] = _ShortMemory(self._log.deadline)
@@ -96,7 +123,7 @@ class Influence:
         with memory, precision, quiet():
             perturbation = torch.zeros(count, dtype=dtype, device=device, requires_grad=True)
             outputs = self._masked.run_masked(tensors, inputs, kept, perturbation)
-        return _gradient(tensors_among(outputs), perturbation)
+        return self._gradient(tensors_among(outputs), perturbation)
 
 
 class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
@@ -132,19 +159,6 @@ class _ShortMemory(torch.autograd.graph.saved_tensors_hooks):
             raise OutOfTime
         kept, dtype = packed
         return kept.to(dtype)
-
-
-def _gradient(outputs: Sequence[Tensor], perturbation: Tensor) -> Tensor:
-    """What moving each atom changes: the gradient of a random projection of the outputs.
-
-    Zeros where an operator has no derivative.
-    """
-    try:
-        return (
-            torch.autograd.grad(_projection(outputs, perturbation), perturbation)[0].cpu().double()
-        )
-    except (NotImplementedError, RuntimeError):
-        return torch.zeros(perturbation.shape, dtype=torch.float64)
 
 
 def _projection(outputs: Sequence[Tensor], perturbation: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Units are zeroed wherever a value carries them, beginning at their producers' outputs, and a block
 where its branch is added. Norms and means over units run over the kept ones. A view of a masked
-value is masked already, and must stay a view: models write through it.
+value is masked already, and must stay a view: models write through it. It knows labels, and no
+group.
 """
 
 from __future__ import annotations
@@ -24,13 +25,46 @@ from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH, Exported
 from search.graph.exported.nodes import operator_name
 from search.graph.exported.vmap_levels import levels_closed
+from search.graph.verification.comparison import quiet, tensors_among
 
 _UNKNOWN = Operator(())
 _SINGLE = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
+class MaskedReference:
+    """What a pruned model must compute.
+
+    Args:
+        exported: the dense graph.
+        propagation: its labels.
+        tensors: parameters and buffers by name; where they are overwritten, the next outputs are
+            those of the new values.
+    """
+
+    def __init__(
+        self, exported: Exported, propagation: Propagation, tensors: Mapping[str, Tensor]
+    ) -> None:
+        self._interpreter = MaskedInterpreter(exported, propagation)
+        self._tensors = tensors
+
+    def outputs(self, inputs: Sequence[Tensor], kept: KeepMask) -> list[Tensor]:
+        """The outputs of the dense graph when only the atoms in `kept` take part.
+
+        Args:
+            inputs: the model's inputs.
+            kept: atom -> whether it stays, shape (atoms,).
+        """
+        with torch.no_grad(), quiet():
+            return tensors_among(self._interpreter.run_masked(self._tensors, inputs, kept))
+
+
 class MaskedInterpreter(fx.Interpreter):
-    """Runs the exported graph; see `run_masked`."""
+    """Runs the exported graph; see `run_masked`.
+
+    Args:
+        exported: the dense graph.
+        propagation: its labels.
+    """
 
     def __init__(self, exported: Exported, propagation: Propagation) -> None:
         super().__init__(exported.graph_module)
@@ -56,7 +90,7 @@ class MaskedInterpreter(fx.Interpreter):
             tensors: parameters and buffers by name.
             inputs: the model's inputs.
             kept: atom -> whether it stays, shape (atoms,).
-            perturbation: zeros, shape (atoms,); their gradient tells which units matter. What a
+            perturbation: zeros, shape (atoms,); their gradient shows which units matter. What a
                 producer makes, and what a branch adds, is moved by them along a random
                 direction, in terms of its largest value. Where they are of float32, so is
                 everything else.

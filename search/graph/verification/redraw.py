@@ -1,6 +1,7 @@
 """A float64 copy with random parameters, on which a wrong analysis cannot pass by chance.
 
-At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide whole branches.
+At initialisation zero gains, zero-init residuals and layer scales of 1e-6 hide whole branches. It
+knows tensors by their names and shapes, and no graph.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:
     without norms from growing beyond all bounds, and a softmax at the end from being decided. They
     are uniform, because that is drawn five times as fast as normal, and most of what a draw costs.
     Gains, variances and layer scales are of order one.
+
+    Args:
+        model: the copy.
+        seed: of the draw.
+        scale: of the weights, without a unit.
     """
     generators: dict[torch.device, torch.Generator] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -28,7 +34,12 @@ def redraw(model: nn.Module, seed: int, scale: float = 1.0) -> None:
 
 
 def stirred(inputs: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-    """The inputs in float64 plus noise: zeros as an example would hide whole branches."""
+    """The inputs in float64 plus noise: zeros as an example would hide whole branches.
+
+    Args:
+        inputs: of a model; those that hold no decimals come back as they are.
+        seed: of the noise, which is normal with a deviation of one.
+    """
     generator = torch.Generator().manual_seed(seed)
     return tuple(
         value.double() + torch.randn(value.shape, generator=generator).to(value.device)

@@ -1,4 +1,4 @@
-"""Trials of shapes: pruned copies run on the meta device."""
+"""Trials of shapes: pruned copies run on the meta device. They know no numbers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from search.graph.verification.comparison import (
     outputs_of,
     random_plan,
 )
+from search.graph.verification.trial_result import TrialResult
 from search.plan import Plan, best_of
 from search.surgery import prune
 from search.tensors import copy_with, named_tensors
@@ -39,31 +40,31 @@ class ShapeTrial:
         self._graph, self._log = graph, log
 
     @property
-    def possible(self) -> bool:
+    def is_possible(self) -> bool:
         """Whether the dense copy runs there: not with constants on another device, or with sizes
         that depend on data."""
-        told = self._log.verdict("shapes", [], lambda: {"fit": self._batch is not None})
-        return told is not None and bool(told["fit"])
+        verdict = self._log.verdict("shapes", [], lambda: {"fit": self._batch is not None})
+        return verdict is not None and bool(verdict["fit"])
 
-    def problem(self, names: Sequence[str]) -> str | None:
-        """What goes wrong when the groups `names` are cut, LATE among it; None if nothing does."""
-        return self._heard("shapes of half", names, random_plan(self._graph.groups, names, 0))
+    def result(self, names: Sequence[str]) -> TrialResult:
+        """What is found when the groups `names` lose half of their units."""
+        return self._result("shapes of half", names, random_plan(self._graph.groups, names, 0))
 
-    def problem_of_min_widths(self, names: Sequence[str]) -> str | None:
-        """What goes wrong when the groups `names` keep as little as they may, LATE among it."""
+    def result_of_min_widths(self, names: Sequence[str]) -> TrialResult:
+        """What is found when the groups `names` keep as little as they may."""
         kept = dict(self._graph.dense_plan().kept)
         for group in self._graph.groups:
             if group.name in names:
                 kept[group.name] = best_of(
                     range(group.width), group.min_width, group.required_any_of
                 )
-        return self._heard("shapes of the min_width", names, Plan(kept))
+        return self._result("shapes of the min_width", names, Plan(kept))
 
-    def _heard(self, trial: str, names: Sequence[str], plan: Plan) -> str | None:
-        def hold() -> str | None:
+    def _result(self, trial: str, names: Sequence[str], plan: Plan) -> TrialResult:
+        def run() -> str | None:
             return None if self._batch is None else self._problem(plan, self._batch)
 
-        return self._log.problem(trial, names, hold)
+        return TrialResult(self._log.problem(trial, names, run))
 
     @cached_property
     def _model(self) -> nn.Module:

@@ -14,7 +14,7 @@ from search.errors import LateError
 from search.graph import PruningGraph, trace
 from search.graph.exported.deadline import LATE, NEVER, Deadline, OutOfTime
 from search.graph.trial_log import TrialLog, Verdict, Verdicts
-from tests.search_tests.graph_tests.around import conv
+from tests.search_tests.graph_tests.around import Readings, conv
 from tests.search_tests.models import image
 
 
@@ -31,24 +31,13 @@ class Net(nn.Module):
         return made
 
 
-class Readings:
-    """A clock that stands still, and is beyond every limit after so many readings."""
-
-    def __init__(self, most: float = float("inf")) -> None:
-        self.most, self.count = most, 0
-
-    def __call__(self) -> float:
-        self.count += 1
-        return 0.0 if self.count <= self.most else 1e6
-
-
 def found(graph: PruningGraph) -> list[tuple[str, str, str, str, int]]:
     return [(g.name, g.status, g.reason, g.form, g.min_width) for g in graph.groups]
 
 
 @pytest.fixture(scope="module")
 def whole() -> tuple[PruningGraph, int]:
-    """An analysis that had the time it needed, and how often it asked for the time."""
+    """An analysis that had the time it needed, and how often it read the time."""
     clock = Readings()
     return trace(Net(), image(), clock=clock), clock.count
 
@@ -69,13 +58,13 @@ def short(whole: tuple[PruningGraph, int]) -> list[PruningGraph]:
     return [graph for graph in cut if graph is not None]
 
 
-def test_an_analysis_says_whether_it_is_complete(
+def test_an_analysis_reports_whether_it_is_complete(
     whole: tuple[PruningGraph, int], short: list[PruningGraph]
 ) -> None:
     graph, _ = whole
     assert (graph.complete, graph.unfinished) == (True, ())
     assert (graph.report()["complete"], graph.report()["unfinished"]) == (True, [])
-    assert len({len(each.verdicts.told) for each in short}) > 1
+    assert len({len(each.verdicts.entries) for each in short}) > 1
     for each in short:
         late = [group.name for group in each.groups if group.reason == LATE]
         assert not each.complete
@@ -93,9 +82,9 @@ def test_an_analysis_that_goes_on_ends_as_one_that_had_the_time(
         later = trace(Net(), image(), verdicts=verdicts, clock=clock)
         assert found(later) == found(graph)
         assert later.complete
-        assert later.verdicts.told[: len(verdicts.told)] == verdicts.told
+        assert later.verdicts.entries[: len(verdicts.entries)] == verdicts.entries
         assert later.verdicts == graph.verdicts
-        assert not verdicts.told or clock.count < readings
+        assert not verdicts.entries or clock.count < readings
 
 
 def test_a_round_without_time_loses_no_verdict(whole: tuple[PruningGraph, int]) -> None:
@@ -113,7 +102,7 @@ def test_closed_verdicts_give_the_same_groups_however_much_time_there_is(
         assert again.complete is each.complete
 
 
-def test_no_trial_is_held_of_which_the_verdict_is_known() -> None:
+def test_no_trial_is_run_of_which_the_verdict_is_known() -> None:
     calls = []
 
     class Counted(Net):
@@ -136,7 +125,7 @@ def test_verdicts_on_another_model_are_left_aside(whole: tuple[PruningGraph, int
 
     other = trace(Other(), image(), verdicts=whole[0].verdicts)
     assert found(other) == found(trace(Other(), image()))
-    assert not set(dict(other.verdicts.told)) & set(dict(whole[0].verdicts.told))
+    assert not set(dict(other.verdicts.entries)) & set(dict(whole[0].verdicts.entries))
 
 
 class Set(nn.Module):
@@ -160,7 +149,7 @@ def test_what_is_set_in_a_model_is_part_of_what_verdicts_are_on(change: dict[str
     verdicts = trace(Set(fixed=True), x).verdicts
     assert trace(Set(fixed=True), x, verdicts=verdicts).verdicts == verdicts
     other = trace(Set(**change), x, verdicts=verdicts).verdicts
-    assert not set(dict(other.told)) & set(dict(verdicts.told))
+    assert not set(dict(other.entries)) & set(dict(verdicts.entries))
 
 
 def test_a_class_that_was_typed_in_is_known_by_its_code() -> None:
@@ -182,7 +171,7 @@ class Typed(nn.Module):
     verdicts = trace(typed("2.0"), x).verdicts
     assert trace(typed("2.0"), x, verdicts=verdicts).verdicts == verdicts
     other = trace(typed("self.one.weight.shape[0] / 4"), x, verdicts=verdicts).verdicts
-    assert not set(dict(other.told)) & set(dict(verdicts.told))
+    assert not set(dict(other.entries)) & set(dict(verdicts.entries))
 
 
 def test_text_that_holds_no_verdicts_is_refused() -> None:
@@ -190,62 +179,69 @@ def test_text_that_holds_no_verdicts_is_refused() -> None:
         Verdicts.from_json("{}")
 
 
-class Court:
-    """Holds trials that tell their own names, and notes each."""
+def test_files_of_earlier_versions_are_read() -> None:
+    verdicts = Verdicts((("a digest", {"problem": None}),), closed=True)
+    text = '{"told": [["a digest", {"problem": null}]], "closed": true}'
+    assert Verdicts.from_json(text) == verdicts
+    assert verdicts.to_json() == text
+
+
+class Runner:
+    """Runs trials whose verdicts are their own names, and notes each."""
 
     def __init__(self) -> None:
-        self.held: list[str] = []
+        self.names: list[str] = []
 
-    def tell(self, log: TrialLog, names: Sequence[str]) -> Verdict | None:
-        def hold() -> Verdict:
-            self.held += names
+    def verdict(self, log: TrialLog, names: Sequence[str]) -> Verdict | None:
+        def run() -> Verdict:
+            self.names += names
             return {"names": list(names)}
 
-        return log.verdict("trial", names, hold)
+        return log.verdict("trial", names, run)
 
 
-def test_after_one_trial_too_late_none_is_heard() -> None:
+def test_after_one_trial_too_late_none_is_run() -> None:
     times = iter([0.0, 0.0, 2.0, 2.0, 2.0])
-    log, court = TrialLog(Verdicts(), Deadline(1.0, lambda: next(times))), Court()
-    assert court.tell(log, ["a"]) == {"names": ["a"]}
-    assert [court.tell(log, [name]) for name in "bc"] == [None, None]
+    log, runner = TrialLog(Verdicts(), Deadline(1.0, lambda: next(times))), Runner()
+    assert runner.verdict(log, ["a"]) == {"names": ["a"]}
+    assert [runner.verdict(log, [name]) for name in "bc"] == [None, None]
     assert log.is_out_of_time
-    assert court.held == ["a"]
+    assert runner.names == ["a"]
 
 
-def test_a_trial_that_is_broken_off_leaves_no_verdict() -> None:
-    def hold() -> Verdict:
+def test_a_trial_that_is_interrupted_leaves_no_verdict() -> None:
+    def run() -> Verdict:
         raise OutOfTime
 
     log = TrialLog(Verdicts(), NEVER)
-    assert log.verdict("trial", ["a"], hold) is None
+    assert log.verdict("trial", ["a"], run) is None
     assert log.verdicts == Verdicts()
 
 
-def test_verdicts_from_the_first_other_question_on_are_dropped() -> None:
-    first, court = TrialLog(Verdicts(), NEVER), Court()
+def test_verdicts_from_the_first_other_trial_on_are_dropped() -> None:
+    first, runner = TrialLog(Verdicts(), NEVER), Runner()
     for name in "abc":
-        court.tell(first, [name])
+        runner.verdict(first, [name])
     second = TrialLog(first.verdicts, NEVER)
     for name in "ax":
-        court.tell(second, [name])
-    assert court.held == list("abcx")
-    assert [told["names"] for _, told in second.verdicts.told] == [["a"], ["x"]]
+        runner.verdict(second, [name])
+    assert runner.names == list("abcx")
+    assert [verdict["names"] for _, verdict in second.verdicts.entries] == [["a"], ["x"]]
 
 
-def test_the_same_trial_of_another_subject_is_held() -> None:
-    first, court = TrialLog(Verdicts(), NEVER), Court()
-    court.tell(first, ["a"])
+def test_the_same_trial_of_another_subject_is_run() -> None:
+    first, runner = TrialLog(Verdicts(), NEVER), Runner()
+    runner.verdict(first, ["a"])
     second = TrialLog(first.verdicts, NEVER)
-    second.turn_to("another")
-    court.tell(second, ["a"])
-    assert court.held == ["a", "a"]
+    second.begin("another")
+    runner.verdict(second, ["a"])
+    assert runner.names == ["a", "a"]
 
 
 def test_closed_verdicts_on_something_else_close_nothing() -> None:
-    court, closed = Court(), Verdicts((("another digest", {}),), closed=True)
+    runner, closed = Runner(), Verdicts((("another digest", {}),), closed=True)
     log = TrialLog(closed, NEVER)
-    assert court.tell(log, ["a"]) == {"names": ["a"]}
+    assert runner.verdict(log, ["a"]) == {"names": ["a"]}
     assert not log.verdicts.closed
     after = TrialLog(Verdicts(closed=True), NEVER)
-    assert court.tell(after, ["b"]) is None
+    assert runner.verdict(after, ["b"]) is None

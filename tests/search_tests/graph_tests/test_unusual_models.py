@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +15,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from search.errors import PlanError
 from search.graph import PruningGraph, trace
+from search.graph.dependency.labels import KeepMask
 from search.graph.exported.vmap_levels import levels_closed
-from search.graph.verification.masked_reference import MaskedInterpreter
+from search.graph.verification.masked_reference import MaskedReference
+from search.graph.verification.subject import Subject
+from search.graph.verification.trials import Trials
 from search.plan import Plan
 from search.surgery import prune
+from tests.search_tests.graph_tests.verification_tests.verifying import verified
 from tests.search_tests.models import image
 
 
@@ -297,12 +301,20 @@ def test_ways_that_a_graph_holds_both_do_not_end_a_trace() -> None:
     assert forms(trace(Conditional(), image()))["c"] == "module"
 
 
-def test_a_graph_that_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
+class Refusing(MaskedReference):
+    """Does not run."""
+
+    def outputs(self, inputs: Sequence[Tensor], kept: KeepMask) -> list[Tensor]:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(MaskedInterpreter, "run_masked", refuses)
-    reasons = {group.reason for group in trace(Plain(), image()).groups[:2]}
+
+class RefusingTrials(Trials):
+    def reference(self, subject: Subject) -> MaskedReference:
+        return Refusing(subject.exported, subject.propagation, {})
+
+
+def test_a_graph_that_does_not_run_is_the_reason() -> None:
+    reasons = {group.reason for group in verified(Plain(), image(), RefusingTrials).groups[:2]}
     assert reasons == {
         "unverified: the exported graph does not run on the example inputs "
         "(RuntimeError: no such kernel)"

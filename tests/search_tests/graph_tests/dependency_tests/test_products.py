@@ -18,7 +18,10 @@ from search.graph import trace
 from search.graph.dependency.labels import FIXED, FREE, Labels
 from search.graph.dependency.op_call import OpCall
 from search.graph.dependency.operators.registry import OPERATORS
-from search.graph.verification.module_vs_graph_trial import ModuleVsGraphTrial
+from search.graph.verification.draw import Draw
+from search.graph.verification.subject import Subject
+from search.graph.verification.trial_result import Trial, TrialResult
+from search.graph.verification.trials import Trials
 from search.loading import plan_document
 from tests.search_tests.graph_tests.around import (
     EACH,
@@ -29,6 +32,7 @@ from tests.search_tests.graph_tests.around import (
     conv,
     groups_of,
 )
+from tests.search_tests.graph_tests.verification_tests.verifying import FixedTrial, verified
 
 HEADS, HEAD = 2, 3
 WIDTH = HEADS * HEAD
@@ -368,19 +372,23 @@ def test_statistics_are_those_of_the_weights_that_are_pruned(body: Body, tmp_pat
 
 
 @pytest.mark.parametrize("body", [standardised, by_moments])
-def test_the_class_is_not_asked_for_what_statistics_of_its_weights_run_over(
-    body: Body, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+def test_the_class_is_not_tried_for_what_statistics_of_its_weights_run_over(body: Body) -> None:
+    tried: list[str] = []
 
-    def problem(self: ModuleVsGraphTrial, names: Sequence[str]) -> str | None:
-        asked.extend(names)
-        return None
+    class Noted(Trials):
+        def module_vs_graph(self, subject: Subject, draw: Draw) -> Trial:
+            def find(names: Sequence[str]) -> TrialResult:
+                tried.extend(names)
+                return TrialResult()
 
-    monkeypatch.setattr(ModuleVsGraphTrial, "problem", problem)
-    groups = groups_of(body, b=conv(4), gain=nn.Linear(2, 1))
+            return FixedTrial(find)
+
+    torch.manual_seed(0)
+    model = Around(body, 4, b=conv(4), gain=nn.Linear(2, 1))
+    graph = verified(model, (torch.randn(2, 3, 4, 4),), Noted)
+    groups = {group.name: group for group in graph.groups}
     assert (groups["a"].status, groups["a"].form) == ("prunable", "graph")
-    assert "a" not in asked
+    assert "a" not in tried
 
 
 def test_a_table_of_tokens_is_pruned_along_its_features() -> None:

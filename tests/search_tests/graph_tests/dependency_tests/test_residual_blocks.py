@@ -25,17 +25,22 @@ from search.graph.exported.copies import double_copy
 from search.graph.exported.deadline import LATE, NEVER
 from search.graph.exported.export import batch_of_two, export
 from search.graph.fallbacks.submodules import NO_PROGRAM
-from search.graph.pruned.pruned_graph import Program, PrunedGraph
+from search.graph.pruned.pruned_graph import PrunedGraph
 from search.graph.trial_log import TrialLog, Verdicts
 from search.graph.verification.comparison import random_plan
-from search.graph.verification.numeric_trial import NumericTrial
-from search.graph.verification.verify import verify_blocks
+from search.graph.verification.draw import Draw
+from search.graph.verification.shape_trial import ShapeTrial
+from search.graph.verification.subject import Subject
+from search.graph.verification.trial_result import Trial, TrialResult
+from search.graph.verification.trials import Trials
+from search.graph.verification.verifier import Verifier
 from search.loading import load_pruned, plan_document
 from search.plan import Plan
 from search.skeleton import export_onnx
 from search.surgery import prune
 from tests.search_tests.graph_tests.around import Around, Ending, conv
 from tests.search_tests.graph_tests.residuals import Nested, Pyramid, ResNet, ReZero, ViT
+from tests.search_tests.graph_tests.verification_tests.verifying import FixedTrial, verified
 from tests.search_tests.models import Dense, InvertedResidual, UNet, image
 
 
@@ -284,21 +289,37 @@ def test_a_wrong_shortcut_is_caught() -> None:
     inner, outer = found.blocks
     wrong = replace(found, blocks=(replace(inner, shortcut=outer.shortcut), outer))
     for blocks, caught in ((found, []), (wrong, ["outer.inner"])):
-        whole = replace(
-            graph, model=copy, example_inputs=inputs, program=Program(exported, blocks)
-        )
-        reasons = verify_blocks(whole, exported, blocks, TrialLog(Verdicts(), NEVER), {})
+        whole = replace(graph, model=copy, example_inputs=inputs)
+        verifier = Verifier(Subject(whole, exported, blocks), Trials(TrialLog(Verdicts(), NEVER)))
+        reasons = verifier.verify_blocks(whole)
         assert list(reasons) == caught
         assert all("the pruned model is off by" in reason for reason in reasons.values())
 
 
+class SlowBlocks(Trials):
+    """The time is over when blocks are to be tried, or when the next ones are."""
+
+    def __init__(self, log: TrialLog, clock: Ending, in_time: int) -> None:
+        super().__init__(log)
+        self._clock, self._in_time = clock, in_time
+
+    def shape(self, subject: Subject) -> ShapeTrial:
+        if subject.graph.removable:
+            self._in_time -= 1
+        if self._in_time < 0:
+            self._clock.end()
+        return super().shape(subject)
+
+
+@pytest.mark.parametrize(("model", "in_time", "blocks"), [(ReZero(), 0, 1), (Nested(), 1, 2)])
 def test_blocks_that_the_time_limit_leaves_unverified_are_frozen(
-    monkeypatch: pytest.MonkeyPatch,
+    model: nn.Module, in_time: int, blocks: int
 ) -> None:
-    clock = Ending(verify_blocks)
-    monkeypatch.setattr("search.graph.verification.verify.verify_blocks", clock.end)
-    late = trace(ReZero(), image(), time_limit_s=1.0, clock=clock)
-    assert [group.reason for group in late.groups if group.kind == "block"] == [LATE]
+    """All of them where it leaves one."""
+    clock = Ending(lambda: None)
+    late = verified(model, image(), lambda log: SlowBlocks(log, clock, in_time), clock=clock)
+    reasons = [group.reason for group in late.groups if group.kind == "block"]
+    assert reasons == [LATE] * blocks
     assert late.prunable
 
 
@@ -316,18 +337,23 @@ class TwoBlocks(nn.Module):
         return out
 
 
-def test_a_round_proves_nothing_of_the_blocks_that_it_keeps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class OneRoundOfBlocks(Trials):
+    """The time is over in the second round in which blocks are tried."""
+
+    def numeric(self, subject: Subject, draw: Draw, *, one_first: bool) -> Trial:
+        trial = super().numeric(subject, draw, one_first=one_first)
+        blocks = {group.name for group in subject.graph.removable}
+
+        def find(names: Sequence[str]) -> TrialResult:
+            late = draw.seed > 0 and blocks & set(names)
+            return TrialResult(LATE) if late else trial.result(names)
+
+        return FixedTrial(find)
+
+
+def test_a_round_proves_nothing_of_the_blocks_that_it_keeps() -> None:
     blocks = [group.name for group in trace(TwoBlocks(), image()).removable]
-    told = NumericTrial.problem
-
-    def problem(trial: NumericTrial, names: Sequence[str]) -> str | None:
-        late = trial._seed > 0 and set(blocks) & set(names)
-        return LATE if late else told(trial, names)
-
-    monkeypatch.setattr(NumericTrial, "problem", problem)
-    graph = trace(TwoBlocks(), image())
+    graph = verified(TwoBlocks(), image(), OneRoundOfBlocks)
     kept = random_plan(graph.groups, blocks, 0).kept
     assert sorted(len(kept[name]) for name in blocks) == [0, 1]
     assert [group.name for group in graph.removable] == [n for n in blocks if not kept[n]]

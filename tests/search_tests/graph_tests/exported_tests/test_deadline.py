@@ -79,3 +79,28 @@ def test_one_thread_computes_and_the_setting_comes_back(fails: bool) -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_that_uses_torch_first_inside_keeps_one_thread() -> None:
+    before, numbers = torch.get_num_threads(), list[int]()
+    has_looked, has_ended = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        numbers.append(torch.get_num_threads())
+        has_looked.set()
+        has_ended.wait(60.0)
+        numbers.append(torch.get_num_threads())
+
+    other = threading.Thread(target=compute)
+    torch.set_num_threads(3)
+    try:
+        with one_thread():
+            other.start()
+            assert has_looked.wait(60.0)
+        has_ended.set()
+        other.join()
+        assert torch.get_num_threads() == 3
+    finally:
+        has_ended.set()
+        torch.set_num_threads(before)
+    assert numbers == [1, 1]

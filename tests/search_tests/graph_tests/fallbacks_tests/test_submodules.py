@@ -12,10 +12,8 @@ from search.errors import ExportError, LateError
 from search.graph import PruningGraph, trace
 from search.graph.exported.deadline import LATE
 from search.graph.verification.comparison import random_plan
-from search.graph.verification.verify import settle
 from search.surgery import prune
-from tests.search_tests.graph_tests.around import Ending
-from tests.search_tests.graph_tests.test_trial_log import Readings
+from tests.search_tests.graph_tests.around import Ending, Readings
 from tests.search_tests.models import image
 
 
@@ -129,12 +127,19 @@ def test_the_pruned_model_is_whole_and_of_the_same_class(
     assert graph.parameters(plan) == sum(p.numel() for p in pruned.parameters())
 
 
-def test_parts_that_the_time_limit_leaves_unverified_are_frozen_and_say_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Ending(settle)
-    monkeypatch.setattr("search.graph.tracing.settle", clock.end)
-    late = trace(Detector(), image(), time_limit_s=1.0, clock=clock)
+def test_parts_that_the_time_limit_leaves_unverified_are_frozen_with_that_reason() -> None:
+    clock, model = Ending(lambda levels: levels), Detector()
+
+    class SlowHead(Head):
+        """On the meta device, where the first trials run, it takes all of the time."""
+
+        def forward(self, levels: list[Tensor]) -> dict[str, Tensor]:
+            on_meta = levels[0].device.type == "meta"
+            return super().forward(clock.end(levels) if on_meta else levels)
+
+    model.head = SlowHead()
+    late = trace(model, image(), time_limit_s=1.0, clock=clock)
+    assert clock.has_begun
     assert late.parts
     assert late.obstacle
     assert not late.prunable
@@ -158,7 +163,7 @@ def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(share: float) 
         assert graph.prunable or graph.unfinished
 
 
-def test_parts_that_say_nothing_of_the_whole_are_no_analysis() -> None:
+def test_parts_that_show_nothing_of_the_whole_are_no_analysis() -> None:
     class Layers(nn.Module):
         """Its layers lie in the forward that cannot be exported."""
 
