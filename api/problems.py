@@ -5,7 +5,6 @@ It knows HTTP and the error tree of `jobs`; it must not know any route.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -32,6 +31,7 @@ from jobs.errors import (
     SpecError,
     UnknownCursor,
 )
+from jobs.near import near
 from jobs.validation import MAX_PROBLEMS, problems
 
 MEDIA_TYPE = "application/problem+json"
@@ -81,14 +81,8 @@ class Problem(HTTPException):
 
 def not_found(what: str, name: str, hint: str = "", known: Iterable[str] = ()) -> Problem:
     """404 for a named thing, with the names that are near, and a hint where to look."""
-    detail = f"There is no {what} {shown(name)}{near(name, known)}."
+    detail = f"There is no {what} {shown(name)}{near(name, known) or '.'}"
     return Problem(404, "not-found", f"{detail} {hint}".strip())
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Words about those of the known names that are spelt nearly so; empty where none is."""
-    found = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
-    return f"; near it are {' and '.join(map(shown, found))}" if found else ""
 
 
 def conflict(kind: str, detail: str, **fields: Any) -> Problem:

@@ -96,7 +96,7 @@ def members(name: str, kind: type) -> list[str]:
 def signature(name: str, found: Any) -> list[str]:
     """A call on lines that are not too long."""
     shown = inspect.signature(found)
-    parts = [str(part).replace("'", "") for part in shown.parameters.values()]
+    parts = [_typed(part) for part in shown.parameters.values()]
     keyword_only = [
         index
         for index, part in enumerate(shown.parameters.values())
@@ -108,6 +108,13 @@ def signature(name: str, found: Any) -> list[str]:
     if len(line) <= WIDTH:
         return [line]
     return [f"{name}(", *(f"    {part}," for part in parts), ")"]
+
+
+def _typed(part: inspect.Parameter) -> str:
+    """An argument with its type and default; annotations are strings here."""
+    stars = {inspect.Parameter.VAR_KEYWORD: "**", inspect.Parameter.VAR_POSITIONAL: "*"}
+    told = f"{stars.get(part.kind, '')}{part.name}: {part.annotation}"
+    return told if part.default is inspect.Parameter.empty else f"{told} = {part.default!r}"
 
 
 def short_signature(function: Any) -> str:

@@ -3,17 +3,18 @@
 Looks at names, sizes and first bytes; reads no network and no image.
 """
 
-import difflib
 import hashlib
 import json
 import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jobs.near import near
 
 ZOOS = ("timm", "torchvision", "transformers", "pytorchcv")
 SCHEMES = ("python", *ZOOS)
@@ -136,12 +137,6 @@ def data_format(path: Path) -> str:
 def is_archive(path: Path) -> bool:
     """Whether the name is that of a zip or tar archive."""
     return path.name.lower().endswith(ARCHIVES)
-
-
-def near(word: str, known: Iterable[str], *, ask: str = "did you mean") -> str:
-    """`: did you mean X?` for the nearest known words; empty where none is near."""
-    found = difflib.get_close_matches(word, [*known], n=3, cutoff=0.6)
-    return f"; {ask} {' or '.join(found)}?" if found else ""
 
 
 def digest_of(path: Path) -> str:

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from api.cli.budgets import read_budget, words
 from api.cli.connection import ApiKey, default_home
-from api.cli.given import Given, Unclear, data_of, model_of, near, short
+from api.cli.given import Given, Unclear, data_of, model_of, short
 from api.cli.inputs import numbers, shape
 from api.cli.interrupts import Interrupts
 from api.cli.jobs import read_spec
@@ -28,6 +28,7 @@ from api.cli.output import complain, console, explain, size
 from api.cli.results import notes, result_table
 from api.cli.selecting import selector_of
 from api.cli.watch import EXIT_CODES, follow
+from jobs.near import near
 
 if TYPE_CHECKING:
     from api.client import Client, Inputs
@@ -109,7 +110,7 @@ def prune(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
     spec_path: Annotated[
         Path | None,
-        typer.Option("--spec", help="JSON file with further fields of the job, see docs/cli.md."),
+        typer.Option("--spec", help="JSON file with more of the job: search, finetune, target."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from api.cli.given import near
+from jobs.near import near
 
 if TYPE_CHECKING:
     from api.client import Client

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
-from api.problems import Problem, conflict, invalid_field, near, not_found
+from api.problems import Problem, conflict, invalid_field, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
@@ -17,6 +17,7 @@ from api.routes.edge import Composed, Edge, Reading, Writing, clear_after
 from api.routes.models import rejected
 from api.routes.views import CandidateView, JobView, TreeView
 from jobs import removal
+from jobs.near import near
 from jobs.queues import ADVANCE
 from jobs.repository import candidates, datasets, inputs, jobs, measurements, models
 from jobs.spec import BudgetSpec, JobSpec

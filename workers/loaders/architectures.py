@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from jobs.near import near
 from workers.loaders.errors import ArchitectureError
 from workers.loaders.isolation import load_nothing, reading_nothing, refuse_loading
 from workers.loaders.torchvision_operators import accept_operators, declare_operators
@@ -81,15 +82,20 @@ def _from_python(name: str, kwargs: dict[str, Any]) -> Any:
         raise ArchitectureError(
             f"a python: architecture must be python:module:function, but got {name!r}"
         )
-    return getattr(importlib.import_module(module_name), function)(**kwargs)
+    module = importlib.import_module(module_name)
+    if not hasattr(module, function):
+        raise ArchitectureError(
+            f"python:{name} could not be built: module {module_name!r} has no attribute "
+            f"{function!r}{near(function, dir(module))}"
+        )
+    return getattr(module, function)(**kwargs)
 
 
 def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
     models = zoo("torchvision.models")
     if name not in models.list_models():
-        raise ArchitectureError(
-            f"torchvision has no model {name!r}; see torchvision.models.list_models()"
-        )
+        known = near(name, models.list_models()) or "; see torchvision.models.list_models()"
+        raise ArchitectureError(f"torchvision has no model {name!r}{known}")
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
     with reading_nothing():
@@ -99,7 +105,8 @@ def _from_torchvision(name: str, kwargs: dict[str, Any]) -> Any:
 def _from_timm(name: str, kwargs: dict[str, Any]) -> Any:
     timm = zoo("timm")
     if not timm.is_model(name):
-        raise ArchitectureError(f"timm has no model {name!r}; see timm.list_models()")
+        known = near(name, timm.list_models()) or "; see timm.list_models()"
+        raise ArchitectureError(f"timm has no model {name!r}{known}")
     with reading_nothing():
         return timm.create_model(name, pretrained=False, **kwargs)
 
@@ -108,7 +115,8 @@ def _from_transformers(name: str, kwargs: dict[str, Any]) -> Any:
     transformers = zoo("transformers")
     model_class = getattr(transformers, name, None)
     if model_class is None or not hasattr(model_class, "config_class"):
-        raise ArchitectureError(f"transformers has no model class {name!r}")
+        known = near(name, (each for each in dir(transformers) if "For" in each))
+        raise ArchitectureError(f"transformers has no model class {name!r}{known}")
     with reading_nothing():
         config = model_class.config_class(**kwargs)
         load_nothing(config)

@@ -463,10 +463,10 @@ def test_a_misspelt_name_is_answered_with_the_near_one(
     add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
     for command in (["models", "inspect", "nett"], ["jobs", "show", "frist"]):
         assert secateur(*command) == 1
-        assert "near it are" in capsys.readouterr().err
+        assert "did you mean" in capsys.readouterr().err
     command = ["jobs", "submit", "--model", "nte", "--dataset", "dta", "--ratio", "60%"]
     assert secateur(*command) == 1
-    assert "near it are 'net'" in capsys.readouterr().err
+    assert "did you mean 'net'?" in capsys.readouterr().err
 
 
 def test_jobs_are_listed_with_what_they_reached(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from api.cli.given import Given, Unclear, data_of, fingerprint, model_of, near
+from api.cli.given import Given, Unclear, data_of, fingerprint, model_of
 from api.cli.main import main
+from jobs.near import near
 
 Captured = pytest.CaptureFixture[str]
 
@@ -46,7 +47,7 @@ def test_a_zoo_is_named_with_its_weights(weights: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("timn:resnet18", "did you mean timm"),
+        ("timn:resnet18", "did you mean 'timm'"),
         ("timm:", "must begin with one of"),
         ("timm:resnet18", "--weights must name the safetensors file"),
         ("nothing.onnx", "is not there"),
@@ -115,7 +116,7 @@ def test_a_folder_that_changes_is_another_data_set(tmp_path: Path) -> None:
 
 
 def test_near_names_are_told_and_far_ones_are_not() -> None:
-    assert near("resnt20", ["resnet20", "vgg"]) == "; did you mean resnet20?"
+    assert near("Resnt20", ["resnet20", "vgg"]) == "; did you mean 'resnet20'?"
     assert near("zzz", ["resnet20"]) == ""
 
 
