@@ -28,6 +28,8 @@ from api.cli.output import complain, console, explain, size
 from api.cli.results import notes, result_table
 from api.cli.selecting import selector_of
 from api.cli.watch import EXIT_CODES, follow
+from api.cli.zoo import asked as asked_of_zoo
+from api.cli.zoo import is_of_a_zoo, kept_weights
 from jobs.near import near
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ QUICK = {
     "search": {"levels": 3, "beam_width": 3, "children": 6, "finalists": 1},
     "finetune": {"steps": 400},
 }
+PICTURES = ("image_folder", "idx")
 LIVE = ("queued", "preparing", "searching", "finetuning", "verifying")
 AGAIN = ("failed", "cancelled")
 INTERRUPTED = 130
@@ -73,8 +76,9 @@ def prune(
     model: Annotated[
         str,
         typer.Argument(
-            help="ONNX file; timm:NAME, torchvision:NAME, transformers:NAME or "
-            "python:module:function with --weights; or the name of a model on the server."
+            help="ONNX file; timm:NAME or torchvision:NAME, with --weights or pretrained; "
+            "transformers:NAME or python:module:function with --weights; or the name of a model "
+            "on the server."
         ),
     ],
     data: Annotated[
@@ -92,7 +96,10 @@ def prune(
         Path | None, typer.Option(help="Safetensors file of the network.", dir_okay=False)
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Of one example without the batch, such as 3,224,224.")
+        str | None,
+        typer.Option(
+            help="Of one example without the batch, such as 3,224,224; libraries know theirs."
+        ),
     ] = None,
     kwargs: Annotated[
         str, typer.Option(help="Arguments of the architecture, as a JSON object.")
@@ -132,19 +139,20 @@ def prune(
     """Prune MODEL until it meets a latency as measured on the device, and fetch the files."""
     voice = Voice(console(stderr=as_json))
     budget = read_budget(latency, ratio)
+    options = {
+        name: numbers(value) for name, value in (("mean", mean), ("std", std)) if value is not None
+    }
+    sizes = None if input_shape is None else shape(input_shape)
     try:
-        asked = model_of(
-            model,
-            weights=weights,
-            input_shape=None if input_shape is None else shape(input_shape),
-            kwargs=json_object(kwargs),
-        )
-        options = {
-            name: numbers(value)
-            for name, value in (("mean", mean), ("std", std))
-            if value is not None
-        }
+        asked, known = described(model, weights, sizes, json_object(kwargs), voice)
         given = data_of(data, options, upload=server is not None and not _is_here(server))
+        if given is not None and given.spec["format"] in PICTURES and not options:
+            if options := {name: known[name] for name in ("mean", "std") if known.get(name)}:
+                voice.say(
+                    f"Pixels are normalised as the network's library does it, {options}: --mean "
+                    "and --std say otherwise."
+                )
+            given = data_of(data, options, upload=server is not None and not _is_here(server))
     except (Unclear, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     wanted = [each.allow for each in (asked, given) if each is not None and each.allow]
@@ -177,6 +185,28 @@ def prune(
     if job.state != "succeeded":
         explain(job.problem or {"detail": f"{job.id} is {job.state}"})
         raise typer.Exit(EXIT_CODES.get(job.state, 1))
+
+
+def described(
+    model: str,
+    weights: Path | None,
+    sizes: list[int] | None,
+    kwargs: dict[str, Any],
+    voice: Voice,
+) -> tuple[Given | None, dict[str, Any]]:
+    """The model, and what its library knows of it where that was asked: the shape of the input
+    where none is given, pretrained weights where none are."""
+    known: dict[str, Any] = {}
+    if is_of_a_zoo(model) and (weights is None or sizes is None):
+        fetched = None
+        if weights is None:
+            weights = kept_weights(default_home(os.environ), model, kwargs)
+            if not weights.exists():
+                fetched = weights
+                voice.say(f"Fetching the pretrained weights of {model} to {weights}.")
+        known = asked_of_zoo(model, kwargs, fetched)
+        sizes = sizes or known.get("input_shape")
+    return model_of(model, weights=weights, input_shape=sizes, kwargs=kwargs), known
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 
 from api.cli.given import Given, Unclear, data_of, fingerprint, model_of
 from api.cli.main import main
+from api.cli.zoo import asked, is_of_a_zoo
 from jobs.near import near
 
 Captured = pytest.CaptureFixture[str]
@@ -105,6 +106,14 @@ def test_other_folders_and_files_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(Unclear, match="pack it as a zip"):
         data_of(str(tmp_path), {}, upload=True)
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_of_a_zoo("timm:resnet18")
+    assert not is_of_a_zoo("python:shop:net")
+    assert not is_of_a_zoo("timm:")
+    with pytest.raises(Unclear, match=r"but: pytorchcv.* (is not installed|has no model)"):
+        asked("pytorchcv:no_such_network", {})
 
 
 def test_a_folder_that_changes_is_another_data_set(tmp_path: Path) -> None:
