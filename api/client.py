@@ -108,12 +108,10 @@ class Http:
             ApiProblem: If the server refused.
             ServerUnreachable: If nobody answered.
         """
-        files = options.get("files") or {}
         repeatable = method in REPEATABLE or "Idempotency-Key" in (options.get("headers") or {})
         for attempt in range(self.retries + 1):
             is_last = attempt == self.retries
-            for _, file, _ in files.values():
-                file.seek(0)
+            rewind(options.get("files") or {})
             try:
                 response = self.client.request(method, path, **options)
             except httpx.HTTPError as error:
@@ -151,6 +149,15 @@ def pause_s(attempt: int, retry_after: str = "") -> float:
     """How long to wait before the next attempt: what the server asks for, or growing."""
     asked = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
     return min(max(asked, 0.2 * 2.0**attempt), LONGEST_PAUSE_S)
+
+
+def rewind(files: Any) -> None:
+    """Sets the files of a form back to their beginning, for another attempt."""
+    parts = files.values() if isinstance(files, Mapping) else (part for _, part in files)
+    for part in parts:
+        file = part[1] if isinstance(part, tuple) else part
+        if hasattr(file, "seek"):
+            file.seek(0)
 
 
 def finished(job: JobView) -> bool:

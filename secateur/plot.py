@@ -12,10 +12,15 @@ from typing import Any
 from secateur.tables import milliseconds, percent
 from workers.report.plots import HEIGHT, WIDTH, scatter
 
-HEADER = 58
+HEADER = 78
+TITLE = "Candidates by measured latency and loss"
+LEGEND = (
+    "Each point is a network that was measured, before fine-tuning; "
+    "red: the result, and the budget."
+)
 STYLE = (
     "text{font:12px sans-serif;fill:#33413a}.title{font-size:16px;font-weight:600}"
-    ".axis{stroke:#7a8a82}.budget{stroke:#b3261e;stroke-dasharray:5 4}"
+    ".note{fill:#66756e}.axis{stroke:#7a8a82}.budget{stroke:#b3261e;stroke-dasharray:5 4}"
     ".front{fill:none;stroke:#2e7d5b}circle{fill:#8fb8a4}.level0{fill:#d5ddd9}.chosen{fill:#b3261e}"
 )
 
@@ -25,19 +30,15 @@ def svg(report: Mapping[str, Any], title: str = "") -> str:
 
     Args:
         report: Of the library, or of a job, whose figures are under `result`.
-        title: Above it; by default the latency before and after.
+        title: Above it.
     """
     found = {**report, **report.get("result", {})}
     budget = found.get("budget_ratio", found.get("budget"))
     chosen = found.get("plan_digest")
     figures = (
-        f"{milliseconds(found['dense_latency_ms'])} → {milliseconds(found['latency_ms'])}"
-        f" ({percent(found['ratio'])}, budget {percent(budget)})"
-    )
-    accuracies = (
-        f"accuracy {percent(found['dense_accuracy'], 2)} → {percent(found['accuracy'], 2)}; "
-        "each point is a candidate that was measured, the red one the result, the red line the "
-        "budget"
+        f"{milliseconds(found['dense_latency_ms'])} → {milliseconds(found['latency_ms'])}, "
+        f"{percent(found['ratio'])} of the dense latency (budget {percent(budget)}); "
+        f"accuracy {percent(found['dense_accuracy'], 2)} → {percent(found['accuracy'], 2)}"
     )
     inner = scatter([dict(row) for row in report["tree"]], float(budget or 1.0), chosen)
     if not inner.startswith("<svg"):
@@ -47,7 +48,8 @@ def svg(report: Mapping[str, Any], title: str = "") -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + HEADER}" '
         f'role="img"><style>{STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>'
-        f'<text class="title" x="16" y="26">{escape(title or figures)}</text>'
-        f'<text x="16" y="46">{escape(accuracies if not title else f"{figures}; {accuracies}")}'
-        f'</text><g transform="translate(0 {HEADER})">{inner}</g></svg>\n'
+        f'<text class="title" x="16" y="26">{escape(title or TITLE)}</text>'
+        f'<text x="16" y="47">{escape(figures)}</text>'
+        f'<text class="note" x="16" y="65">{escape(LEGEND)}</text>'
+        f'<g transform="translate(0 {HEADER})">{inner}</g></svg>\n'
     )

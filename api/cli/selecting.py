@@ -1,5 +1,6 @@
 """Devices as people name them on the command line, turned into selectors."""
 
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,13 +10,22 @@ from jobs.near import near
 if TYPE_CHECKING:
     from api.client import Client
 
+ENROLMENT_S = 10
+
 
 def selector_of(client: "Client", text: str) -> str:
     """A selector; the name or id of a device becomes one."""
     if text == "any" or text.startswith(("id:", "label:", "where:")):
         return text
     devices = client.devices.list()
-    matching = [each for each in devices if text in (each.name, each.id)]
+    for _ in range(ENROLMENT_S):  # the probe of a stack that has just begun enrols itself
+        if devices:
+            break
+        time.sleep(1)
+        devices = client.devices.list()
+    matching = [
+        each for each in devices if text in (each.name, each.id) and each.state != "revoked"
+    ]
     if len(matching) == 1:
         return f"id:{matching[0].id}"
     names = sorted({each.name for each in devices})

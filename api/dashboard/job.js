@@ -134,13 +134,27 @@ function tiles(job, tree) {
     ? h("progress", { max: 1, value: progress.fraction, "aria-label": "Part of the job that is done" }) : null;
   return [bar, h("dl", { class: "tiles" },
     tile("Level", level, progress.phase ?? ""),
-    tile("Measured", count(progress.measured), `${count(progress.scored)} scored`),
+    tile("Measured", count(progress.measured), progress.planned > progress.measured
+      ? `of about ${count(progress.planned)}, ${count(progress.scored)} scored` : `${count(progress.scored)} scored`),
     tile(job.result ? "Result" : "Best so far", percent(best.ratio),
       best.ratio_low ? interval(best.ratio_low, best.ratio_high) : Number.isFinite(best.loss) ? `loss ${number(best.loss, 3)}` : ""),
     tile("Budget", percent(tree.budget_ratio), budgetText(job.spec.budget)),
     tile("Dense latency", ms(tree.dense_latency_ms), "measured on the device"),
     isFinished(job) ? tile("Took", duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000))
-      : tile("Time left", duration(progress.seconds_left), "estimate"))].filter(Boolean);
+      : tile("Time left", timeLeft(progress), "estimate"),
+    job.state === "finetuning" ? training(progress.finetuning) : null)].filter(Boolean);
+}
+
+function timeLeft(progress) {
+  const [low, high] = progress.seconds_left_range ?? [];
+  return Number.isFinite(high) ? `${duration(low)} to ${duration(high)}` : duration(progress.seconds_left);
+}
+
+function training(now) {
+  if (!now) return null;
+  const parts = [Number.isFinite(now.loss) ? `loss ${number(now.loss, 3)}` : null,
+    Number.isFinite(now.accuracy) ? `accuracy ${percent(now.accuracy)}` : null].filter(Boolean);
+  return tile("Training step", `${count(now.step)} / ${count(now.steps)}`, parts.join(", "));
 }
 
 function tile(name, value, below) {
