@@ -138,7 +138,8 @@ def _prepared(job: dict[str, Any]) -> tuple[Runtime, str, Placement]:
     runtime = registry.load(job["runtime"])
     if isinstance(runtime, RecordedRuntime):
         raise InvalidModel("a recorded runtime is looked up, not timed")
-    placement = Placement(job["provider"], job["batch_size"], job["threads"])
+    sizes = job.get("sizes") or {}
+    placement = Placement(job["provider"], job["batch_size"], job["threads"], sizes)
     return runtime, runtime.version(), placement
 
 

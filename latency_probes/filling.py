@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,23 @@ def fill(structure: Structure, noise: Array) -> dict[str, Array]:
     }
 
 
-def example_inputs(structure: Structure, batch_size: int, noise: Array) -> dict[str, Array]:
+def example_inputs(
+    structure: Structure,
+    batch_size: int,
+    noise: Array,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Array]:
     """Noise for every floating-point input, zeros for the others (valid indices).
+
+    Args:
+        sizes: input -> its shape without the batch, for models that leave sizes free.
 
     Raises:
         OnnxFormatError: a shape is not fixed or its batch is not `batch_size`.
     """
     found = {}
     for value in structure.inputs:
-        dims = _input_dims(value, batch_size)
+        dims = _input_dims(value, batch_size, (sizes or {}).get(value.name, ()))
         if value.data_type in _DTYPES:
             found[value.name] = _slice(value.name, dims, noise).astype(_DTYPES[value.data_type])
         elif value.data_type in _INTEGERS:
@@ -81,11 +89,15 @@ def example_inputs(structure: Structure, batch_size: int, noise: Array) -> dict[
     return found
 
 
-def _input_dims(value: Value, batch_size: int) -> tuple[int, ...]:
+def _input_dims(value: Value, batch_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
     dims = (value.dims[0] or batch_size, *value.dims[1:]) if value.dims else ()
+    if len(sizes) == len(dims) - 1:
+        free = (size or given for size, given in zip(dims[1:], sizes, strict=True))
+        dims = (dims[0], *free)
     if not dims or min(dims) < 1:
         raise OnnxFormatError(
-            f"input {value.name!r} must have a fixed shape, but got {value.dims}"
+            f"input {value.name!r} must have a fixed shape, or one that the request tells, but "
+            f"got {value.dims}"
         )
     if dims[0] != batch_size:
         raise OnnxFormatError(

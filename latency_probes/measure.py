@@ -98,6 +98,7 @@ class Measurer:
             "provider": target.provider,
             "batch_size": target.batch_size,
             "threads": target.threads,
+            "sizes": settings.sizes,
             "cores": list(cores),
             "cache": str(self._cache),
             "timing_s": settings.timing_s,

@@ -20,9 +20,11 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -36,6 +38,9 @@ MAX_MODEL_BYTES = 2**31
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=2**31)], ...], Field(min_length=0, max_length=8)
+]
 Attempt = Annotated[int, Field(ge=0, lt=2**31)]
 Line = Annotated[str, StringConstraints(max_length=200)]
 ErrorKind = Literal[
@@ -95,6 +100,7 @@ class Settings(_Part):
         overtime: So many times `timing_s` may pass until a busy core or a slow model has given
             enough rounds.
         profile: One more process times the candidate's layers.
+        sizes: Input -> its shape without the batch, for models that leave sizes free.
         usual_ms: What a call of the reference takes on the device when nothing disturbs it, where
             that is known before.
     """
@@ -111,6 +117,17 @@ class Settings(_Part):
     seed: int = Field(default=0, ge=0, lt=2**63)
     profile: bool = False
     usual_ms: float | None = Field(default=None, gt=0)
+    sizes: dict[Annotated[str, StringConstraints(max_length=200)], Shape] | None = Field(
+        default=None, max_length=64
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_sizes(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Agents of before know no sizes: they are told where there are any."""
+        document: dict[str, Any] = write(self)
+        if document.get("sizes") is None:
+            document.pop("sizes", None)
+        return document
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

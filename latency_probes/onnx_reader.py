@@ -48,11 +48,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Value:
-    """A graph input, or the known type of an inner value; 0 stands for a dim that is not fixed."""
+    """A graph input, or the known type of an inner value; 0 stands for a dim that is not fixed,
+    which may have a name."""
 
     name: str
     dims: tuple[int, ...]
     data_type: int
+    dim_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def _tensor(tensor: memoryview) -> Tensor:
 def _value(value: memoryview) -> Value:
     name, data_type = "", 0
     dims: list[int] = []
+    names: list[str] = []
     for number, _, _, data in fields(value):
         if number == 1:
             name = text(data)
@@ -190,12 +193,20 @@ def _value(value: memoryview) -> Value:
                     if part == 1:
                         data_type = integer
                     elif part == 2:
-                        dims = [_dim(dim) for _, _, _, dim in fields(shape)]
-    return Value(name, tuple(dims), data_type)
+                        found = [_dim(dim) for _, _, _, dim in fields(shape)]
+                        dims, names = [size for size, _ in found], [word for _, word in found]
+    return Value(name, tuple(dims), data_type, tuple(names))
 
 
-def _dim(dim: memoryview) -> int:
-    return next((integer for number, _, integer, _ in fields(dim) if number == 1), 0)
+def _dim(dim: memoryview) -> tuple[int, str]:
+    """A size, 0 where it is free (scripts write -1 as well), and its name."""
+    size, name = 0, ""
+    for number, _, integer, data in fields(dim):
+        if number == 1:
+            size = max(integer, 0)
+        elif number == 2:
+            name = text(data)
+    return size, name
 
 
 def text(data: memoryview) -> str:

@@ -18,18 +18,18 @@ def count(dims: Dims) -> int:
 
 
 def infer(structure: Structure) -> Shapes:
-    """The dims of every value in the graph that can be told.
+    """The dims of every value in the graph that can be told; sizes that are free count as one.
 
     Raises:
-        OnnxFormatError: an input's shape is not fixed.
+        OnnxFormatError: an input's rank is not known.
     """
     known: dict[str, Dims] = {name: t.dims for name, t in structure.initializers.items()}
     for value in structure.inputs:
-        if not value.dims or min(value.dims) < 1:
+        if not value.dims:
             raise OnnxFormatError(
                 f"input {value.name!r} must have a fixed shape, but got {value.dims}"
             )
-        known[value.name] = value.dims
+        known[value.name] = tuple(size or 1 for size in value.dims)
     for node in structure.nodes:
         dims = _output(node, [known.get(name, ()) for name in node.inputs])
         known.update(dict.fromkeys(node.outputs, dims))

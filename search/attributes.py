@@ -94,6 +94,12 @@ def _embedding(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attri
     return {"embedding_dim": shapes["weight"][1]} if "weight" in shapes else {}
 
 
+def _recurrent(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attributes:
+    """What it reads; its hidden size stays."""
+    weight = shapes.get("weight_ih_l0") or shapes.get("weight_ih")
+    return {"input_size": weight[1]} if weight else {}
+
+
 _RULES: tuple[tuple[type[nn.Module], Callable[..., Attributes]], ...] = (
     (_ConvNd, _convolution),
     (nn.Linear, _linear),
@@ -103,4 +109,6 @@ _RULES: tuple[tuple[type[nn.Module], Callable[..., Attributes]], ...] = (
     (nn.LayerNorm, _layer_norm),
     (nn.RMSNorm, _layer_norm),
     (nn.Embedding, _embedding),
+    (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _recurrent),
 )

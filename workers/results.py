@@ -101,11 +101,25 @@ class Training(_Result):
 
 
 class Packaged(_Result):
-    """A finalist as files: checked ONNX, weights and plan."""
+    """A finalist as files: checked ONNX, weights and plan. Results of before lack the last ones.
+
+    Attributes:
+        way: `edited` where it stands, `exported` anew, or `kept` as it came in.
+        reason: Why it was not edited.
+        notes: What of the interface could not be kept.
+        batches: At which it was compared.
+        sizes: Input -> its shape without the batch, as it is measured.
+    """
 
     onnx: Blob
     files: dict[str, str]
     worst_difference: float
+    way: str = ""
+    reason: str = ""
+    opset: int | None = None
+    notes: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    sizes: dict[str, tuple[int, ...]] | None = None
 
 
 class Finished(_Result):

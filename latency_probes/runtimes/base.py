@@ -2,8 +2,8 @@
 in the parent without running anything. Imports only the standard library, since both sides read
 it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,11 +25,16 @@ class InvalidModel(Exception):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a model is to run."""
+    """Where and how a model is to run.
+
+    Attributes:
+        sizes: input -> its shape without the batch, for models that leave sizes free.
+    """
 
     provider: str
     batch_size: int
     threads: int
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

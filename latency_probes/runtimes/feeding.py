@@ -2,7 +2,7 @@
 that are marked for filling, the same for every runtime."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from latency_probes import filling, onnx_reader
@@ -21,11 +21,13 @@ class Fed:
 
     Attributes:
         weights: values for the initializers that are marked for filling.
+        free: name of a size that the model leaves free -> what it is here.
     """
 
     onnx_bytes: bytes
     inputs: Mapping[str, filling.Array]
     weights: Mapping[str, filling.Array]
+    free: Mapping[str, int] = field(default_factory=dict)
 
     def whole(self) -> bytes:
         """The file with the weights inside."""
@@ -41,8 +43,16 @@ def feed(model: bytes, placement: Placement, cache: Path) -> Fed:
     noise = filling.open_noise(cache)
     try:
         structure = onnx_reader.read(model)
-        inputs = filling.example_inputs(structure, placement.batch_size, noise)
-        return Fed(model, inputs, filling.fill(structure, noise))
+        inputs = filling.example_inputs(structure, placement.batch_size, noise, placement.sizes)
+        free = {
+            name: size
+            for value in structure.inputs
+            for name, dim, size in zip(
+                value.dim_names, value.dims, inputs[value.name].shape, strict=False
+            )
+            if name and not dim
+        }
+        return Fed(model, inputs, filling.fill(structure, noise), free)
     except onnx_reader.OnnxFormatError as error:
         raise InvalidModel(str(error)) from error
 

@@ -94,6 +94,8 @@ def _options(placement: Placement) -> Any:
 def _session(fed: Fed, options: Any, placement: Placement) -> Any:
     import onnxruntime as ort
 
+    for name, size in fed.free.items():  # as if the file had fixed sizes: shapes fold at load
+        options.add_free_dimension_override_by_name(name, size)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in fed.weights.values()]
     if values:
         options.add_external_initializers(list(fed.weights), values)

@@ -57,7 +57,8 @@ class Torch:
         torch.set_num_threads(placement.threads)
         fed = feed(model, placement, cache)
         try:
-            module = self._module(fed.whole(), model, placement)
+            shapes = [value.shape[1:] for value in fed.inputs.values()]
+            module = self._module(fed.whole(), model, placement, shapes)
             device = "cuda" if placement.provider.startswith("cuda") else "cpu"
             inputs = [torch.from_numpy(fed.inputs[each.name]).to(device) for each in module.inputs]
             if placement.provider == "compile":
@@ -70,11 +71,13 @@ class Torch:
         """CUDA's where it runs there, else the host's."""
         return _EventClock() if placement.provider.startswith("cuda") else time.perf_counter_ns
 
-    def _module(self, whole: bytes, model: bytes, placement: Placement) -> Any:
+    def _module(
+        self, whole: bytes, model: bytes, placement: Placement, shapes: Sequence[Sequence[int]]
+    ) -> Any:
         from search.onnx_in import from_onnx
 
         try:
-            return from_onnx(whole, any_batch=False)
+            return from_onnx(whole, input_shapes=shapes, any_batch=False)
         except ValueError as error:
             if names := self.lacking(model, placement):
                 raise UnsupportedOperator(str(error), names) from error

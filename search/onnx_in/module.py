@@ -73,6 +73,21 @@ class OnnxModule(nn.Module):
         """What forward runs, and the values that it returns."""
         self._steps, self._outputs = steps, outputs
 
+    def with_parts_of(self, model: nn.Module) -> OnnxModule:
+        """The steps of this module on the layers of another one, which has modules of the same
+        names: those of its pruned graph, say. Nothing is copied.
+
+        Raises:
+            OnnxError: a layer is not there.
+        """
+        missing = self._modules.keys() - model._modules.keys()
+        if missing:
+            raise OnnxError(f"the model must have all layers, but lacks {sorted(missing)}")
+        made = OnnxModule.__new__(OnnxModule)
+        made.__dict__ = dict(self.__dict__)
+        made.__dict__["_modules"] = {name: model._modules[name] for name in self._modules}
+        return made
+
     def example_inputs(self, batch_size: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
         """Seeded noise: in [0, 1] for float inputs, all values for uint8, 0 and 1 for others."""
         generator = torch.Generator().manual_seed(seed)

@@ -3,6 +3,7 @@ of what came in put back.
 
 | way | when |
 |---|---|
+| kept | the file that came in, for the dense model itself |
 | edited | an ONNX file came in, and it can say what the pruned network does |
 | exported | a torch model came in, or blocks are gone, or sizes are computed in other ways |
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from search.errors import OnnxError, SkeletonError
 from search.graph.exported.export import batched
+from search.onnx_in.files import parsed
 from search.onnx_in.module import OnnxModule
 from search.onnx_in.reading import DOMAINS
 from search.onnx_out.checking import Samples, tolerance, worst_difference
@@ -25,6 +27,7 @@ from search.onnx_out.editing import edited
 from search.onnx_out.interface import Interface
 from search.skeleton.export import OPSET, export_proto
 
+Way = Literal["edited", "exported", "kept"]
 BATCHES = (1, 2, 7)
 LEAST_OPSET = 18  # of the exporter
 _REFUSALS = (ArithmeticError, KeyError, LookupError, OnnxError, RuntimeError, SkeletonError,
@@ -42,15 +45,17 @@ class Delivered:
         notes: what of the interface could not be kept, as sentences.
         batches: the batch sizes at which it was compared.
         worst_difference: at these, relative to the largest output.
+        sizes: input -> its shape without the batch, as it was compared.
     """
 
     onnx_bytes: bytes
-    way: Literal["edited", "exported"]
+    way: Way
     reason: str
     opset: int
     notes: tuple[str, ...]
     batches: tuple[int, ...]
     worst_difference: float
+    sizes: dict[str, tuple[int, ...]]
 
 
 def deliver(
@@ -59,7 +64,7 @@ def deliver(
     examples: tuple[Tensor, ...],
     samples: Samples,
     *,
-    source: ModelProto | None = None,
+    source: bytes | ModelProto | None = None,
     batch_size: int = 1,
 ) -> Delivered:
     """The file of `model`, compared with it by ONNX Runtime at batches of 1, 2 and 7, or at its
@@ -70,7 +75,7 @@ def deliver(
         dense: the model before pruning, which the interface is read from.
         examples: inputs of a batch of two or more, as they were traced.
         samples: gives inputs for so many examples, real ones where there are any.
-        source: the file that the model was read from by `from_onnx`.
+        source: the file that `dense` was read from by `from_onnx`.
         batch_size: of the file where the batch cannot be free.
 
     Raises:
@@ -82,9 +87,14 @@ def deliver(
         interface = Interface.of_module(dense, examples)
         reason = "the model came as torch code"
     else:
-        interface = Interface.of(source)
+        proto = parsed(source) if isinstance(source, bytes) else source
+        interface = Interface.of(proto)
+        batches = BATCHES if interface.free_batch else (_fixed_batch(interface),)
+        if model is dense:
+            return _checked(source, model, samples, batches, "kept")
         try:
-            return _edited(model, dense, samples, source, interface)
+            made = _edited(model, dense, samples, proto, interface)
+            return _checked(made, model, samples, batches, "edited")
         except _REFUSALS as error:
             reason = f"the file that came in cannot be edited: {error}"
     return _exported(model, examples, samples, interface, reason, batch_size)
@@ -92,12 +102,12 @@ def deliver(
 
 def _edited(
     model: nn.Module, dense: nn.Module, samples: Samples, source: ModelProto, interface: Interface
-) -> Delivered:
-    if not isinstance(model, OnnxModule) or not isinstance(dense, OnnxModule):
-        raise SkeletonError("its pruned form is an exported graph, and not the nodes of the file")
+) -> ModelProto:
+    if not isinstance(dense, OnnxModule):
+        raise SkeletonError("it was not read from the file")
+    nodes = model if isinstance(model, OnnxModule) else dense.with_parts_of(model)
     fixed = None if interface.free_batch else _fixed_batch(interface)
-    proto = edited(source, dense, model, samples(fixed or 2))
-    return _checked(proto, model, samples, BATCHES if fixed is None else (fixed,), "edited", "")
+    return edited(source, dense, nodes, samples(fixed or 2))
 
 
 def _exported(
@@ -132,22 +142,28 @@ def _exported(
 
 
 def _checked(
-    proto: ModelProto,
+    made: bytes | ModelProto,
     model: nn.Module,
     samples: Samples,
     batches: Sequence[int],
-    way: Literal["edited", "exported"],
-    reason: str,
+    way: Way,
+    reason: str = "",
     notes: tuple[str, ...] = (),
 ) -> Delivered:
-    data = proto.SerializeToString(deterministic=True)
+    data = made if isinstance(made, bytes) else made.SerializeToString(deterministic=True)
+    proto = parsed(data)
     worst = worst_difference(model, data, samples, batches)
     if not worst <= tolerance(proto):
         raise ArithmeticError(
             f"the ONNX file must equal the model within {tolerance(proto)}, but differs by "
             f"{worst:.3g}"
         )
-    return Delivered(data, way, reason, _opset(proto), notes, tuple(batches), worst)
+    names = [port.name for port in Interface.of(proto).inputs]
+    sizes = {
+        name: tuple(value.shape[1:])
+        for name, value in zip(names, samples(batches[0]), strict=True)
+    }
+    return Delivered(data, way, reason, _opset(proto), notes, tuple(batches), worst, sizes)
 
 
 def _at_opset(

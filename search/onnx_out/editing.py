@@ -75,7 +75,7 @@ def _edit_layer(document: Document, step: Step, module: OnnxModule) -> None:
         output = document.root(node.input[place])
         node = document.node(output)
     if node.op_type != step.node.op:
-        raise SkeletonError(f"{step.node.title} must be a node of the file, but is {node.op_type}")
+        raise SkeletonError(f"{step.node.title} must be in the file, but is {node.op_type}")
     for place, value in values.items():
         absent = place >= len(node.input) or not node.input[place]
         if not (absent and not bool(value.any())):
@@ -92,7 +92,7 @@ def _is_matmul(document: Document, name: str) -> bool:
 
 
 def _want(document: Document, output: str, number: int, value: Tensor) -> None:
-    """Vectors keep the number of dimensions that the file has: (1, C, 1, 1) stays such."""
+    """Vectors keep the number of dimensions that they have in the file, as (1, C, 1, 1)."""
     array: Array = value.detach().cpu().contiguous().numpy()
     node = document.node(output)
     held = document.constant(node.input[number]) if number < len(node.input) else None

@@ -90,9 +90,8 @@ class Interface:
         """
         graph = proto.graph
         ports = zip(graph.input, self.inputs, batched, strict=True)
-        renamed = {}
         for value, port, has_batch in ports:
-            renamed[value.name] = _with_cast_behind(proto, value, port)
+            _with_cast_behind(proto, value, port)
             _set_batch(value, port if has_batch else None, free=self.free_batch)
         for value, port in zip(graph.output, self.outputs, strict=True):
             _with_cast_before(proto, value, port)
@@ -117,13 +116,18 @@ def output_names(made: Any) -> list[str]:
         return ["output"]
     found = []
     for path, _ in tensors:
-        parts = [
-            str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
-            for key in path
-        ]
+        parts = [_word(key) for key in path]
         name = ".".join(parts)
         found.append(f"output_{name}" if parts[0].isdigit() else name)
     return found
+
+
+def _word(key: Any) -> str:
+    """A step of a path in a nest: the key, the place or the field."""
+    for name in ("key", "idx", "name"):
+        if hasattr(key, name):
+            return str(getattr(key, name))
+    return str(key)
 
 
 def _argument_names(model: nn.Module, count: int) -> list[str]:
@@ -175,8 +179,8 @@ def _set_sizes(value: ValueInfoProto, sizes: Sequence[Size]) -> None:
             dim.dim_param = size
 
 
-def _with_cast_behind(proto: ModelProto, value: ValueInfoProto, port: Port) -> str:
-    """The input under its name, cast to what the graph takes where its type is another one."""
+def _with_cast_behind(proto: ModelProto, value: ValueInfoProto, port: Port) -> None:
+    """The input under its name; where its type is another one, cast to what the graph takes."""
     graph, old = proto.graph, value.name
     kind = value.type.tensor_type.elem_type
     if port.kind != kind and port.kind:
@@ -188,8 +192,14 @@ def _with_cast_behind(proto: ModelProto, value: ValueInfoProto, port: Port) -> s
     elif old != port.name:
         _rename(proto, port.name, _free(proto, f"{port.name}_inner"))
         _rename(proto, old, port.name)
-    value.name, value.doc_string = port.name, port.doc
-    return port.name
+    _label(value, port)
+
+
+def _label(value: ValueInfoProto, port: Port) -> None:
+    value.name = port.name
+    value.ClearField("doc_string")
+    if port.doc:
+        value.doc_string = port.doc
 
 
 def _with_cast_before(proto: ModelProto, value: ValueInfoProto, port: Port) -> None:
@@ -203,7 +213,7 @@ def _with_cast_before(proto: ModelProto, value: ValueInfoProto, port: Port) -> N
             graph.node.append(helper.make_node("Identity", [old], [port.name]))
         else:
             _rename(proto, old, port.name)
-    value.name, value.doc_string = port.name, port.doc
+    _label(value, port)
 
 
 def _reads(proto: ModelProto, name: str) -> bool:

@@ -42,7 +42,7 @@ class Images:
         return tuple(self.feed.formed(self.images[:1], self.mean, self.std).shape[1:])
 
     def select(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs, (n, C, H, W) unless the feed says otherwise, and labels (n,)."""
+        """Network inputs (n, C, H, W), or as the feed says, and labels (n,) of `index`."""
         return self.batch(index), self.labels[index]
 
     def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from workers.phases.facts import (
     winner,
 )
 from workers.progress import progress
-from workers.results import Blob, Chosen, Packaged
+from workers.results import Chosen, Packaged
 from workers.snapshot import Snapshot
 
 
@@ -31,7 +31,7 @@ def decide(snapshot: Snapshot) -> Decision:
     packages = snapshot.results([PACKAGE_DENSE, *(package_key(each.digest) for each in chosen)])
     if packages is None:
         return Decision(progress=progress(snapshot, "verifying", 0.1))
-    reference, *candidates = [Packaged.model_validate(each).onnx for each in packages]
+    reference, *candidates = [Packaged.model_validate(each) for each in packages]
     if not all(snapshot.ended(final_purpose(each.digest)) for each in chosen):
         requests = tuple(
             final_request(snapshot, each, candidate, reference)
@@ -78,11 +78,13 @@ def below_floor(snapshot: Snapshot, best: Verified) -> str | None:
 
 
 def final_request(
-    snapshot: Snapshot, chosen: Chosen, candidate: Blob, reference: Blob
+    snapshot: Snapshot, chosen: Chosen, candidate: Packaged, reference: Packaged
 ) -> NewRequest:
-    """Both models with their true weights, strictly. The device is told what the dense skeleton
-    takes, because it has not seen this reference yet."""
+    """Both files as they are delivered, strictly; sizes that they leave free are fixed when the
+    device loads them. It is told what the dense skeleton takes, because it has not seen this
+    reference yet."""
     usual_ms = usual_reference_ms(snapshot)
     strict = Settings.strict(seed=snapshot.spec.search.seed, profile=True)
-    settings = strict.model_copy(update={"usual_ms": usual_ms})
-    return NewRequest(final_purpose(chosen.digest), candidate, reference, settings)
+    settings = strict.model_copy(update={"usual_ms": usual_ms, "sizes": candidate.sizes})
+    purpose = final_purpose(chosen.digest)
+    return NewRequest(purpose, candidate.onnx, reference.onnx, settings)
