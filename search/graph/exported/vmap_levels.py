@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import fx
 from torch._C import _functorch
+
+
+def opens_levels(graph: fx.Graph) -> bool:
+    """Whether a graph may leave levels open."""
+    return any("vmap" in str(node.target) for node in graph.nodes)
 
 
 @contextmanager

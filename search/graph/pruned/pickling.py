@@ -1,10 +1,11 @@
-"""An exported graph as pickle can keep it: operators by name, nodes by reference.
+"""A graph as code that runs, and as pickle can keep it: operators by name, nodes by reference.
 
 It knows torch.fx and nothing of pruning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +35,28 @@ class Steps:
 
     Attributes:
         graph: it.
+        run: a function of a module and of the values of the placeholders: what the graph computes
+            with the tensors and submodules of that module.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
+        self.run = _compiled(graph)
 
     def __deepcopy__(self, memo: object) -> Steps:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _read, ([_written(node) for node in self.graph.nodes],)
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+    """The function that torch.fx writes for a graph: Python as a forward by hand would be."""
+    code = graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, "<pruned graph>", "exec"), names)
+    written: Callable[..., Any] = names["forward"]
+    return written
 
 
 def _written(node: fx.Node) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,26 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from search.graph.dependency.labels import FIXED, Atoms, KeepMask, dense
-from search.graph.dependency.operators.attention import ATTENTION
-from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH, Exported
-from search.graph.exported.nodes import module_path, operator_name
-from search.graph.exported.vmap_levels import levels_closed
+from search.graph.exported.vmap_levels import levels_closed, opens_levels
+from search.graph.pruned.calls import Owners, owners_of, with_module_calls
 from search.graph.pruned.inputs import traced_inputs
 from search.graph.pruned.pickling import Steps
+from search.graph.pruned.replacements import check_kinds, first_decimal, kinds_beside
 from search.graph.pruned.rewrite import rewritten
 from search.tensors import drop_unread, named_tensors
 
-_MOMENTUM = 6
-_DROPOUTS = ("dropout", "dropout_p", "attn_drop", "attention_dropout", "attn_dropout")
 CONSTANTS = "lifted_constants"
-
-Owners = dict[str, tuple[str, float]]  # node -> path of its owner, attention dropout of that one
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +117,26 @@ def _read(graph: fx.Graph) -> set[str]:
 
 
 class PrunedGraph(nn.Module):
-    """Runs an exported graph on the modules of the pruned model, which keep their names and kinds.
+    """A pruned model whose forward is its exported graph, on modules that keep names and kinds.
+
+    An operator that a submodule of torch.nn stands for is a call of that submodule: its hooks run,
+    and what replaces it (an adapter, a quantized layer) takes effect. The others are operators
+    that read tensors; a module whose forward is not called must not be replaced.
 
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
-    flag of its own module), takes any batch size that the dense model takes, exports, and can be
-    copied and pickled. It is called as the dense model is, by place or by name, with inputs like
-    those that were traced: the same sizes but that of the batch, the same dtypes (those of decimal
-    numbers follow the weights), the defaults of all other arguments. All else is an InputError.
+    flag of its own module), takes any batch size that the dense model takes, compiles, exports,
+    and can be copied and pickled. It is called as the dense model is, by place or by name, with
+    inputs like those that were traced: the same sizes but that of the batch, the same dtypes
+    (those of decimal numbers follow the weights), the defaults of all other arguments. All else
+    is an InputError.
 
     What Python code decided while the dense model was traced stays decided: a stochastic depth,
-    for example, is gone, and hooks of its modules are not called. Statistics of weights that were
-    standardised stay what they were when the model was pruned, and are part of its state.
+    for example, is gone, and hooks of modules that are not called do nothing. Statistics of
+    weights that were standardised stay what they were when the model was pruned, and are part of
+    its state.
+
+    Attributes:
+        called: the paths of the submodules that it calls.
     """
 
     def __init__(
@@ -146,36 +148,51 @@ class PrunedGraph(nn.Module):
     ) -> None:
         super().__init__()
         _take_over(self, body)
-        self._steps = Steps(graph)
         self._outputs = _Nesting(exported.outputs)
-        self._sources = dict(exported.sources)
-        self._owners = _owners(exported, body)
         self._dtype = _dtype_of(exported)
         self._inputs = traced_inputs(exported, self._dtype)
+        sources = dict(exported.sources)
         device = next((tensor.device for tensor in named_tensors(body).values()), None)
         lifted = nn.Module()
         for name, constant in constants.items():
-            self._sources[name] = f"{CONSTANTS}.{name}"
+            sources[name] = f"{CONSTANTS}.{name}"
             own = constant.to(device, copy=True)  # the exported graph and other models have it too
             lifted.register_buffer(name, own, persistent=name in exported.computed)
         self.add_module(CONSTANTS, lifted)
         self.training = body.training
+        self._write(graph, sources, owners_of(exported.graph_module.graph, body))
+
+    def _write(self, graph: fx.Graph, sources: Mapping[str, str], owners: Owners) -> None:
+        """Make a rewritten graph the forward."""
+        made = with_module_calls(graph, self, sources, owners, self._dtype)
+        self._steps = Steps(made.graph)
+        self.called = made.called
+        self._opens_levels = opens_levels(graph)
+        self._kinds = kinds_beside(self, made.called)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        run = _Run(self, self._steps.graph, self._owners, self._dtype)
-        given = iter(self._inputs.tensors_of(args, kwargs, run.dtype))
-        values = [
-            operator.attrgetter(self._sources[node.name])(self)
-            if node.name in self._sources
-            else next(given)
-            for node in self._steps.graph.find_nodes(op="placeholder")
-        ]
-        with levels_closed():
-            outputs = run.run(*values)
-        return pytree.tree_unflatten(list(outputs), self._outputs.spec)
+        like = first_decimal(self)
+        device = None if like is None else like.device
+        dtype = None if like is None or not like.is_floating_point() else like.dtype
+        given = self._inputs.tensors_of(args, kwargs, dtype)
+        check_kinds(self, self._kinds)
+        values = (device, self._dtype if dtype is None else dtype, *given)
+        if self._opens_levels:
+            with levels_closed():
+                outputs = self._steps.run(self, *values)
+        else:
+            outputs = self._steps.run(self, *values)
+        return pytree.tree_unflatten(outputs, self._outputs.spec)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (self._inputs.signature,), self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle from before modules were called, the graph is written anew."""
+        sources, owners = state.pop("_sources", None), state.pop("_owners", {})
+        super().__setstate__(state)
+        if sources is not None:
+            self._write(self._steps.graph, sources, owners)
 
 
 def _called_like(signature: inspect.Signature) -> type[PrunedGraph]:
@@ -208,66 +225,6 @@ class _Nesting:
         return self
 
 
-class _Run(fx.Interpreter):
-    """One forward: flags as the modules have them, new tensors like the weights."""
-
-    def __init__(
-        self, module: nn.Module, graph: fx.Graph, owners: Owners, dtype: torch.dtype | None
-    ) -> None:
-        super().__init__(module, graph=graph)
-        self._root, self._owners, self._exported_dtype = module, owners, dtype
-        weights = [*module.parameters(), *module.buffers()]
-        decimal = (tensor.dtype for tensor in weights if tensor.is_floating_point())
-        self._device = next((tensor.device for tensor in weights), None)
-        self.dtype = next(decimal, None)
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op != "call_function":
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if self._device is not None:
-            args = tuple(map(self._moved, args))
-            kwargs = {name: self._moved(value) for name, value in kwargs.items()}
-        if n.name in self._owners:
-            path, dropout = self._owners[n.name]
-            owner = self._root.get_submodule(path)
-            if owner.training and operator_name(n) == ATTENTION:
-                args, kwargs = _attention_in_training(args, kwargs, dropout)
-            elif owner.training:
-                args = _in_training(operator_name(n), args, owner)
-        return n.target(*args, **kwargs)  # type: ignore[operator]
-
-    def _moved(self, argument: Any) -> Any:
-        """Device and dtype of the weights in place of those that the model was exported with."""
-        if isinstance(argument, torch.device):
-            return self._device
-        is_theirs = isinstance(argument, torch.dtype) and argument == self._exported_dtype
-        return self.dtype if is_theirs and self.dtype is not None else argument
-
-
-def _attention_in_training(
-    args: tuple[Any, ...], kwargs: dict[str, Any], probability: float
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of an attention that drops weights."""
-    if len(args) > 4:
-        return (*args[:4], probability, *args[5:]), kwargs
-    return args, {**kwargs, "dropout_p": probability}
-
-
-def _in_training(name: str, args: tuple[Any, ...], owner: nn.Module) -> tuple[Any, ...]:
-    """The arguments that an operator has when its owner is training."""
-    place = OPERATORS[name].training_flag
-    if place is None:
-        return args
-    args = (*args[:place], True, *args[place + 1 :])
-    if isinstance(owner, _NormBase) and owner.num_batches_tracked is not None:
-        owner.num_batches_tracked.add_(1)
-        if owner.momentum is None:
-            average = 1.0 / float(owner.num_batches_tracked)
-            args = (*args[:_MOMENTUM], average, *args[_MOMENTUM + 1 :])
-    return args
-
-
 def _dtype_of(exported: Exported) -> torch.dtype | None:
     """That of the weights when the model was exported; None where they had several."""
     values = (
@@ -277,26 +234,6 @@ def _dtype_of(exported: Exported) -> torch.dtype | None:
     )
     dtypes = {dtype for dtype in values if dtype.is_floating_point}
     return dtypes.pop() if len(dtypes) == 1 else None
-
-
-def _dropout_of(owner: nn.Module) -> float:
-    """The probability with which a module drops attention weights in training."""
-    values = (getattr(owner, name, None) for name in _DROPOUTS)
-    plain = (getattr(value, "p", value) for value in values)
-    return next((value for value in plain if isinstance(value, float)), 0.0)
-
-
-def _owners(exported: Exported, body: nn.Module) -> Owners:
-    """Where operators behave differently in training."""
-    modules = dict(body.named_modules())
-    owners = {}
-    for node in exported.graph_module.graph.nodes:
-        name = operator_name(node) if node.op == "call_function" else ""
-        place = OPERATORS[name].training_flag if name in OPERATORS else None
-        if name == ATTENTION or (place is not None and len(node.args) > place):
-            path = module_path(node) if module_path(node) in modules else ""
-            owners[node.name] = path, _dropout_of(modules[path])
-    return owners
 
 
 def _take_over(root: nn.Module, body: nn.Module) -> None:
