@@ -8,6 +8,7 @@ SearchError
 ├── PlanError        a plan that is malformed, or does not fit the graph or the model
 ├── WeightsError     weights that do not fit the pruned model
 ├── InputError       inputs that a pruned model was not traced with
+├── ReplacedError    a module of a pruned graph that was replaced, but is not called
 ├── CriterionError   an unknown criterion, or one that cannot be computed
 ├── SkeletonError    an ONNX graph that cannot be exported or derived
 ├── OnnxError        an ONNX file that cannot become a module
@@ -47,6 +48,10 @@ class WeightsError(SearchError, ValueError):
 
 class InputError(SearchError, ValueError):
     """Inputs that a pruned model was not traced with; the message names them, and what to do."""
+
+
+class ReplacedError(SearchError, TypeError):
+    """A module of a pruned graph was replaced, but the graph does not call it."""
 
 
 class CriterionError(SearchError, ValueError):

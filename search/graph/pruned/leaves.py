@@ -105,9 +105,8 @@ def _read(*names: str, **others: str) -> Callable[[Any], Arguments]:
 
 
 def _convolution(module: _ConvNd) -> Arguments | None:
-    names = ("stride", "padding", "dilation", "groups")
-    if module.transposed:
-        names = (*names, "output_padding")
+    names = ["stride", "padding", "dilation", "groups"]
+    names += ["output_padding"] if module.transposed else []
     return _read(*names)(module) if module.padding_mode == "zeros" else None
 
 
@@ -166,7 +165,7 @@ _LEAVES: dict[type, Leaf] = {
     nn.AlphaDropout: Leaf("alpha_dropout", (), _dropout, "train"),
     nn.FeatureAlphaDropout: Leaf("feature_alpha_dropout", (), _dropout, "train"),
     nn.ReLU: Leaf("relu"),
-    nn.ReLU6: Leaf("relu6"),
+    nn.ReLU6: Leaf("hardtanh", (), _read("min_val", "max_val")),
     nn.SiLU: Leaf("silu"),
     nn.Mish: Leaf("mish"),
     nn.SELU: Leaf("selu"),

@@ -26,7 +26,12 @@ from search.graph.exported.vmap_levels import levels_closed, opens_levels
 from search.graph.pruned.calls import Owners, owners_of, with_module_calls
 from search.graph.pruned.inputs import traced_inputs
 from search.graph.pruned.pickling import Steps
-from search.graph.pruned.replacements import check_kinds, first_decimal, kinds_beside
+from search.graph.pruned.replacements import (
+    check_modules,
+    first_decimal,
+    hooked_of,
+    kinds_beside,
+)
 from search.graph.pruned.rewrite import rewritten
 from search.tensors import drop_unread, named_tensors
 
@@ -121,7 +126,8 @@ class PrunedGraph(nn.Module):
 
     An operator that a submodule of torch.nn stands for is a call of that submodule: its hooks run,
     and what replaces it (an adapter, a quantized layer) takes effect. The others are operators
-    that read tensors; a module whose forward is not called must not be replaced.
+    that read tensors: a module whose forward is not called must not be replaced (a
+    ReplacedError), and its hooks do nothing.
 
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
     flag of its own module), takes any batch size that the dense model takes, compiles, exports,
@@ -131,9 +137,9 @@ class PrunedGraph(nn.Module):
     is an InputError.
 
     What Python code decided while the dense model was traced stays decided: a stochastic depth,
-    for example, is gone, and hooks of modules that are not called do nothing. Statistics of
-    weights that were standardised stay what they were when the model was pruned, and are part of
-    its state.
+    for example, is gone. What hooks did stays in the graph, so modules that had some are not
+    called. Statistics of weights that were standardised stay what they were when the model was
+    pruned, and are part of its state.
 
     Attributes:
         called: the paths of the submodules that it calls.
@@ -169,13 +175,14 @@ class PrunedGraph(nn.Module):
         self.called = made.called
         self._opens_levels = opens_levels(graph)
         self._kinds = kinds_beside(self, made.called)
+        self._hooked = hooked_of(self, self._kinds)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         like = first_decimal(self)
         device = None if like is None else like.device
         dtype = None if like is None or not like.is_floating_point() else like.dtype
         given = self._inputs.tensors_of(args, kwargs, dtype)
-        check_kinds(self, self._kinds)
+        check_modules(self, self._kinds, self._hooked)
         values = (device, self._dtype if dtype is None else dtype, *given)
         if self._opens_levels:
             with levels_closed():
@@ -190,7 +197,7 @@ class PrunedGraph(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a pickle from before modules were called, the graph is written anew."""
         sources, owners = state.pop("_sources", None), state.pop("_owners", {})
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if sources is not None:
             self._write(self._steps.graph, sources, owners)
 

@@ -1,50 +1,77 @@
-"""Refuses modules that were replaced where the graph does not call them: they would do nothing.
+"""Tells what would do nothing: a module that was replaced, or got a hook, but is not called.
 
 It knows modules, no graph.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from search.errors import InputError
+from search.errors import ReplacedError
 
-Kinds: TypeAlias = Mapping[tuple[str, ...], type[nn.Module]]
+Path: TypeAlias = tuple[str, ...]
+Kinds: TypeAlias = Mapping[Path, type[nn.Module]]
 
 
-def kinds_beside(root: nn.Module, called: Collection[str]) -> dict[tuple[str, ...], type]:
+def kinds_beside(root: nn.Module, called: Collection[str]) -> dict[Path, type[nn.Module]]:
     """The classes of the submodules whose forward `root` does not call, by their paths."""
     modules = root.named_modules(remove_duplicate=False)
     return {
         tuple(path.split(".")): type(module)
         for path, module in modules
-        if path and path not in called and not any(_is_below(path, other) for other in called)
+        if path and path not in called
     }
 
 
-def _is_below(path: str, other: str) -> bool:
-    return path.startswith(f"{other}.")
+def hooked_of(root: nn.Module, kinds: Kinds) -> frozenset[Path]:
+    """Those of the modules that have hooks: what these do is in the graph."""
+    return frozenset(path for path in kinds if _has_hooks(_at(root, path)))
 
 
-def check_kinds(root: nn.Module, kinds: Kinds) -> None:
-    """Raise InputError where a module is of another class than that of before.
+def check_modules(root: nn.Module, kinds: Kinds, hooked: Collection[Path]) -> None:
+    """Look at the modules that are not called; one with parametrized tensors is the same module.
 
-    One whose tensors are parametrized is the same module with other tensors.
+    Args:
+        root: the module that calls others.
+        kinds: classes of those that it does not call.
+        hooked: those of which hooks are known.
+
+    Raises:
+        ReplacedError: a module is of another class than that of before.
     """
     for path, kind in kinds.items():
-        module: nn.Module | None = root
-        for name in path:
-            module = module._modules[name] if module is not None else None
-        if type(module) is not kind and not (module is not None and is_parametrized(module)):
-            raise InputError(
+        module = _at(root, path)
+        if module is None:
+            continue
+        if type(module) is not kind and not is_parametrized(module):
+            raise ReplacedError(
                 f"{'.'.join(path)!r} must be a {kind.__name__}, but got {type(module).__name__}: "
-                "the pruned graph does not call this module, it computes with its tensors, so "
-                "what replaces it would do nothing; replace its tensors, or modules in `called`"
+                "the pruned graph does not call this module, so what replaces it would do "
+                "nothing; replace modules in `called`, or give this one other tensors"
             )
+        if not torch.compiler.is_compiling() and _has_hooks(module) and path not in hooked:
+            warnings.warn(
+                f"the pruned graph does not call {'.'.join(path)!r}, so hooks of it do nothing; "
+                "those of the modules in `called` do",
+                stacklevel=2,
+            )
+
+
+def _at(root: nn.Module, path: Path) -> nn.Module | None:
+    module: nn.Module | None = root
+    for name in path:
+        module = None if module is None else module._modules.get(name)
+    return module
+
+
+def _has_hooks(module: nn.Module | None) -> bool:
+    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def first_decimal(root: nn.Module) -> Tensor | None:
