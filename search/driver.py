@@ -181,7 +181,7 @@ def _measure_latencies(
 def _pruned(
     model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
 ) -> nn.Module:
-    pruned = prune(model, graph, plan)
+    pruned = prune(model, graph, plan, free_sizes=False)
     recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
     return pruned
 

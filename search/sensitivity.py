@@ -122,7 +122,7 @@ def pruned_loss(
     recalibration_batches: Iterable[Tensor],
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
-    pruned = prune(model, graph, plan)
+    pruned = prune(model, graph, plan, free_sizes=False)
     recalibrate(pruned, recalibration_batches, DenseOrigin(model, kept_indices(graph, plan)))
     return evaluate(pruned)
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def prune(
-    model: nn.Module, graph: PruningGraph, plan: Plan, *, form: Form | None = None
+    model: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    *,
+    form: Form | None = None,
+    free_sizes: bool = True,
 ) -> nn.Module:
     """A smaller copy of `model` without the units that `plan` removes.
 
@@ -33,11 +38,29 @@ def prune(
         model: the traced model, or another with the same tensors (trained further, say).
         graph: its analysis.
         plan: the kept units of every group of the graph.
-        form: "graph" requests a `PrunedGraph` where the graph has a program, whatever the plan.
+        form: "graph" asks for a `PrunedGraph` where the graph has a program, whatever the plan.
+        free_sizes: a `PrunedGraph` takes other sizes of the inputs too, where the model does and
+            its graph can; the first one of a graph exports the model once more for that.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
         GraphError: the plan removes a block, and the model cannot be exported in its own dtype.
+    """
+    pruned = smaller_copy(model, graph, plan)
+    program = graph.program if form == "graph" else None
+    if graph.form(plan) == "graph":
+        program = graph.whole_program
+    if program is None:
+        return pruned
+    free = graph.free_program if free_sizes else None
+    return program.pruned(model, pruned, graph.kept_atoms(plan), free)
+
+
+def smaller_copy(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
+    """A copy of the own class with smaller tensors, whether or not its forward runs with them.
+
+    Raises:
+        PlanError: the plan does not fit the graph, or the graph does not fit the model.
     """
     check_plan(graph, plan)
     check_model_shapes(model, graph)
@@ -50,10 +73,6 @@ def prune(
             cut[name] = cut[name].index_select(dim, torch.tensor(indices, device=cut[name].device))
     pruned = copy_with(model, cut)
     set_attributes(pruned, module_edits(model, kept))
-    if graph.form(plan) == "graph":
-        return graph.whole_program.pruned(model, pruned, graph.kept_atoms(plan))
-    if form == "graph" and graph.program is not None:
-        return graph.program.pruned(model, pruned, graph.kept_atoms(plan))
     return pruned
 
 

@@ -126,18 +126,25 @@ def program_of(
     example_inputs: tuple[Tensor, ...],
     operators: Mapping[str, Operator] = OPERATORS,
     deadline: Deadline = NEVER,
+    *,
+    all_sizes: bool = False,
 ) -> tuple[Program, Grouping]:
     """The exported graph of a model in its own dtype, and its groups, not verified.
+
+    With `all_sizes`, every size of the inputs is free where the model allows it.
 
     Raises:
         GraphError: see `trace`.
     """
     copied = quiet_copy(model)
     tensors = named_tensors(copied)
-    exported = export(copied, batch_of_two(example_inputs), deadline)
+    two = batch_of_two(example_inputs)
+    exported = export(copied, two, deadline, all_sizes=all_sizes)
     exported = with_fixed_statistics(exported, tensors)
     propagation = with_blocks(exported, analysed(exported, aliases_of(tensors), operators))
-    program = with_batches(Program(exported, propagation), model, example_inputs)
+    program = Program(exported, propagation)
+    if not all_sizes:
+        program = with_batches(program, model, example_inputs)
     return program, form_groups(propagation)
 
 

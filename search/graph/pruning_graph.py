@@ -41,6 +41,8 @@ class PruningGraph:
         mac_counts: the products of convolutions, linear layers and other products of matrices.
         program: the exported graph, where a group of units has the form `graph`; else None.
         exporting: makes the exported graph when a plan removes a block, if there is none yet.
+        freeing: makes the exported graph with free sizes of the inputs; None where it is not known
+            how, or for a copy that is analysed.
         parts: the submodules that were traced where the whole could not be; else empty.
         obstacle: why the whole could not be traced; else empty.
         complete: everything was tried. Else the time was over before, and with more of it other
@@ -60,6 +62,7 @@ class PruningGraph:
     mac_counts: tuple[Product, ...]
     program: Program | None = None
     exporting: Callable[[], Program] | None = None
+    freeing: Callable[[PruningGraph], Program | None] | None = None
     parts: tuple[str, ...] = ()
     obstacle: str = ""
     complete: bool = True
@@ -97,6 +100,12 @@ class PruningGraph:
         if self.exporting is None:
             raise GraphError("the graph must come from trace to remove a block, but does not")
         return self.exporting()
+
+    @cached_property
+    def free_program(self) -> Program | None:
+        """The exported graph for other sizes of the inputs than the traced ones, made on first
+        use; None where the model or its graph has none."""
+        return None if self.freeing is None else self.freeing(self)
 
     @cached_property
     def uneven(self) -> frozenset[str]:

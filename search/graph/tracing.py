@@ -33,6 +33,7 @@ from search.graph.fallbacks.submodules import (
     side_by_side,
     traceable_calls,
 )
+from search.graph.free_sizes import free_program
 from search.graph.native_program import aliases_of, cast_program, program_like, with_program
 from search.graph.pruning_graph import PruningGraph, frozen_by
 from search.graph.trial_log import TrialLog, Verdicts
@@ -141,6 +142,7 @@ def _traced(
     with everything_in_float64():
         verified = _verified(model, example_inputs, operators, log, deadline, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
+    graph = replace(graph, freeing=partial(free_program, operators=operators) if whole else None)
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
         return replace(graph, exporting=partial(program_like, graph, operators))
     program = cast_program(verified.program, model, example_inputs)

@@ -185,7 +185,11 @@ class SkeletonFactory:
     def _exported(self, plan: Plan) -> ModelProto:
         graph = self._graph
         dense = plan == graph.dense_plan() and graph.program is None
-        model = graph.model if dense else prune(graph.model, graph, plan, form="graph")
+        model = (
+            graph.model
+            if dense
+            else prune(graph.model, graph, plan, form="graph", free_sizes=False)
+        )
         proto = export_proto(model, graph.example_inputs, batch_size=self._batch_size)
         return canonical(proto)
 

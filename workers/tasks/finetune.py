@@ -27,7 +27,12 @@ SUFFIX = ".safetensors"
 
 def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
-    student = prune(work.graph.model, work.graph, Plan.from_document(work.payload["plan"]))
+    student = prune(
+        work.graph.model,
+        work.graph,
+        Plan.from_document(work.payload["plan"]),
+        free_sizes=False,
+    )
     if work.snapshot.spec.finetune.steps == 0:
         _recalibrate(work, student)
         return _finished(work, student, 0)

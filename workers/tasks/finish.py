@@ -73,7 +73,7 @@ def _details(work: Work, row: Measurement) -> dict[str, Any]:
 
 def _pruned(work: Work, best: Verified) -> nn.Module:
     plan = Plan.from_document(best.chosen.plan)
-    model = prune(work.graph.model, work.graph, plan)
+    model = prune(work.graph.model, work.graph, plan, free_sizes=False)
     load_tensors(model, load(work.context.store.get(best.finetuned.weights)))
     return model
 

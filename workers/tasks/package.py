@@ -27,7 +27,7 @@ def package(work: Work) -> Done:
     found = work.snapshot.result(finetune_key(work.payload["digest"]))
     finetuned = Finetuned.model_validate(found)
     plan = Plan.from_document(work.payload["plan"])
-    model = prune(work.graph.model, work.graph, plan)
+    model = prune(work.graph.model, work.graph, plan, free_sizes=False)
     load_tensors(model, load(work.context.store.get(finetuned.weights)), strict=False)
     files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
     return _packaged(work, model, files)

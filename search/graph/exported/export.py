@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,9 @@ class Exported:
             placeholders and outputs are named like the placeholders here. None if there are none.
         averaged: a weight, or what is made of one -> the dimensions that those run over.
         single: the graph holds for one example too.
+        least: symbol of a free size beside the batch -> the smallest for which the graph holds.
+        conditions: what the graph takes for granted of the sizes of its inputs, as Python; known
+            where sizes beside the batch are free.
     """
 
     graph_module: torch.fx.GraphModule
@@ -64,6 +67,8 @@ class Exported:
     statistics: fx.Graph | None = None
     averaged: Mapping[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     single: bool = True
+    least: Mapping[str, int] = field(default_factory=dict)
+    conditions: tuple[str, ...] = ()
 
     @property
     def input_nodes(self) -> list[fx.Node]:
@@ -115,20 +120,28 @@ def batched(value: Tensor, size: int) -> bool:
     return value.ndim > 0 and value.shape[0] == size
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...], deadline: Deadline = NEVER) -> Exported:
+def export(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    deadline: Deadline = NEVER,
+    *,
+    all_sizes: bool = False,
+) -> Exported:
     """Export `model`, in the mode it is in, with a free batch size where the model allows it.
 
     Args:
         model: the module; its parameters are read, never changed.
         inputs: a batch of two, see `batch_of_two`.
         deadline: checked before every call of torch.
+        all_sizes: leave every other size of the inputs free too, where the model allows it.
 
     Raises:
         GraphError: the model does not run on `inputs`.
         LateError: the time was over.
         ExportError: it does, but torch.export cannot trace it even at a fixed batch size.
     """
-    for shapes in (_free_batch(model, inputs), None):
+    wanted = _free(model, inputs, all_sizes=all_sizes)
+    for shapes in (wanted, None):
         try:
             with _quiet(), shapes_at_once(), Interruptible(deadline.is_over):
                 program = torch.export.export(
@@ -141,13 +154,17 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], deadline: Deadline = NE
             if isinstance(error, GuardOnDataDependentSymNode):
                 break  # a fixed batch changes nothing
         else:
-            return _described(program, signature_of(model.forward))
+            found = _described(program, signature_of(model.forward))
+            return _with_conditions(found, program) if all_sizes else found
     raise refusal(shell_of(model), inputs, failure) from failure
 
 
-def _free_batch(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
+def _free(model: nn.Module, inputs: tuple[Tensor, ...], *, all_sizes: bool) -> tuple[object, ...]:
     """One entry per parameter of `forward`; those that `*inputs` takes are one tuple."""
-    free = tuple({0: Dim.AUTO} if batched(value, BATCH) else None for value in inputs)
+    free: tuple[object, ...] = tuple(
+        dict.fromkeys(range(value.ndim if all_sizes else batched(value, BATCH)), Dim.AUTO) or None
+        for value in inputs
+    )
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return free
@@ -197,6 +214,16 @@ def _described(program: ExportedProgram, signature: inspect.Signature) -> Export
         program.call_spec.out_spec,
         bool(most),
     )
+
+
+def _with_conditions(exported: Exported, program: ExportedProgram) -> Exported:
+    """What is known of the sizes that are free beside the batch."""
+    sizes = [size for node in exported.input_nodes for size in node.meta["val"].shape[1:]]
+    ranges = program.range_constraints
+    bounds = {str(size): ranges.get(size.node.expr) for size in sizes if is_symbol(size)}
+    least = {name: 0 if each is None else int(each.lower) for name, each in bounds.items()}
+    conditions = tuple(getattr(program, "_guards_code", ()))
+    return replace(exported, least=least, conditions=conditions)
 
 
 def _named(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from search.errors import InputError
 from search.graph.exported.export import BATCH, Exported, is_symbol
 from search.graph.exported.signatures import TracedCall
+from search.graph.pruned.size_conditions import SizeConditions
 
 Size = int | str  # a free one by its name: the same wherever the name is
 BATCH_NAME = "batch"
@@ -51,15 +52,18 @@ class TracedInputs:
         call: TracedCall,
         tensors: Sequence[TracedTensor],
         bounds: Mapping[str, tuple[int, float]],
+        conditions: Sequence[str] = (),
     ) -> None:
         """
         Args:
             call: finds the tensors among the arguments.
             tensors: what they were.
             bounds: free size -> the least and the most for which the graph is the model's.
+            conditions: what else must be true of the sizes, see `SizeConditions`.
         """
         self.signature = call.signature
         self._call, self._tensors, self._bounds = call, tuple(tensors), dict(bounds)
+        self._conditions = SizeConditions(conditions)
 
     def __deepcopy__(self, memo: object) -> TracedInputs:
         return self
@@ -77,7 +81,34 @@ class TracedInputs:
         Raises:
             InputError: the model was not traced with such inputs.
         """
-        given = self._call.tensors_of(args, kwargs)
+        return self.checked(self.given(args, kwargs), dtype)
+
+    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What a call gives for the traced tensors; see `tensors_of`."""
+        return self._call.tensors_of(args, kwargs)
+
+    def take(self, given: tuple[Any, ...]) -> bool:
+        """Whether tensors have sizes for which the graph is the model's."""
+        bound: dict[str, int] = {}
+        sizes: dict[str, tuple[int, ...]] = {}
+        for traced, value in zip(self._tensors, given, strict=True):
+            if not isinstance(value, Tensor) or value.ndim != len(traced.sizes):
+                return False
+            for size, actual in zip(traced.sizes, value.shape, strict=True):
+                wanted = size if isinstance(size, int) else bound.setdefault(size, actual)
+                if actual != wanted:
+                    return False
+                if size in self._bounds and not self._within(str(size), actual):
+                    return False
+            sizes[traced.name] = _with_two(value, traced)
+        return self._conditions.hold(sizes)
+
+    def _within(self, size: str, actual: int) -> bool:
+        least, most = self._bounds[size]
+        return least <= actual <= most
+
+    def checked(self, given: tuple[Any, ...], dtype: torch.dtype | None) -> tuple[Tensor, ...]:
+        """The tensors themselves; see `tensors_of`."""
         bound: dict[str, tuple[int, str]] = {}
         for traced, value in zip(self._tensors, given, strict=True):
             _check_dtype(traced, value, dtype)
@@ -145,9 +176,19 @@ def traced_inputs(exported: Exported, weights: torch.dtype | None) -> TracedInpu
         follows = value.is_floating_point() and value.dtype == weights
         tensors.append(TracedTensor(name, sizes, value.dtype, follows))
     least = 1 if exported.single else BATCH
-    bounds = {names[symbol]: (least, most) for symbol, most in exported.most.items()}
+    bounds = {
+        names[symbol]: (exported.least.get(symbol, least), most)
+        for symbol, most in exported.most.items()
+    }
     bounded = {name: each for name, each in bounds.items() if each != (1, math.inf)}
-    return TracedInputs(call, tensors, bounded)
+    return TracedInputs(call, tensors, bounded, exported.conditions)
+
+
+def _with_two(value: Tensor, traced: TracedTensor) -> tuple[int, ...]:
+    """The sizes of a tensor; one example counts as two, for which the conditions were written."""
+    first, *others = value.shape or (0,)
+    alone = first == 1 and traced.sizes[:1] == (BATCH_NAME,)
+    return (BATCH if alone else first, *others)
 
 
 def _size(size: int | torch.SymInt, names: dict[str, str]) -> Size:

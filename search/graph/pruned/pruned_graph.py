@@ -24,7 +24,7 @@ from search.graph.dependency.propagation import Propagation
 from search.graph.exported.export import BATCH, Exported
 from search.graph.exported.vmap_levels import levels_closed, opens_levels
 from search.graph.pruned.calls import Owners, owners_of, with_module_calls
-from search.graph.pruned.inputs import traced_inputs
+from search.graph.pruned.inputs import TracedInputs, traced_inputs
 from search.graph.pruned.pickling import Steps
 from search.graph.pruned.replacements import (
     check_modules,
@@ -35,7 +35,7 @@ from search.graph.pruned.replacements import (
 from search.graph.pruned.rewrite import rewritten
 from search.tensors import drop_unread, named_tensors
 
-CONSTANTS = "lifted_constants"
+CONSTANTS, FREE_CONSTANTS = "lifted_constants", "free_constants"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,28 +79,40 @@ class Program:
                     uneven.add(group)
         return uneven
 
-    def pruned(self, whole: nn.Module, body: nn.Module, kept: KeepMask) -> PrunedGraph:
+    def pruned(
+        self, whole: nn.Module, body: nn.Module, kept: KeepMask, free: Program | None = None
+    ) -> PrunedGraph:
         """The model that computes with the tensors of `body`, of which atoms in `kept` are left.
 
         Args:
             whole: the model before it was cut: statistics of its weights stay.
             body: taken over, not copied.
             kept: atom -> whether it stays, shape (atoms,).
+            free: a program of the same atoms that holds for other sizes of the inputs too.
         """
+        graph, constants = self._rewritten(whole, body, kept)
+        made = _called_like(self.exported.signature)(graph, body, self.exported, constants)
+        if free is not None:
+            made.add_sizes(*free._rewritten(whole, body, kept), free.exported)
+        return made
+
+    def _rewritten(
+        self, whole: nn.Module, body: nn.Module, kept: KeepMask
+    ) -> tuple[fx.Graph, dict[str, Tensor]]:
+        """The graph of what is left, and its constants; what `body` holds beside goes."""
         made = rewritten(self.exported.graph_module.graph, self.propagation, kept)
         dense, left = _read(self.exported.graph_module.graph), _read(made.graph)
         left |= made.replaced & self.exported.integers.keys()
         tensors = named_tensors(body)
+        held = {name: own for name, own in self.exported.sources.items() if own in tensors}
         before, after = (
-            {id(tensors[source]) for name, source in self.exported.sources.items() if name in read}
+            {id(tensors[source]) for name, source in held.items() if name in read}
             for read in (dense, left)
         )
         drop_unread(body, before - after, after)
         constants = self.exported.constants_for(named_tensors(whole))
         constants = {name: constant for name, constant in constants.items() if name in left}
-        constants = self._cut(constants, kept) | dict(made.indices)
-        kind = _called_like(self.exported.signature)
-        return kind(made.graph, body, self.exported, constants)
+        return made.graph, self._cut(constants, kept) | dict(made.indices)
 
     def _cut(self, constants: Mapping[str, Tensor], kept: KeepMask) -> dict[str, Tensor]:
         """Constants of which units take their part: a fixed filter per channel, say."""
@@ -121,6 +133,18 @@ def _read(graph: fx.Graph) -> set[str]:
     return {node.name for node in graph.find_nodes(op="placeholder") if node.users}
 
 
+@dataclass(frozen=True)
+class _FreeSizes:
+    """The graph for other sizes of the inputs than the traced ones; copies share it."""
+
+    steps: Steps
+    inputs: TracedInputs
+    opens_levels: bool
+
+    def __deepcopy__(self, memo: object) -> _FreeSizes:
+        return self
+
+
 class PrunedGraph(nn.Module):
     """A pruned model whose forward is its exported graph, on modules that keep names and kinds.
 
@@ -132,9 +156,9 @@ class PrunedGraph(nn.Module):
     It trains like the dense model (batch norm, dropout, attention dropout, each by the training
     flag of its own module), takes any batch size that the dense model takes, compiles, exports,
     and can be copied and pickled. It is called as the dense model is, by place or by name, with
-    inputs like those that were traced: the same sizes but that of the batch, the same dtypes
-    (those of decimal numbers follow the weights), the defaults of all other arguments. All else
-    is an InputError.
+    inputs like those that were traced: the same sizes but that of the batch, and other sizes where
+    a graph with free sizes was made and holds for them; the same dtypes (those of decimal numbers
+    follow the weights), the defaults of all other arguments. All else is an InputError.
 
     What Python code decided while the dense model was traced stays decided: a stochastic depth,
     for example, is gone. What hooks did stays in the graph, so modules that had some are not
@@ -144,6 +168,8 @@ class PrunedGraph(nn.Module):
     Attributes:
         called: the paths of the submodules that it calls.
     """
+
+    _free: _FreeSizes | None = None
 
     def __init__(
         self,
@@ -157,16 +183,39 @@ class PrunedGraph(nn.Module):
         self._outputs = _Nesting(exported.outputs)
         self._dtype = _dtype_of(exported)
         self._inputs = traced_inputs(exported, self._dtype)
-        sources = dict(exported.sources)
-        device = next((tensor.device for tensor in named_tensors(body).values()), None)
-        lifted = nn.Module()
-        for name, constant in constants.items():
-            sources[name] = f"{CONSTANTS}.{name}"
-            own = constant.to(device, copy=True)  # the exported graph and other models have it too
-            lifted.register_buffer(name, own, persistent=name in exported.computed)
-        self.add_module(CONSTANTS, lifted)
+        sources = self._with_constants(CONSTANTS, constants, exported)
         self.training = body.training
         self._write(graph, sources, owners_of(exported.graph_module.graph, body))
+
+    def _with_constants(
+        self, holder: str, constants: Mapping[str, Tensor], exported: Exported
+    ) -> dict[str, str]:
+        """Keep constants in a module of their own; where all placeholders come from."""
+        device = next((tensor.device for tensor in named_tensors(self).values()), None)
+        lifted = nn.Module()
+        for name, constant in constants.items():
+            own = constant.to(device, copy=True)  # the exported graph and other models have it too
+            lifted.register_buffer(name, own, persistent=name in exported.computed)
+        self.add_module(holder, lifted)
+        return {**exported.sources, **{name: f"{holder}.{name}" for name in constants}}
+
+    def add_sizes(
+        self, graph: fx.Graph, constants: Mapping[str, Tensor], exported: Exported
+    ) -> None:
+        """Take inputs of other sizes too, by another graph that calls the same modules.
+
+        A graph that calls others, or reads what is not there, is left aside.
+        """
+        sources = self._with_constants(FREE_CONSTANTS, constants, exported)
+        owners = owners_of(exported.graph_module.graph, self)
+        made = with_module_calls(graph, self, sources, owners, self._dtype)
+        read = {sources[name] for name in _read(graph) if name in sources}
+        if made.called != self.called or not read <= named_tensors(self).keys():
+            del self._modules[FREE_CONSTANTS]
+            return
+        inputs = traced_inputs(exported, self._dtype)
+        self._free = _FreeSizes(Steps(made.graph), inputs, opens_levels(graph))
+        self._kinds = kinds_beside(self, made.called)
 
     def _write(self, graph: fx.Graph, sources: Mapping[str, str], owners: Owners) -> None:
         """Make a rewritten graph the forward."""
@@ -181,15 +230,31 @@ class PrunedGraph(nn.Module):
         like = first_decimal(self)
         device = None if like is None else like.device
         dtype = None if like is None or not like.is_floating_point() else like.dtype
-        given = self._inputs.tensors_of(args, kwargs, dtype)
+        given = self._inputs.given(args, kwargs)
+        steps, inputs, opens = self._steps, self._inputs, self._opens_levels
+        free = self._free
+        if free is not None and not inputs.take(given) and free.inputs.take(given):
+            steps, inputs, opens = free.steps, free.inputs, free.opens_levels
+        given = inputs.checked(given, dtype)
         check_modules(self, self._kinds, self._hooked)
         values = (device, self._dtype if dtype is None else dtype, *given)
-        if self._opens_levels:
+        if opens:
             with levels_closed():
-                outputs = self._steps.run(self, *values)
+                outputs = steps.run(self, *values)
         else:
-            outputs = self._steps.run(self, *values)
+            outputs = steps.run(self, *values)
         return pytree.tree_unflatten(outputs, self._outputs.spec)
+
+    def takes(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether the inputs of a call have sizes for which a graph was made.
+
+        Raises:
+            InputError: the call has other arguments than the traced one.
+        """
+        given = self._inputs.given(args, kwargs)
+        if self._inputs.take(given):
+            return True
+        return self._free is not None and self._free.inputs.take(given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (self._inputs.signature,), self.__dict__
