@@ -30,9 +30,10 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
 
     Returns:
         `plan`, `form`, `tensors` (name -> shape of every tensor that shrinks), `modules` (name ->
-        attribute -> value), `inputs` (shape and dtype of the example inputs) and `batch` (which
-        numbers of examples a graph is limited to, see `Program.limits`). `load_pruned` reads it;
-        only for the form "graph" it has to export the model again.
+        attribute -> value), `inputs` (shape and dtype of the example inputs), `batch` (which
+        numbers of examples a graph is limited to, see `Program.limits`) and `sizes` (whether it
+        takes inputs of other sizes than the traced ones, "free" or "traced"). `load_pruned` reads
+        it; only for the form "graph" it has to export the model again.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -45,6 +46,7 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
         "version": VERSION,
         "form": form,
         "batch": graph.whole_program.limits if form == "graph" else None,
+        "sizes": "free" if form == "graph" and graph.free_program is not None else "traced",
         "plan": json.loads(plan.to_json()),
         "tensors": {
             name: list(shape_with(graph.shapes[name], dims)) for name, dims in kept.items()
@@ -88,9 +90,11 @@ def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Pat
 def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) -> nn.Module:
     """A `PrunedGraph`: the model is exported again, and its groups are those of the plan."""
     from search.graph.dependency.grouping import kept_atoms
+    from search.graph.free_sizes import with_free_sizes
     from search.graph.native_program import program_of
 
-    program, grouping = program_of(model, _example_inputs(document))
+    inputs = _example_inputs(document)
+    program, grouping = program_of(model, inputs)
     if document.get("batch") is not None:  # zeros and other weights may not show it
         program = program.limited(fixed=bool(document["batch"].get("fixed")))
     kept = Plan.from_document(document["plan"]).kept
@@ -99,7 +103,9 @@ def _as_graph(model: nn.Module, body: nn.Module, document: Mapping[str, Any]) ->
     if not fits or any(max(units, default=-1) >= widths[name] for name, units in kept.items()):
         raise PlanError("the plan must be made for this model, but has other groups or units")
     atoms = kept_atoms(grouping.groups, grouping.group_of, grouping.unit_of, kept)
-    return program.pruned(model, body, atoms)
+    is_free = document.get("sizes") == "free"
+    free = with_free_sizes(program, grouping, model, inputs) if is_free else None
+    return program.pruned(model, body, atoms, free)
 
 
 def _example_inputs(document: Mapping[str, Any]) -> tuple[Tensor, ...]:

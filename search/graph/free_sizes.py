@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from search.errors import GraphError
 from search.graph.batch_limits import ALIKE, off_by
+from search.graph.dependency.grouping import Grouping
 from search.graph.dependency.operators.operator import Operator
 from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.exported.copies import quiet_copy
@@ -44,22 +45,44 @@ def free_program(
         ones alone (statistics that count, constants that a state dict must have), and where graph
         and model differ, or no other size could be compared.
     """
+    grouping = Grouping(graph.groups, graph.group_of, graph.unit_of)
     try:
-        traced = graph.whole_program
-        program, grouping = program_of(
-            graph.model, graph.example_inputs, operators, all_sizes=True
+        program = with_free_sizes(
+            graph.whole_program, grouping, graph.model, graph.example_inputs, operators
         )
+        if program is None or not _is_like_model(program, graph.model, graph.example_inputs):
+            return None
+        return program if _is_like_traced(program, graph) else None
+    except Exception:  # what works for the traced sizes must not fail because of others
+        return None
+
+
+def with_free_sizes(
+    traced: Program,
+    grouping: Grouping,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    operators: Mapping[str, Operator] = OPERATORS,
+) -> Program | None:
+    """The program of a model with free sizes, compared with nothing; see `free_program`.
+
+    Args:
+        traced: its program for the traced sizes.
+        grouping: the groups of that.
+        model: the model.
+        inputs: its example inputs.
+        operators: what is known of every operator.
+    """
+    if not traced.exported.dynamic:
+        return None
+    try:
+        program, found = program_of(model, inputs, operators, all_sizes=True)
     except GraphError:
         return None
-    same = np.array_equal(grouping.group_of, graph.group_of) and np.array_equal(
-        grouping.unit_of, graph.unit_of
+    same = np.array_equal(found.group_of, grouping.group_of) and np.array_equal(
+        found.unit_of, grouping.unit_of
     )
-    if not same or not _is_usable(program) or not traced.exported.dynamic:
-        return None
-    limited = _with_batch_of(program, traced.exported)
-    if limited is None or not _is_like_model(limited, graph.model, graph.example_inputs):
-        return None
-    return limited if _is_like_traced(limited, graph) else None
+    return _with_batch_of(program, traced.exported) if same and _is_usable(program) else None
 
 
 def _is_usable(program: Program) -> bool:

@@ -1,4 +1,4 @@
-"""A pruned graph is called as the dense model is, with what was traced; all else is refused."""
+"""A pruned graph of the traced sizes is called as the dense model is; all else is refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def halved(graph: PruningGraph) -> nn.Module:
         group.name: tuple(range(group.width // 2 if group.form == "graph" else group.width))
         for group in graph.groups
     }
-    pruned = prune(graph.model, graph, Plan(kept))
+    pruned = prune(graph.model, graph, Plan(kept), free_sizes=False)
     assert isinstance(pruned, PrunedGraph)
     return pruned
 
