@@ -31,8 +31,8 @@ def prune(
     It is of the same class, unless `graph.form(plan)` is "graph": then it is a `PrunedGraph`, as
     the model's own forward holds constants, or a block is removed. What only such blocks read is
     not in its state dict. Parameters keep their values, dtype, device and
-    requires_grad; modules keep their training flags and hooks (which a `PrunedGraph` does not
-    call); tied parameters stay tied. `model` is not touched.
+    requires_grad; modules keep their training flags and hooks (what these did while the model was
+    traced is part of a `PrunedGraph`); tied parameters stay tied. `model` is not touched.
 
     Args:
         model: the traced model, or another with the same tensors (trained further, say).
