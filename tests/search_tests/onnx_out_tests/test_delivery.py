@@ -81,7 +81,7 @@ def keras_like() -> ModelProto:
         node("MatMul", ["rh", "w3"], ["y"]),
     ]
     weights = {
-        "scale": np.float32([255]), "w1": noise(8, 3, 3, 3), "g": noise(8) + 2, "b": noise(8),
+        "scale": np.array([255], np.float32), "w1": noise(8, 3, 3, 3), "g": noise(8) + 2, "b": noise(8),
         "m": noise(8), "v": np.abs(noise(8)) + 1, "flat": np.array([-1, 8 * 16]),
         "w2": noise(128, 10), "b2": noise(1, 10), "w3": noise(10, 4),
     }  # fmt: skip
@@ -188,7 +188,7 @@ def delivered(proto: ModelProto) -> tuple[OnnxModule, nn.Module, Delivered]:
     with torch.no_grad():  # as if trained further: new biases are in the file as well
         for name, value in pruned.named_parameters():
             if name.endswith("bias"):
-                value += 0.1
+                value.add_(0.1)
     made = deliver(pruned, dense, graph.example_inputs, samples(dense), source=proto)
     return dense, pruned, made
 
