@@ -17,7 +17,7 @@ SHARED = {
     "tests/workers_tests/test_library.py": WORKSHOP,
     "tests/workers_tests/test_running.py": WORKSHOP,
 }
-OWN_STACK = "tests/e2e_tests/test_faults.py"
+OWN_STACK = ("tests/e2e_tests/test_faults.py", "tests/e2e_tests/test_prune.py")
 # There are as many test processes as cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
