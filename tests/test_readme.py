@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from api.cli.main import app
+from jobs.spec import DatasetSpec, JobSpec, ModelSpec
+from jobs.validation import validate_json
 from search.graph import PruningGraph, trace
 from search.loading import load_pruned, plan_document
 from search.plan import Plan
@@ -131,7 +141,7 @@ def test_a_graph_is_loaded_with_what_a_state_dict_leaves_out(tmp_path: Path) -> 
 
 def test_reports_print_the_lines_of_the_readme_and_those_of_a_graph_for_a_graph() -> None:
     assert snippet("plan.json") == OWN_CLASS.replace("build_your_network", "resnet20")
-    assert "search.load_pruned(" in AS_GRAPH
+    assert "secateur.load(" in AS_GRAPH
     groups = [
         {"name": "conv", "width": 8, "form": "module"},
         {"name": "qkv", "width": 4, "form": "graph"},
@@ -141,11 +151,74 @@ def test_reports_print_the_lines_of_the_readme_and_those_of_a_graph_for_a_graph(
     assert loading({"groups": groups}, {"conv": 8, "qkv": 3}) == AS_GRAPH
 
 
-def test_the_notebook_lines_prune_a_network() -> None:
+def test_the_notebook_lines_prune_a_network(tmp_path: Path) -> None:
     """In a process of its own, with real measurements: a few seconds on an idle core."""
-    checks = "assert found.infeasible or (found.ratio <= 0.6 and found.model is not None)\n"
+    checks = "assert result.ratio <= 0.6\nassert type(again) is type(model)\n"
     done = subprocess.run(
-        [sys.executable, "-c", snippet("run_search") + checks],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        [sys.executable, "-c", snippet("secateur.prune") + checks],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_lines_load_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "result").mkdir()
+    for network in (Normalised, Scaled):
+        _, pruned = written(redrawn(network()), tmp_path / "result")
+        monkeypatch.chdir(tmp_path)
+        namespace: dict[str, Any] = {"resnet20": network}
+        exec(snippet('secateur.load("result"'), namespace)
+        x = torch.rand(3, 3, 8, 8)
+        torch.testing.assert_close(namespace["model"](x), pruned(x))
+
+
+SHELL = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+LINES = [
+    shlex.split(line, comments=True)
+    for block in SHELL
+    for line in re.sub(r"\\\n\s*", " ", block).splitlines()
+    if line.strip()
+]
+
+
+COMMANDS = [line[1:] for line in LINES if line[0] == "secateur"]
+REQUESTS = [line for line in LINES if line[0] == "curl"]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_line_is_one_that_the_program_takes(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name, *words = words
+        command = command.commands[name]
+    paths = [str(ROOT / word) if (ROOT / word).exists() else word for word in words]
+    assert command.make_context("secateur", paths).params
+
+
+@pytest.mark.parametrize("words", REQUESTS, ids=range(len(REQUESTS)))
+def test_every_request_is_one_that_the_service_takes(words: list[str]) -> None:
+    kinds: dict[str, type[BaseModel]] = {
+        "models": ModelSpec, "datasets": DatasetSpec, "jobs": JobSpec,
+    }  # fmt: skip
+    (kind,) = {name for word in words for name in kinds if word.endswith(f"/v1/{name}")}
+    (document,) = (
+        word.removeprefix("spec=") for word in words if word.startswith(("{", "spec={"))
+    )
+    validate_json(kinds[kind], document.replace("$PWD", str(ROOT)))
+
+
+def test_every_module_that_is_run_is_there() -> None:
+    """What is set up by the other commands, tests of the package, of `up` and of the agent run."""
+    modules = {line[line.index("-m") + 1] for line in LINES if "-m" in line}
+    assert modules == {"examples.fetch_fashion_mnist", "latency_probes.agent", "venv"}
+    for module in modules:
+        assert importlib.util.find_spec(module) is not None
+
+
+def test_the_picture_is_there_and_the_pages_that_it_names() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(((?:docs|CONTRIBUTING)[^)#]*)", text):
+        assert (ROOT / target).exists(), target
+    picture = ElementTree.parse(ROOT / "docs" / "picture.svg")
+    assert any("dense latency" in (each.text or "") for each in picture.iter())

@@ -23,9 +23,9 @@ for name, tensor in weights.items():
     tensors[name].data = tensor.to(tensors[name])
 """
 AS_GRAPH = """\
-import search
+import secateur
 
-model = search.load_pruned(build_your_network(), "plan.json", "model.safetensors")
+model = secateur.load(".", build_your_network())
 """
 
 
