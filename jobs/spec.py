@@ -337,7 +337,11 @@ class FinetuneSpec(_Spec):
 
 
 class JobSpec(_Spec):
-    """A pruning job. `model` and `dataset` are names or ids of what was submitted before."""
+    """A pruning job. `model` and `dataset` are names or ids of what was submitted before.
+
+    Attributes:
+        exports: further formats of the result: `pt2` (torch.export), `openvino` (IR).
+    """
 
     name: Name | None = None
     model: Name
@@ -347,6 +351,7 @@ class JobSpec(_Spec):
     search: SearchSpec = SearchSpec()
     finetune: FinetuneSpec = FinetuneSpec()
     constraints: ConstraintsSpec = ConstraintsSpec()
+    exports: Annotated[tuple[Literal["pt2", "openvino"], ...], Field(max_length=2)] = ()
 
 
 def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:

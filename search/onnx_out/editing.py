@@ -52,6 +52,11 @@ def edited(
     return document.proto
 
 
+def _output(step: Step) -> str:
+    """The first one that has a name."""
+    return next(filter(None, step.node.outputs))
+
+
 def _shapes(module: OnnxModule, inputs: tuple[Tensor, ...]) -> Shapes:
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -67,7 +72,7 @@ def _shapes(module: OnnxModule, inputs: tuple[Tensor, ...]) -> Shapes:
 def _edit_layer(document: Document, step: Step, module: OnnxModule) -> None:
     layer = module.get_submodule(step.layer or "")
     values, attributes = layer_values(step, layer, module.opset)
-    output = step.node.outputs[0]
+    output = _output(step)
     node = document.node(output)
     if node.op_type == "Add" and step.node.op == "MatMul":  # a bias that was joined to the product
         place = next(p for p, name in enumerate(node.input) if _is_matmul(document, name))
@@ -109,12 +114,12 @@ def _edit_function(document: Document, step: Step, module: OnnxModule) -> None:
     for number, source in enumerate(step.sources):
         if isinstance(source, Held):
             held: Tensor = getattr(module.held, source.attribute)
-            document.want(step.node.outputs[0], number, held.detach().cpu().numpy())
+            document.want(_output(step), number, held.detach().cpu().numpy())
 
 
 def _edit_sizes(document: Document, step: Step, before: Shapes, after: Shapes) -> None:
     """Sizes that a node is told, where they changed."""
-    output = step.node.outputs[0]
+    output = _output(step)
     number = SHAPE_INPUTS.get(step.node.op)
     old, new = before[output], after[output]
     if number is None or old == new or number >= len(step.node.inputs):

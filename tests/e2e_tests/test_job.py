@@ -21,6 +21,7 @@ from tests.e2e_tests.service import Service
 ROOT = Path(__file__).parent.parent.parent
 FILES = {
     "dense.onnx",
+    "model.md",
     "model.onnx",
     "model.safetensors",
     "plan.json",

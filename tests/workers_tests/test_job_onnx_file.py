@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 from jobs.artifacts import job_file_name, weights_name
 from jobs.repository import models
@@ -147,3 +148,64 @@ def test_a_job_on_it_ends_with_files_that_load(workshop: Workshop, tmp_path: Pat
     assert json.loads(store.get(job_file_name(job_id, "report.json")))["recalibration"] == (
         "mean and scale"
     )
+
+
+def keras_like() -> ModelProto:
+    """(B, 12, 12, 1) bytes -> (B, 4), which the network scales and turns itself."""
+    proto = classifier()
+    nodes = [
+        helper.make_node("Cast", ["x"], ["cast"], to=1),
+        helper.make_node("Div", ["cast", "most"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["turned"], perm=[0, 3, 1, 2]),
+    ]
+    for place, each in enumerate(nodes):
+        proto.graph.node.insert(place, each)
+    proto.graph.node[3].input[0] = "turned"
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32([255]), "most"))
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 2, [-1, 12, 12, 1]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [-1, 4]))
+    helper.set_model_props(proto, {"classes": "four"})
+    return proto
+
+
+def test_a_job_on_bytes_with_channels_last_gives_a_file_that_drops_in(workshop: Workshop) -> None:
+    source = keras_like()
+    data = source.SerializeToString()
+    spec = ModelSpec(name="keras", architecture="onnx")
+    with workshop.bench.write() as session:
+        row = ready_model(session, spec, hashlib.sha256(data).hexdigest())
+    workshop.bench.context.store.put(weights_name(row.id), data)
+    report = workshop.library.graph(row).report()
+    told = {"dtype": "uint8", "layout": "channels last", "name": "x", "stored": "uint8"}
+    found = {"input_shape": [12, 12, 1], "recalibration": "mean and scale", "input": told}
+    with workshop.bench.write() as session:
+        models.accept(session, row.id, report | found)
+
+    job_id = workshop.submit(
+        model="keras", budget={"ratio": 0.8}, finetune={"steps": 2, "batch_size": 16},
+        search=SEARCH, exports=["pt2", "openvino"],
+    )  # fmt: skip
+    job = workshop.play(job_id)
+
+    assert job.state == "succeeded", job.problem
+    store = workshop.bench.context.store
+    made = onnx.load_from_string(store.get(job_file_name(job_id, "model.onnx")))
+    assert list(made.graph.input) == list(source.graph.input)
+    assert list(made.graph.output) == list(source.graph.output)
+    assert (made.opset_import, made.metadata_props) == (source.opset_import, source.metadata_props)
+    assert store.get(job_file_name(job_id, "dense.onnx")) == data
+    report = json.loads(store.get(job_file_name(job_id, "report.json")))
+    assert report["delivery"]["way"] == "edited"
+    assert report["delivery"]["batches"] == [1, 2, 7]
+    (final,) = workshop.requests(job_id, "final:")
+    delivered = store.get(job_file_name(job_id, "model.onnx"))
+    assert final.skeleton_digest == hashlib.sha256(delivered).hexdigest()
+    assert final.settings["sizes"] == {"x": [12, 12, 1]}
+    card = store.get(job_file_name(job_id, "model.md")).decode()
+    assert "the file that came in, pruned where it stands" in card
+    assert '{"x": images}' in card.replace("'", '"')
+    assert "(batch, 12, 12, 1), uint8" in card
+    assert "`pt2`: model.pt2, within" in card
+    assert "`openvino`: model.xml, model.bin, within" in card
+    for name in ("model.pt2", "model.xml", "model.bin"):
+        assert store.get(job_file_name(job_id, name))

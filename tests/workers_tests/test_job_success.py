@@ -17,6 +17,7 @@ from tests.workers_tests.workshop import Finished, Workshop
 
 FILES = {
     "dense.onnx",
+    "model.md",
     "model.onnx",
     "model.safetensors",
     "plan.json",

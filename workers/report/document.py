@@ -8,8 +8,8 @@ from typing import Any
 from jobs.tables import Measurement
 from workers.outcome import latency_part
 from workers.phases.advice import advice
-from workers.phases.facts import Verified, dense_measurement, finalists
-from workers.results import Finished
+from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
+from workers.results import Finished, Packaged
 from workers.snapshot import Snapshot
 
 OWN_CLASS = """\
@@ -42,6 +42,9 @@ def report_document(
         details: of the dense model and of the result, see `workers.report.details`.
     """
     row = dense_measurement(snapshot) if best is None else best.latency
+    packaged = (
+        Packaged.model_validate(snapshot.result(PACKAGE_DENSE)) if best is None else best.packaged
+    )
     widths = {} if best is None else best.chosen.to_plan().widths
     return {
         "version": 1,
@@ -58,6 +61,9 @@ def report_document(
         "finalists": [] if best is None else [each.model_dump() for each in finalists(snapshot)],
         "validation": None if best is None else best.finetuned.model_dump(exclude={"weights"}),
         "onnx_difference": None if best is None else best.packaged.worst_difference,
+        "delivery": packaged.model_dump(
+            include={"way", "reason", "opset", "notes", "batches", "sizes"}, mode="json"
+        ),
         "groups": snapshot.model.report,
         "recalibration": (snapshot.model.report or {}).get("recalibration"),
         "widths": widths,

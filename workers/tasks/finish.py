@@ -20,10 +20,12 @@ from search.tensors import load_tensors
 from workers.library import job_source
 from workers.loaders.datasets import Images
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, winner
+from workers.report.card import model_card
 from workers.report.details import details
 from workers.report.document import report_document
 from workers.report.page import report_page
 from workers.results import Finished, Packaged
+from workers.tasks.exports import exported
 from workers.tasks.metrics import BATCH
 from workers.tasks.package import dense_files
 from workers.work import Done, Work
@@ -51,11 +53,30 @@ def finish(work: Work) -> Done:
         "result": _details(work, (best and best.latency) or dense_measurement(work.snapshot)),
     }
     report = report_document(work.snapshot, finished, best, _tree(work), known)
+    made, report["exports"] = _exports(work, best, packaged)
     stored = {name: _copied(work, name, location) for name, location in files.items()}
     stored["report.json"] = _put(work, "report.json", json.dumps(report, indent=1))
     stored["report.html"] = _put(work, "report.html", report_page(report))
+    stored["model.md"] = _put(work, "model.md", model_card(report))
+    for name, data in made.items():
+        location = job_file_name(work.snapshot.job.id, name)
+        stored[name] = work.context.store.put(location, data)
     _record(work, stored)
     return Done(finished.document())
+
+
+def _exports(
+    work: Work, best: Verified | None, packaged: Packaged
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    names = work.snapshot.spec.exports
+    if not names:
+        return {}, {}
+    model = work.graph.model if best is None else _pruned(work, best).eval()
+    data = work.data
+    images = data.images.batch(
+        data.splits.validation[: max(2, work.snapshot.spec.target.batch_size)]
+    )
+    return exported(names, model, work.context.store.get(packaged.onnx.location), images)
 
 
 def _tree(work: Work) -> list[dict[str, Any]]:
