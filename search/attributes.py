@@ -1,4 +1,7 @@
-"""The sizes that modules of torch.nn keep as attributes, computed from what their tensors keep."""
+"""The sizes that modules of torch.nn keep as attributes, computed from what their tensors keep.
+
+So does the `Conv1D` of transformers, a linear layer, which is known by its name.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,10 @@ def attributes_of(module: nn.Module, kept: Mapping[str, Indices]) -> Attributes:
 
     Returns:
         Attribute name -> JSON value (tuples as lists); only those that change. Empty for a
-        module that is not of torch.nn or a subclass: its own code must follow its tensors.
+        module of another class: its own code must follow its tensors.
     """
     rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
+    rule = _conv1d if is_conv1d(module) else rule
     own = {**module._parameters, **module._buffers}
     shapes = {
         name: shape_with(tuple(tensor.shape), kept.get(name, {}))
@@ -36,6 +40,12 @@ def attributes_of(module: nn.Module, kept: Mapping[str, Indices]) -> Attributes:
     return {
         name: value for name, value in wanted.items() if _plain(getattr(module, name)) != value
     }
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is the linear layer of transformers, whose weight is (inputs, outputs)."""
+    kind = type(module)
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def shape_with(shape: tuple[int, ...], kept: Indices) -> tuple[int, ...]:
@@ -65,6 +75,11 @@ def _linear(_: nn.Module, shapes: Shapes, __: Mapping[str, Indices]) -> Attribut
         return {}
     out_features, in_features = shapes["weight"]
     return {"in_features": in_features, "out_features": out_features}
+
+
+def _conv1d(module: nn.Module, shapes: Shapes, _: Mapping[str, Indices]) -> Attributes:
+    sizes = dict(zip(("nx", "nf"), shapes.get("weight", ()), strict=False))
+    return {name: size for name, size in sizes.items() if hasattr(module, name)}
 
 
 def _size(attribute: str) -> Callable[..., Attributes]:

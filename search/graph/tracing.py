@@ -97,9 +97,9 @@ def trace(
     check_model(model)
     with one_thread(), torch.inference_mode(False), torch.enable_grad():
         try:
-            graph = _traced(model, example_inputs, operators, log, deadline)
+            graph = _traced(model, example_inputs, operators, log)
         except ExportError as obstacle:
-            parts = _traced_in_parts(model, example_inputs, operators, log, deadline)
+            parts = _traced_in_parts(model, example_inputs, operators, log)
             if parts is None or not any(_is_open(group) for group in parts.groups):
                 if deadline.is_over() or deadline.has_refused:  # other parts were not tried
                     raise LateError(TOO_LATE) from obstacle
@@ -119,14 +119,13 @@ def _traced_in_parts(
     example_inputs: tuple[Tensor, ...],
     operators: Mapping[str, Operator],
     log: TrialLog,
-    deadline: Deadline,
 ) -> PruningGraph | None:
     """The analysis of the submodules that can be exported; None if there are none."""
-    calls = traceable_calls(model, example_inputs, deadline)
+    calls = traceable_calls(model, example_inputs, log.deadline)
     if not calls:
         return None
     parts = side_by_side(model, calls)
-    graph = _traced(parts, inputs_of(calls), operators, log, deadline, whole=False)
+    graph = _traced(parts, inputs_of(calls), operators, log, whole=False)
     return rejoined(graph, model, example_inputs, calls, log)
 
 
@@ -135,19 +134,18 @@ def _traced(
     example_inputs: tuple[Tensor, ...],
     operators: Mapping[str, Operator],
     log: TrialLog,
-    deadline: Deadline,
     *,
     whole: bool = True,
 ) -> PruningGraph:
     with everything_in_float64():
-        verified = _verified(model, example_inputs, operators, log, deadline, whole=whole)
+        verified = _verified(model, example_inputs, operators, log, whole=whole)
     graph = replace(verified, model=model, example_inputs=example_inputs, program=None)
     graph = replace(graph, freeing=partial(free_program, operators=operators) if whole else None)
     if verified.program is None or all(group.form == "module" for group in graph.prunable):
         return replace(graph, exporting=partial(program_like, graph, operators))
     program = cast_program(verified.program, model, example_inputs)
     return (
-        with_program(graph, operators, deadline)
+        with_program(graph, operators, log.deadline)
         if program is None
         else replace(graph, program=program)
     )
@@ -158,19 +156,18 @@ def _verified(
     example_inputs: tuple[Tensor, ...],
     operators: Mapping[str, Operator],
     log: TrialLog,
-    deadline: Deadline,
     *,
     whole: bool,
 ) -> PruningGraph:
     """The analysis of a float64 copy; parts of a model have no graph that could lose blocks."""
-    subject = subject_of(model, example_inputs, operators, deadline)
+    subject = subject_of(model, example_inputs, operators, log.deadline)
     graph = subject.graph
     if not whole:
         blocks = {group.name: NO_PROGRAM for group in graph.removable}
         subject = subject.of(frozen_by(graph, blocks))
     reads_parameters = set(graph.unused) < set(_parameters(graph.model).values())
     check_outputs(subject.exported.graph_module.graph, reads_parameters=reads_parameters)
-    joined = _verified_with_branches(subject.graph, operators, log, deadline)
+    joined = _verified_with_branches(subject.graph, operators, log)
     return Verifier(subject, Trials(log)).settled() if joined is None else joined
 
 
@@ -201,11 +198,11 @@ def subject_of(
 
 
 def _verified_with_branches(
-    graph: PruningGraph, operators: Mapping[str, Operator], log: TrialLog, deadline: Deadline
+    graph: PruningGraph, operators: Mapping[str, Operator], log: TrialLog
 ) -> PruningGraph | None:
     """The analysis in which auxiliary heads lose what they read; None where that cannot be."""
     copy, inputs = graph.model, graph.example_inputs
-    exported = with_branches(copy, inputs, graph.unused, deadline)
+    exported = with_branches(copy, inputs, graph.unused, log.deadline)
     if exported is None:
         return None
     exported = with_fixed_statistics(exported, named_tensors(copy))

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from search.attributes import is_conv1d
 from search.graph.dependency.operators.attention import ATTENTION
 from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.exported.nodes import module_path, operator_name
-from search.graph.pruned.leaves import Leaf, calls_alike, leaf_of
+from search.graph.pruned.leaves import Leaf, calls_alike, is_changed, leaf_of
 from search.tensors import named_tensors
 
 Owners: TypeAlias = Mapping[str, tuple[str, float]]
@@ -127,20 +128,22 @@ class _Writer:
         self._device = self.graph.placeholder(DEVICE)
         self._dtype_now = self.graph.placeholder(DTYPE)
         self._copies: dict[fx.Node, fx.Node] = {}
+        self._firsts: list[fx.Node] = []
 
     def copy(self, node: fx.Node) -> None:
         if node.op == "output":
             self.graph.output(fx.map_arg(node.args[0], self._copies.__getitem__))
         elif node.op != "placeholder":
-            self._copies[node] = self._module_call(node) or self._operator(node)
+            made = self._module_call(node) or self._conv1d_call(node)
+            self._copies[node] = made or self._operator(node)
         elif node.name in self._sources:
             self._copies[node] = self._attribute(self._sources[node.name])
         else:
             self._copies[node] = self.graph.placeholder(node.name)
 
     def drop_unread(self) -> None:
-        """Forget the tensors that modules read themselves."""
-        for node in list(self.graph.find_nodes(op="get_attr")):
+        """Forget the tensors that modules read themselves, and the first operators of theirs."""
+        for node in [*self._firsts, *self.graph.find_nodes(op="get_attr")]:
             if not node.users:
                 self.graph.erase_node(node)
 
@@ -160,6 +163,26 @@ class _Writer:
                 given = self._copies[call.given[operand]]
                 return self.graph.create_node("call_module", path, (given,), name=node.name)
         return None
+
+    def _conv1d_call(self, node: fx.Node) -> fx.Node | None:
+        """The call of a `Conv1D`: view(addmm(bias, view(x, …), weight), …)."""
+        path = self._owner(node)
+        module = self._modules.get(path or "")
+        if path is None or module is None or not is_conv1d(module) or is_changed(module):
+            return None
+        view = _given(node, "view")
+        product = _given(view.get("self"), "addmm")
+        flat = _given(product.get("mat1"), "view")
+        same = all(
+            self._tensor(product.get(name)) is own
+            for name, own in (("self", module.bias), ("mat2", module.weight))
+        )
+        if not flat or not same or module.nf != module.weight.shape[-1]:
+            return None
+        self.called.add(path)
+        self._firsts += (self._copies[view["self"]], self._copies[product["mat1"]])
+        given = self._copies[flat["self"]]
+        return self.graph.create_node("call_module", path, (given,), name=node.name)
 
     def _candidates(self, call: _Call) -> Iterator[str]:
         """The owner first, then the modules that hold the weight."""
@@ -245,6 +268,12 @@ class _Writer:
 
     def _call(self, function: Any, *args: Any) -> fx.Node:
         return self.graph.call_function(function, args)
+
+
+def _given(node: Any, name: str) -> dict[str, Any]:
+    """The arguments of an operator of that name; none of what is another."""
+    call = _Call.of(node) if isinstance(node, fx.Node) and operator_name(node) == name else None
+    return call.given if call is not None else {}
 
 
 def owners_of(graph: fx.Graph, body: nn.Module) -> dict[str, tuple[str, float]]:

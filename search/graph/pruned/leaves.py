@@ -50,12 +50,17 @@ def leaf_of(module: nn.Module) -> Leaf | None:
     What the hooks of a module do while it is traced is part of the graph: called again, they would
     do it twice.
     """
-    if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+    if is_changed(module):
         return None
     for kind in type(module).__mro__:
         if kind in _LEAVES:
             return _LEAVES[kind] if _computes_like(type(module), kind) else None
     return None
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether a module has hooks, or a forward that is not that of its class."""
+    return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _computes_like(kind: type, known: type) -> bool:

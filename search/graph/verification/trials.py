@@ -73,7 +73,7 @@ class Trials:
 
         def is_like_export(inputs: Inputs) -> bool:
             try:
-                return dense_error(subject.graph, self.reference(subject), inputs) <= 1e9
+                return dense_error(subject.graph, self.reference(subject), inputs) <= UNLIKE
             except Exception:  # whatever the forward of a user's module raises
                 return False
 

@@ -14,10 +14,13 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from search.errors import InputError, ReplacedError
+from search.graph import trace
 from search.graph.native_program import program_of
 from search.graph.pruned.calls import with_module_calls
 from search.graph.pruned.pickling import Steps
 from search.graph.pruned.pruned_graph import PrunedGraph, _empty
+from search.plan import Plan
+from search.surgery import prune
 
 VECTORS, SIGNALS = torch.randn(2, 8), torch.randn(2, 4, 8)
 IMAGES, VOLUMES, TOKENS = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4, 4), torch.arange(2)
@@ -121,6 +124,35 @@ def test_the_operator_of_a_module_of_torch_nn_is_its_call(module: nn.Module, x: 
     assert torch.equal(*outputs)
     for name, buffer in model.named_buffers():
         assert torch.equal(pruned.get_buffer(name), buffer), name
+
+
+class Conv1D(nn.Module):
+    """The linear layer of transformers' GPT models, as it is written there."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = (*x.size()[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(sizes)
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+def test_the_linear_layer_of_gpt_models_is_called_and_keeps_its_class() -> None:
+    model = nn.Sequential(Conv1D(6, 8), nn.GELU(), Conv1D(3, 6)).eval()
+    pruned = as_graph(model, SIGNALS)
+    assert pruned.called == {"0", "1", "2"}
+    assert torch.equal(pruned(SIGNALS), model(SIGNALS))
+    graph = trace(model, (SIGNALS,))
+    (group,) = graph.prunable
+    assert group.form == "module"
+    smaller = prune(model, graph, Plan({**graph.dense_plan().kept, group.name: (0, 4)}))
+    assert (smaller[0].nf, smaller[2].nx) == (2, 2)  # type: ignore[index]
+    assert smaller(SIGNALS).shape == (2, 4, 3)
 
 
 class Scaled(nn.Linear):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from search.graph import trace
 from search.graph.dependency.operators import joining
+from search.graph.trial_log import TrialLog
 from search.graph.verification.comparison import random_plan
+from search.graph.verification.draw import Draw
+from search.graph.verification.influence import Influence
+from search.graph.verification.subject import Subject
+from search.graph.verification.trial_result import Trial
+from search.graph.verification.trials import Trials
 from tests.search_tests.graph_tests.verification_tests.verifying import (
     forms,
+    verified,
     with_rule,
     without_ties,
 )
@@ -24,6 +33,35 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 def test_a_forward_that_holds_a_width_as_a_constant_needs_the_exported_graph() -> None:
     graph = trace(FixedView(), image())
     assert forms(graph) == {"conv1": "module", "conv2": "graph", "fc1": "module"}
+
+
+class Unseen(Influence):
+    """Nothing matters, from a moment on."""
+
+    def __init__(self, subject: Subject, log: TrialLog, has_begun: Callable[[], bool]) -> None:
+        super().__init__(subject, log)
+        self._has_begun = has_begun
+
+    def beside(self, names: Sequence[str], seed: int, scale: float) -> dict[str, float]:
+        return {} if self._has_begun() else super().beside(names, seed, scale)
+
+
+class NothingShown(Trials):
+    """Nothing matters when the user's class is compared with the graph."""
+
+    compares_class = False
+
+    def module_vs_graph(self, subject: Subject, draw: Draw) -> Trial:
+        self.compares_class = True
+        return super().module_vs_graph(subject, draw)
+
+    def influence(self, subject: Subject) -> Influence:
+        return Unseen(subject, self.log, lambda: self.compares_class)
+
+
+def test_a_class_is_not_trusted_where_nothing_shows_that_it_is_right() -> None:
+    graph = verified(FixedView(), image(), NothingShown)
+    assert forms(graph) == dict.fromkeys(("conv1", "conv2", "fc1"), "graph")
 
 
 def test_parts_of_unequal_sizes_need_the_exported_graph() -> None:

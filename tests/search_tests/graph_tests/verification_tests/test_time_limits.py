@@ -18,12 +18,11 @@ from search.graph.verification.draw import Draw
 from search.graph.verification.influence import Influence, projected_gradient
 from search.graph.verification.masked_reference import MaskedReference
 from search.graph.verification.subject import Subject
-from search.graph.verification.trial_result import Trial, TrialResult
+from search.graph.verification.trial_result import Trial
 from search.graph.verification.trials import Trials
 from search.tensors import named_tensors
 from tests.search_tests.graph_tests.around import Ending, Readings
 from tests.search_tests.graph_tests.verification_tests.verifying import (
-    FixedTrial,
     forms,
     reason,
     statuses,
@@ -167,29 +166,19 @@ def test_a_forward_or_backward_that_would_end_too_late_is_interrupted(part: str)
 
 
 class SlowClass(Trials):
-    """The time is over when the user's class is to be compared with the graph, or once it was."""
+    """The time is over when the user's class is to be compared with the graph."""
 
-    def __init__(self, log: TrialLog, clock: Ending, *, after: bool) -> None:
+    def __init__(self, log: TrialLog, clock: Ending) -> None:
         super().__init__(log)
-        self._clock, self._after = clock, after
+        self._clock = clock
 
     def module_vs_graph(self, subject: Subject, draw: Draw) -> Trial:
-        trial = super().module_vs_graph(subject, draw)
-        if not self._after:
-            self._clock.end(lambda: None)
-        return FixedTrial(lambda names: self._ended(trial.result(names)))
-
-    def _ended(self, result: TrialResult) -> TrialResult:
-        self._clock.end(lambda: None)
-        return result
+        trial: Trial = self._clock.end(super().module_vs_graph, subject, draw)
+        return trial
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_what_the_time_leaves_open_of_the_forms_the_exported_graph_loses(after: bool) -> None:
-    """Also where the class was compared on one draw, of which it is not known what it shows."""
-    clock = Ending(lambda call: call())
-    graph = verified(
-        FixedView(), image(), lambda log: SlowClass(log, clock, after=after), clock=clock
-    )
+def test_what_the_time_leaves_open_of_the_forms_the_exported_graph_loses() -> None:
+    clock = Ending(lambda call, *args: call(*args))
+    graph = verified(FixedView(), image(), lambda log: SlowClass(log, clock), clock=clock)
     assert clock.has_begun
     assert forms(graph) == dict.fromkeys(("conv1", "conv2", "fc1"), "graph")
