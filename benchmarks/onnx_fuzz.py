@@ -65,7 +65,7 @@ def _convolutions() -> ModelProto:
     ones = np.ones(4, np.float32)
     weights = {
         "w1": _noise(4, 3, 3, 3), "g": ones, "b": ones, "m": ones, "v": ones,
-        "low": np.float32(0), "high": np.float32(6), "scales": np.float32([1, 1, 2, 2]),
+        "low": np.float32(0), "high": np.float32(6), "scales": np.array([1, 1, 2, 2], np.float32),
         "w2": _noise(5, 4), "b2": _noise(5),
     }  # fmt: skip
     return _model(nodes, weights, ["N", 3, 16, 16], 17)

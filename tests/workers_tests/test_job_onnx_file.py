@@ -161,7 +161,7 @@ def keras_like() -> ModelProto:
     for place, each in enumerate(nodes):
         proto.graph.node.insert(place, each)
     proto.graph.node[3].input[0] = "turned"
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32([255]), "most"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([255], np.float32), "most"))
     proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 2, [-1, 12, 12, 1]))
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [-1, 4]))
     helper.set_model_props(proto, {"classes": "four"})

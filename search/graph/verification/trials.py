@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.graph.trial_log import TrialLog
-from search.graph.verification.comparison import first_examples
+from search.graph.verification.comparison import UNLIKE, first_examples
 from search.graph.verification.dense_trial import DenseTrial, dense_error
 from search.graph.verification.draw import MOST_RESCALINGS, Draw
 from search.graph.verification.influence import Influence

@@ -81,7 +81,8 @@ def keras_like() -> ModelProto:
         node("MatMul", ["rh", "w3"], ["y"]),
     ]
     weights = {
-        "scale": np.array([255], np.float32), "w1": noise(8, 3, 3, 3), "g": noise(8) + 2, "b": noise(8),
+        "scale": np.array([255], np.float32),
+        "w1": noise(8, 3, 3, 3), "g": noise(8) + 2, "b": noise(8),
         "m": noise(8), "v": np.abs(noise(8)) + 1, "flat": np.array([-1, 8 * 16]),
         "w2": noise(128, 10), "b2": noise(1, 10), "w3": noise(10, 4),
     }  # fmt: skip
