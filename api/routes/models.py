@@ -51,8 +51,8 @@ def submit_model(
 ) -> Response:
     """Submit a trained network: its architecture in ``spec``, its weights as safetensors.
 
-    With the architecture ``onnx`` the file is a float32 ONNX model, opset 11 to 23, which holds
-    both; ``input_shape`` may then be left out where the file says it.
+    With the architecture ``onnx`` the file is an ONNX model, opset 7 to 25, which holds both, its
+    data inside; ``input_shape`` may then be left out where the file says it.
 
     The name must be new, or that of a rejected model, which this one replaces.
 
