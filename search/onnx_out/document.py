@@ -50,8 +50,8 @@ class Document:
         """The node that makes a value."""
         if output not in self.makers:
             raise SkeletonError(f"{output!r} must be made by a node of the file, but is not")
-        node: NodeProto = self.proto.graph.node[self.makers[output]]
-        return node
+        found: NodeProto = self.proto.graph.node[self.makers[output]]
+        return found
 
     def root(self, name: str) -> str:
         """The value behind nodes that hand it on unchanged."""

@@ -77,8 +77,7 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
             f"{', '.join(others)}, for which a data set has nothing: prune it by "
             "search.from_onnx, or make the others constants"
         )
-    (example,) = model.example_inputs(TRACE_BATCH)
-    Feed.of(tuple(example.shape[1:]), example.dtype)
+    Feed.of(model.example_inputs(1)[0].shape[1:], model.inputs[0].dtype)
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if broken:
         raise OnnxFileError(f"weights must be finite, but {broken[0]} holds values that are not")

@@ -27,7 +27,7 @@ from tests.search_tests.onnx_in_tests.graphs import (
 X = noise(2, 3, 8, 8)
 
 
-def classifier(**settings: object) -> ModelProto:
+def classifier(**settings: Any) -> ModelProto:
     """Two convolutions and a linear layer."""
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["c1"], name="first"),
@@ -38,7 +38,7 @@ def classifier(**settings: object) -> ModelProto:
         helper.make_node("Gemm", ["f", "w3"], ["y"], transB=1),
     ]
     weights = {"w1": noise(8, 3, 3, 3), "w2": noise(8, 8, 3, 3), "w3": noise(4, 8)}
-    return model(nodes, {"x": X}, weights, **settings)  # type: ignore[arg-type]
+    return model(nodes, {"x": X}, weights, **settings)
 
 
 def saved(folder: Path, **settings: Any) -> Path:
