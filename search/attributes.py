@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.batchnorm import _NormBase  # private: all batch and instance norms
+from torch.nn.modules.conv import _ConvNd  # private: all convolutions
 
 Attributes = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]

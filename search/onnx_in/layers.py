@@ -50,14 +50,17 @@ TRANSPOSED: tuple[Maker, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Conv
 
 
 class BatchNorm(_BatchNorm):
-    """Batch norm over inputs of any rank."""
+    """Batch norm over inputs of any rank: the public classes of torch.nn check the rank."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
 class InstanceNorm(_InstanceNorm):
-    """Instance norm over inputs of any rank, which always have a batch."""
+    """Instance norm over inputs of any rank, which always have a batch.
+
+    The public classes of torch.nn check the rank.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.instance_norm(

@@ -3,6 +3,12 @@
 They run over the units that are left where that still leaves much to cut exactly, because then
 the model can stay of its own class. Where a statistic runs over nearly all groups, they count the
 others as zeros, which only a `PrunedGraph` can.
+
+Rare case. Models: norms or means over the units of nearly every group; of
+benchmarks/coverage/models.txt gmlp_ti16_224, ConvNextV2Model and mobilenetv5_base (see
+docs/decisions/0012). convnext_atto and mixer_s32_224 do not need it.
+Without it: nearly all of their groups are approximate.
+Tests: dependency_tests/test_masked_statistics.
 """
 
 from __future__ import annotations

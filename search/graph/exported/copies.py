@@ -1,4 +1,7 @@
-"""Copies of a model to analyse: in evaluation mode, without gradients, in float64."""
+"""Copies of a model for the analysis: in evaluation mode without gradients, and in float64.
+
+It knows modules and tensors, neither graphs nor pruning.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,13 @@ def quiet_copy(
 
 
 def _without_grouped_products(module: nn.Module) -> None:
-    """The usual kernel of transformers' mixtures of experts runs in float32 only, and does not
-    name the experts: another of theirs computes the same by operators that have rules."""
+    """Another kernel for transformers' mixtures of experts, of operators that have rules.
+
+    Rare case. Models: mixtures of experts of transformers, such as MixtralModel, whose config
+    names the kernel `grouped_mm`. It runs in float32 only, and does not name the experts.
+    Without it: the experts form no group, so that nothing of them can be pruned.
+    Tests: test_hidden_units_of_experts_leave_all_of_them_together in test_unusual_models.
+    """
     config = getattr(module, "config", None)
     if getattr(config, EXPERTS, None) == "grouped_mm":
         setattr(config, EXPERTS, "batched_mm")

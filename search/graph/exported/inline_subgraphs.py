@@ -2,6 +2,11 @@
 
 torch.export wraps such parts (`torch.no_grad()`, `torch.autocast(enabled=False)` in a forward) as
 graphs of their own. It knows operators and nothing of pruning.
+
+Rare case. Models: forwards that switch gradients or autocast off in a part; of
+benchmarks/coverage/models.txt gemma4_vit_167m.
+Without it: no rule sees the operators of the part, and units that meet its outputs are frozen.
+Tests: exported_tests/test_inline_subgraphs.
 """
 
 from __future__ import annotations

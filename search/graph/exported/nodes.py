@@ -1,4 +1,4 @@
-"""What a node of an exported graph is called and where it is from. Knows nothing of pruning."""
+"""Reads single nodes of an exported graph: operator, owner, dimensions. It knows no labels."""
 
 from __future__ import annotations
 

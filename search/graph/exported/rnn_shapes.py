@@ -2,6 +2,11 @@
 
 torch writes them out, one cell after the other: minutes for the export of a long sequence, seconds
 for a forward on the meta device. It knows torch's kernels and modes, and no graphs.
+
+Rare case. Models: LSTM, GRU and RNN layers; of benchmarks/coverage/models.txt sequencer2d_s, and
+lstm_tagger and gru_tagger of its own networks.
+Without it: an export grows with the sequence, and may not end within the time limit.
+Tests: those of a long sequence and of one step in test_trace.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
+# Private tables of torch's operators: `py_kernels` has the Python kernels by dispatch key, and
+# `_dispatch_cache` the kernels that were resolved. After an export the kernels are as before.
 _OPERATORS = (_aten.gru.input, _aten.lstm.input, _aten.rnn_relu.input, _aten.rnn_tanh.input)
 _BIDIRECTIONAL = 4  # its place among the arguments that follow the parameters
 _NAMES = ("gru", "lstm", "rnn_relu", "rnn_tanh")

@@ -2,6 +2,11 @@
 
 A norm over a weight would take its statistics over the units that are left, and so compute other
 weights. As constants of the exported graph the dense statistics let units go exactly.
+
+Rare case. Models: networks with weight standardisation; of benchmarks/coverage/models.txt
+nf_regnet_b0, dm_nfnet_f0 and one convolution of vit_tiny_r_s16_p8_224.
+Without it: groups that such a weight reads are approximate instead of prunable.
+Tests: those of standardised weights in dependency_tests/test_products.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 Modules that hold others are set to training, and layers stay as they are: no dropout, no
 statistics of the batch. It knows exported graphs, no rules.
+
+Rare case. Models: of benchmarks/coverage/models.txt torchvision's googlenet and inception_v3.
+Without it: the heads keep their sizes, and a pruned model does not run in training mode.
+Tests: test_a_head_for_training_loses_what_it_reads in test_trace.
 """
 
 from __future__ import annotations

@@ -2,6 +2,11 @@
 
 A part is a submodule that computes with tensors alone: a backbone, a head. Parts run side by side
 on the inputs that they received in a real forward; so the units that leave a part are outputs.
+
+Rare case. Models: forwards that branch on values; of benchmarks/coverage/models.txt detectors of
+torchvision, whose non-maximum suppression does.
+Without it: such a model is refused as a whole.
+Tests: fallbacks_tests/test_submodules.
 """
 
 from __future__ import annotations
