@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import fx
 from torch._C import _functorch  # private: torch.func has no public way to close a level
 
 

@@ -42,6 +42,8 @@ def split(call: NodeCall) -> tuple[Value, ...]:
     sizes = call.given(1, "split", 13)
     if sizes is None:
         parts = call.attributes.get("num_outputs", call.outputs)
+        if parts != call.outputs:
+            raise OnnxError(f"num_outputs must be {call.outputs}, but got {parts}")
         step = -(-x.shape[axis] // parts)
         sizes = [min(step, x.shape[axis] - step * place) for place in range(parts)]
     if isinstance(x, Tensor):
