@@ -111,7 +111,7 @@ LEAVES: list[tuple[nn.Module, Tensor]] = [
 ]
 
 
-@pytest.mark.parametrize(("module", "x"), LEAVES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("module", "x"), LEAVES, ids=[str(leaf) for leaf, _ in LEAVES])
 def test_the_operator_of_a_module_of_torch_nn_is_its_call(module: nn.Module, x: Tensor) -> None:
     model = Through(module, x).eval()
     pruned = as_graph(model, x)
