@@ -177,9 +177,15 @@ def test_output_shapes(
     assert shapes.infer(structure)["y"] == expected
 
 
-def test_shapes_that_are_not_fixed_are_refused() -> None:
+def test_sizes_that_are_free_count_as_one() -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
     structure = onnx_reader.read(onnx_models.model([node], [], ["n", 4], [1, 4]))
+    assert shapes.infer(structure)["y"] == (1, 4)
+
+
+def test_an_unknown_rank_is_refused() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    structure = onnx_reader.read(onnx_models.model([node], [], [], [1, 4]))
     with pytest.raises(onnx_reader.OnnxFormatError, match="must have a fixed shape"):
         shapes.infer(structure)
 
