@@ -73,14 +73,15 @@ def _convolutions() -> ModelProto:
 
 def _recurrent() -> ModelProto:
     nodes = [
-        helper.make_node("LSTM", ["x", "w", "r", "b"], ["h"], hidden_size=4),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["t", "w", "r", "b"], ["h"], hidden_size=4),
         helper.make_node("Squeeze", ["h", "axes"], ["s"]),
         helper.make_node("MatMul", ["s", "head"], ["p"]),
         helper.make_node("Add", ["p", "bias"], ["y"]),
     ]
     weights = {"w": _noise(1, 16, 3), "r": _noise(1, 16, 4), "b": _noise(1, 32),
                "axes": np.array([1]), "head": _noise(4, 2), "bias": _noise(2)}  # fmt: skip
-    return _model(nodes, weights, [7, 2, 3], 13)
+    return _model(nodes, weights, ["N", 7, 3], 13)
 
 
 def _shapes() -> ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx import FunctionProto, ModelProto, NodeProto, inliner
+from onnx.checker import ValidationError
 
 from search.errors import OnnxError
 
@@ -29,7 +30,7 @@ def inlined(model: ModelProto, most: int) -> ModelProto:
         raise OnnxError(f"nodes must be ≤ {most}, but with its functions the model has {total}")
     try:
         return inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ValidationError) as error:
         name = model.functions[0].name
         raise OnnxError(
             f"functions must fit the nodes that call them, but one of the model ({name!r} is its "

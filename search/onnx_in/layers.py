@@ -20,6 +20,7 @@ from search.onnx_in.ops.space import padded, paddings, spatial
 from search.onnx_in.reading import OnnxNode
 from search.onnx_in.recurrent import Recurrent
 
+MAX_STEPS = 4096  # torch tries a recurrent layer step by step
 Constants = Mapping[int, Tensor]
 
 
@@ -263,6 +264,8 @@ def _recurrent(site: Site) -> nn.Module | None:
     for place, what in ((4, "sequence_lens"), (7, "peepholes")):
         if place < len(node.inputs) and node.inputs[place]:
             raise ValueError(f"{what} must not be given")
+    if site.shape[0] > MAX_STEPS:
+        raise ValueError(f"its sequence must have ≤ {MAX_STEPS} steps, but has {site.shape[0]}")
     return Recurrent(node.op, site.settings, constants[1], constants[2], constants.get(3))
 
 
