@@ -28,7 +28,7 @@ demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.6) of its measured late
 test: $(VENV)/installed ## Run every test, linters, types and import contracts included
 	$(BIN)/python -m pytest -q -n 2 --durations=15
 
-coverage: $(VENV)/installed ## The same under branch coverage, which takes 1.6 times as long
+coverage: $(VENV)/installed ## The same under branch coverage, which takes more time
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 --durations=15
 	$(BIN)/coverage combine -q

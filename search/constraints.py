@@ -63,11 +63,12 @@ def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
             plan has few enough parameters; with names and numbers.
     """
     _check_names(graph, constraints.exclude)
+    frozen = set() if constraints.prune_frozen else _frozen_parameters(graph)
     reasons: dict[str, str] = {}
-    for number, group in enumerate(graph.groups):
+    for number, group in enumerate(graph.groups if frozen or constraints.exclude else ()):
         if group.status != "frozen":
             tensors = _tensors_of(graph, number)
-            reason = next(_reasons(graph, tensors, constraints), None)
+            reason = next(_reasons(tensors, constraints.exclude, frozen), None)
             if reason is not None:
                 reasons[group.name] = reason
     made = frozen_by(graph, reasons)
@@ -90,12 +91,13 @@ def smallest(graph: PruningGraph, multiple: int = 1) -> Plan:
 
 
 def _check_size(graph: PruningGraph, constraints: Constraints) -> None:
-    most = constraints.max_parameters
+    if constraints.max_parameters is None:
+        return
     fewest = graph.parameters(smallest(graph, constraints.multiple))
-    if most is not None and fewest > most:
+    if fewest > constraints.max_parameters:
         raise ConfigError(
             f"max_parameters must be ≥ {fewest}, as many as the smallest pruned model has, "
-            f"but got {most}"
+            f"but got {constraints.max_parameters}"
         )
 
 
@@ -110,17 +112,20 @@ def _check_names(graph: PruningGraph, patterns: tuple[str, ...]) -> None:
             )
 
 
-def _reasons(graph: PruningGraph, tensors: list[str], constraints: Constraints) -> Iterator[str]:
+def _frozen_parameters(graph: PruningGraph) -> set[str]:
+    """Names of the parameters that do not require gradients; none where no parameter does."""
     parameters = dict(graph.model.named_parameters())
-    flags_count = any(parameter.requires_grad for parameter in parameters.values())
+    frozen = {name for name, value in parameters.items() if not value.requires_grad}
+    return frozen if len(frozen) < len(parameters) else set()
+
+
+def _reasons(tensors: list[str], patterns: tuple[str, ...], frozen: set[str]) -> Iterator[str]:
     for tensor in tensors:
         layer = tensor.rpartition(".")[0]
-        for pattern in constraints.exclude:
+        for pattern in patterns:
             if _matches(layer, pattern):
                 yield EXCLUDED.format(name=layer, pattern=pattern)
-        parameter = parameters.get(tensor)
-        frozen = flags_count and parameter is not None and not parameter.requires_grad
-        if frozen and not constraints.prune_frozen:
+        if tensor in frozen:
             yield FROZEN.format(name=layer)
 
 

@@ -1,10 +1,12 @@
-"""Plain tables and numbers in words. Standard library only."""
+"""Plain tables; numbers in words are those of the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-DASH = "–"
+from api.cli.output import milliseconds, percent, size
+
+__all__ = ["milliseconds", "percent", "size", "table"]
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -18,22 +20,3 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in texts
     )
-
-
-def percent(ratio: object, digits: int = 1) -> str:
-    """A ratio in percent."""
-    return f"{100 * ratio:.{digits}f} %" if isinstance(ratio, int | float) else DASH
-
-
-def milliseconds(value: object) -> str:
-    """A latency."""
-    if not isinstance(value, int | float):
-        return DASH
-    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
-
-
-def size(value: object) -> str:
-    """A number of bytes."""
-    if not isinstance(value, int | float):
-        return DASH
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from jobs.errors import SpecError
 from jobs.settings import Settings
-from jobs.spec import DatasetSpec, JobSpec, ModelSpec, TargetSpec, check_allowed
+from jobs.spec import ConstraintsSpec, DatasetSpec, JobSpec, ModelSpec, TargetSpec, check_allowed
 from jobs.validation import validate, validate_json
 from latency_probes.messages import Target
 
@@ -226,3 +226,27 @@ class TestAllowList:
 def test_a_path_that_no_file_system_takes_is_refused(path: str) -> None:
     with pytest.raises(SpecError, match="path must be the path of a file or folder"):
         validate(DatasetSpec, {"name": "p", "format": "npz", "path": path})
+
+
+@pytest.mark.parametrize(
+    ("given", "floor"),
+    [({}, 0.0), ({"min_accuracy": 0.8}, 0.8), ({"max_accuracy_drop": 0.25}, 0.5)],
+)
+def test_the_accuracy_floor_is_absolute_or_below_the_dense_model(
+    given: dict[str, float], floor: float
+) -> None:
+    assert ConstraintsSpec(**given).least_accuracy(dense=0.75) == floor
+
+
+def test_megabytes_are_parameters_of_four_bytes() -> None:
+    assert ConstraintsSpec(max_size_mb=2.0).most_parameters == 500_000
+    assert ConstraintsSpec(max_parameters=7).most_parameters == 7
+    assert ConstraintsSpec().most_parameters is None
+
+
+@pytest.mark.parametrize(
+    "pair", [("max_parameters", "max_size_mb"), ("min_accuracy", "max_accuracy_drop")]
+)
+def test_two_limits_of_one_thing_are_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"must give one of {pair[0]} and {pair[1]}"):
+        ConstraintsSpec(**dict.fromkeys(pair, 1))
