@@ -34,6 +34,7 @@ from latency_probes.runtimes.base import (
     Call,
     Clock,
     ClockedRuntime,
+    IntegerRuntime,
     InvalidModel,
     Placement,
     ProfilingRuntime,
@@ -79,6 +80,8 @@ def _describe(job: dict[str, Any]) -> dict[str, Any]:
             runtime = registry.load(path)
             providers = [str(provider) for provider in runtime.providers()]
             found[name] = {"version": str(runtime.version())[:200], "providers": providers}
+            if isinstance(runtime, IntegerRuntime):
+                found[name]["formats"] = list(runtime.formats())
         except Exception as error:  # whatever is wrong with one of them hides no other
             sys.stderr.write(f"runtime {name} is not available: {error}\n")
     return {"runtimes": found, "machine": machine.read(job["cores"])}

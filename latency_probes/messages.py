@@ -256,10 +256,16 @@ class Heartbeat(_Message):
 
 
 class RuntimeInfo(_Part):
-    """A runtime that the device can run, with what it can run on."""
+    """A runtime that the device can run, with what it can run on.
+
+    Attributes:
+        formats: of layers in int8 (`u8s8`: uint8 activations, int8 weights) that it computes
+            exactly; an agent that announces none gets float models alone.
+    """
 
     version: Line
     providers: tuple[Name, ...] = Field(min_length=1, max_length=32)
+    formats: tuple[Name, ...] = Field(default=(), max_length=16)
 
 
 class Machine(_Part):

@@ -6,7 +6,7 @@ measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -26,9 +26,9 @@ class Constraints:
     """What a plan must keep to beside the budget.
 
     Attributes:
-        exclude: layers that keep all of their channels, while what feeds them may lose some:
-            names of modules as `named_modules` gives them, or patterns (`blocks.*.attn`); a
-            module that holds others names all of them.
+        exclude: layers that keep all of their channels and stay float, while what feeds them may
+            lose some: names of modules as `named_modules` gives them, or patterns
+            (`blocks.*.attn`); a module that holds others names all of them.
         prune_frozen: prune layers whose parameters do not require gradients too. Where none does,
             as in a model that is only used, the flags mean nothing.
         multiple: channels that stay are a multiple of this, unless all do.
@@ -79,6 +79,13 @@ def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
         )
     _check_size(made, constraints)
     return made
+
+
+def left_alone(layers: Iterable[str], constraints: Constraints) -> set[str]:
+    """The layers that are excluded, by their names; they stay float too."""
+    return {
+        name for name in layers if any(_matches(name, pattern) for pattern in constraints.exclude)
+    }
 
 
 def smallest(graph: PruningGraph, multiple: int = 1) -> Plan:

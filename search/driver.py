@@ -13,18 +13,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from search.constraints import Constraints, constrained
+from search.candidate import candidate_model
+from search.constraints import Constraints, constrained, left_alone
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
-from search.evaluation import cross_entropy_loss
+from search.evaluation import cross_entropy_loss, loss_with_error
 from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig
+from search.explorer.segments import INT8, Segment
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
+from search.quantization import Format, graph_form, precision_segments, quantizable_layers
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
-from search.skeleton import Skeleton, skeleton
-from search.surgery import kept_indices, prune
+from search.skeleton import Skeleton, operators, skeleton
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float]
@@ -36,7 +37,7 @@ class SearchResult:
 
     Attributes:
         plan: The best plan within the budget; None when there is none.
-        model: The model pruned by it, recalibrated, not fine-tuned.
+        model: The model pruned by it, recalibrated, not fine-tuned; layers in int8 are rounded.
         ratio: Its measured ratio to the dense model.
         loss: Its calibration loss; None if it could not be evaluated.
         dense_loss: The dense model's, recalibrated likewise.
@@ -46,6 +47,7 @@ class SearchResult:
         floors: The floors in force at the end.
         sensitivity: The measured loss rises, to be given to a later search.
         staircases: The measured single-group ratios, to be given to a later search.
+        int8_staircases: Those with all layers in int8, likewise.
         infeasible: Why no plan meets the budget, else None.
     """
 
@@ -60,6 +62,7 @@ class SearchResult:
     floors: Mapping[str, int]
     sensitivity: Sensitivity
     staircases: Mapping[str, Mapping[str, float]]
+    int8_staircases: Mapping[str, Mapping[str, float]]
     infeasible: Mapping[str, Any] | None
 
 
@@ -78,6 +81,8 @@ def run_search(
     prune_frozen: bool = False,
     sensitivity: Sensitivity | None = None,
     staircases: Mapping[str, Mapping[str, float]] | None = None,
+    int8_staircases: Mapping[str, Mapping[str, float]] | None = None,
+    form: Format | None = None,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SearchResult:
     """Prunes a model to a latency budget that `latency` measures.
@@ -98,6 +103,9 @@ def run_search(
         prune_frozen: Prune layers that do not require gradients too.
         sensitivity: Measured earlier; skips that phase.
         staircases: Measured earlier; skips that phase.
+        int8_staircases: Measured earlier with all layers in int8, likewise.
+        form: The integers of int8 layers, one of `search.quantization.FORMATS`: then the precision
+            of each layer is searched beside the widths. None: all stays float.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
@@ -106,19 +114,22 @@ def run_search(
         SearchError: A part of the library refused its input.
     """
     batches = _checked(batches)
-    graph = constrained(
-        graph, Constraints(tuple(exclude), prune_frozen, config.multiple, config.max_parameters)
-    )
+    limits = Constraints(tuple(exclude), prune_frozen, config.multiple, config.max_parameters)
+    graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
     loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
+    segments = _segments(graph, batch_size, limits) if form is not None else ()
     scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)
     if sensitivity is None:
         sensitivity = layer_sensitivity(
-            model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs
+            model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
+            segments=segments, form=form,
         )  # fmt: skip
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
+    widths |= {segment.name: segment.width for segment in segments}
     least = {group.name: group.min_width for group in searched}
+    least |= {segment.name: INT8 for segment in segments}
 
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths, least=least)
@@ -126,17 +137,25 @@ def run_search(
     explorer = Explorer(
         config, graph, scores, relax(0),
         relax=relax, sensitivity=sensitivity, staircases=staircases,
+        segments=segments, int8_staircases=int8_staircases,
     )  # fmt: skip
     while not explorer.done:
         candidates = explorer.ask()
-        _measure_latencies(explorer, graph, latency, batch_size, candidates)
+        _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
             if candidate.needs == "loss":
-                pruned = _pruned(model, graph, candidate.plan, inputs)
-                explorer.tell(candidate, Scored(float(loss_of(pruned))))
+                pruned = candidate_model(model, graph, candidate.plan, inputs, form)
+                told = (evaluate(pruned),) if evaluate else loss_with_error(pruned, batches)
+                explorer.tell(candidate, Scored(*map(float, told)))
         if progress is not None:
             progress(explorer.progress())
-    return _result(model, graph, explorer, sensitivity, inputs)
+    return _result(model, graph, explorer, sensitivity, inputs, form)
+
+
+def _segments(graph: PruningGraph, batch_size: int, limits: Constraints) -> tuple[Segment, ...]:
+    layers = set(quantizable_layers(graph_form(graph.model, graph, graph.dense_plan())))
+    free = layers - left_alone(layers, limits)
+    return precision_segments(graph, operators(graph, batch_size=batch_size), free)
 
 
 def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
@@ -162,13 +181,15 @@ def _measure_latencies(
     latency: Latency,
     batch_size: int,
     candidates: Sequence[Candidate],
+    form: Format | None,
 ) -> None:
     ready: list[tuple[Candidate, Skeleton]] = []
     for candidate in candidates:
         if candidate.needs != "latency":
             continue
         try:
-            ready.append((candidate, skeleton(graph, candidate.plan, batch_size=batch_size)))
+            made = skeleton(graph, candidate.plan, batch_size=batch_size, form=form)
+            ready.append((candidate, made))
         except SkeletonError as error:
             explorer.tell(candidate, Failed("skeleton", str(error)))
     if not ready:
@@ -178,26 +199,19 @@ def _measure_latencies(
         explorer.tell(candidate, outcome)
 
 
-def _pruned(
-    model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
-) -> nn.Module:
-    pruned = prune(model, graph, plan, free_sizes=False)
-    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
-    return pruned
-
-
 def _result(
     model: nn.Module,
     graph: PruningGraph,
     explorer: Explorer,
     sensitivity: Sensitivity,
     inputs: Sequence[Tensor],
+    form: Format | None,
 ) -> SearchResult:
     finalists = explorer.finalists()
     best = finalists[0] if finalists else None
     return SearchResult(
         plan=best.plan if best else None,
-        model=_pruned(model, graph, best.plan, inputs) if best else None,
+        model=candidate_model(model, graph, best.plan, inputs, form) if best else None,
         ratio=best.ratio if best else None,
         loss=best.loss if best else None,
         dense_loss=explorer.root.loss,
@@ -207,5 +221,6 @@ def _result(
         floors=explorer.floors,
         sensitivity=sensitivity,
         staircases=explorer.staircases(),
+        int8_staircases=explorer.int8_staircases(),
         infeasible=explorer.infeasible,
     )

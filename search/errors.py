@@ -62,6 +62,10 @@ class SkeletonError(SearchError):
     """An ONNX graph that cannot be exported or derived."""
 
 
+class QuantizationError(SearchError, ValueError):
+    """A layer, a format or a range that cannot be in int8."""
+
+
 class OnnxError(SearchError, ValueError):
     """An ONNX file that cannot become a module; the message states what would have to change."""
 

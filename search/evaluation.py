@@ -14,6 +14,19 @@ from search.training_flags import in_evaluation
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+def loss_with_error(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Mean cross entropy per image, in eval mode, and its standard error."""
+    losses = []
+    with in_evaluation(model), torch.no_grad():
+        for images, labels in batches:
+            logits = model(images).float()
+            losses.append(functional.cross_entropy(logits, labels, reduction="none").double())
+    if not losses:
+        raise ConfigError("batches must hold at least one image, but got none")
+    each = torch.cat(losses)
+    return float(each.mean()), float(each.std(correction=0)) / len(each) ** 0.5
+
+
 def _totals(model: nn.Module, batches: Batches) -> tuple[float, int, int]:
     """Summed cross entropy, images classified right, images."""
     loss, right, count = 0.0, 0, 0

@@ -1,4 +1,7 @@
-"""Plan: which units of which groups are kept. It knows neither models nor torch."""
+"""Plan: which units of which groups are kept, and which layers run in int8.
+
+It knows neither models nor torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from typing import Any, Protocol
 
 from search.errors import PlanError
 
-VERSION = 1
+VERSION = 2
+BEFORE_PRECISION = 1  # what is still written of plans without precision: digests stay
+INT8 = "int8"
 
 
 class Sized(Protocol):
@@ -45,23 +50,27 @@ def best_of(
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept units of every group, and the removed units that were merged into kept ones.
+    """The kept units of every group, the removed units that were merged into kept ones, and the
+    layers that run in int8.
 
     Attributes:
         kept: group name -> kept unit numbers, ascending; every group of the graph appears. None
             are left of a block that is removed.
         absorbed: group name -> removed unit -> (kept unit, scale). The readers of the kept unit
             add the removed unit's columns times `scale`.
+        precision: layer -> `int8`, see `search.quantization`; a layer not named stays float.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     absorbed: Mapping[str, Mapping[int, tuple[int, float]]] = field(default_factory=dict)
+    precision: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group, units in self.kept.items():
             _check_units(group, units)
         for group, merges in self.absorbed.items():
             _check_merges(group, merges, self.kept.get(group, ()))
+        _check_precision(self.precision)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -83,8 +92,8 @@ class Plan:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
-        document = {
-            "version": VERSION,
+        document: dict[str, Any] = {
+            "version": VERSION if self.precision else BEFORE_PRECISION,
             "kept": {group: list(units) for group, units in self.kept.items()},
             "absorbed": {
                 group: {str(unit): [kept, scale] for unit, (kept, scale) in merges.items()}
@@ -92,6 +101,8 @@ class Plan:
                 if merges
             },
         }
+        if self.precision:
+            document["precision"] = dict(self.precision)
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -112,13 +123,16 @@ class Plan:
         """A plan from parsed JSON; raises PlanError on anything malformed."""
         if not isinstance(document, dict):
             raise PlanError(f"a plan must be a JSON object, but got {_kind(document)}")
-        if document.get("version") != VERSION:
-            raise PlanError(f"version must be {VERSION}, but got {document.get('version')!r}")
+        version = document.get("version")
+        if version not in (BEFORE_PRECISION, VERSION):
+            known = f"{BEFORE_PRECISION} or {VERSION}"
+            raise PlanError(f"version must be {known}, but got {version!r}")
         kept = _object(document.get("kept"), "kept")
         absorbed = _object(document.get("absorbed", {}), "absorbed")
         return cls(
             {group: tuple(_list(units, f"kept[{group!r}]")) for group, units in kept.items()},
             {group: _merges(group, merges) for group, merges in absorbed.items()},
+            _object(document.get("precision", {}), "precision"),
         )
 
 
@@ -144,6 +158,12 @@ def _check_merges(
             )
         if not abs(scale) < float("inf"):
             raise PlanError(f"scales of {group!r} must be finite, but got {scale}")
+
+
+def _check_precision(precision: Mapping[str, str]) -> None:
+    for layer, kind in precision.items():
+        if not isinstance(layer, str) or kind != INT8:
+            raise PlanError(f"precision must map a layer to {INT8!r}, but got {layer!r}: {kind!r}")
 
 
 def _merges(group: str, value: Any) -> dict[int, tuple[int, float]]:

@@ -6,23 +6,25 @@
 | S_g(r) | loss with group g pruned by r and recalibrated, minus the dense loss |
 
 A block goes whole or not at all; S_g(r) is r times the rise without it, so that S_g(1) is that.
+So is that of a segment: S(1) is the rise with only its layers in int8.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from search.candidate import candidate_model
 from search.criteria import best_units
 from search.errors import ConfigError
-from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
-from search.surgery import kept_indices, prune
+from search.explorer.segments import Segment
+from search.plan import INT8, Plan
+from search.quantization.formats import Format
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -108,6 +110,11 @@ def sensitivity_plan(
     return Plan({**dense.kept, group: best_units(scores[group], kept, chosen.required_any_of)})
 
 
+def precision_plan(graph: PruningGraph, layers: Sequence[str]) -> Plan:
+    """The dense plan with these layers in int8."""
+    return Plan(graph.dense_plan().kept, precision=dict.fromkeys(layers, INT8))
+
+
 def told_rise(graph: PruningGraph, group: str, ratio: float, rise: float) -> float:
     """S_g(r), of the rise that was measured under `sensitivity_plan`."""
     whole = any(each.name == group and each.kind == "block" for each in graph.groups)
@@ -119,12 +126,11 @@ def pruned_loss(
     graph: PruningGraph,
     plan: Plan,
     evaluate: Evaluate,
-    recalibration_batches: Iterable[Tensor],
+    recalibration_batches: Sequence[Tensor],
+    form: Format | None = None,
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
-    pruned = prune(model, graph, plan, free_sizes=False)
-    recalibrate(pruned, recalibration_batches, DenseOrigin(model, kept_indices(graph, plan)))
-    return evaluate(pruned)
+    return evaluate(candidate_model(model, graph, plan, recalibration_batches, form))
 
 
 def layer_sensitivity(
@@ -135,6 +141,8 @@ def layer_sensitivity(
     scores: Mapping[str, Tensor],
     recalibration_batches: Sequence[Tensor],
     ratios: Sequence[float] = RATIOS,
+    segments: Sequence[Segment] = (),
+    form: Format | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prunes every group alone at every ratio and notes the rise of the loss.
@@ -146,6 +154,8 @@ def layer_sensitivity(
         scores: from `score_channels`; groups without scores are left out.
         recalibration_batches: inputs for `recalibrate`, dense and pruned alike.
         ratios: shares to remove, ascending in (0, 1).
+        segments: layers whose precision is searched; each is put into int8 alone.
+        form: the integers of these layers.
         progress: called with (measured, total) after every group.
     """
     check_ratios(ratios)
@@ -153,7 +163,7 @@ def layer_sensitivity(
 
     def loss_of(plan: Plan) -> float:
         if plan not in losses:
-            losses[plan] = pruned_loss(model, graph, plan, evaluate, recalibration_batches)
+            losses[plan] = pruned_loss(model, graph, plan, evaluate, recalibration_batches, form)
         return losses[plan]
 
     dense_loss = loss_of(graph.dense_plan())
@@ -166,5 +176,10 @@ def layer_sensitivity(
             for ratio, plan in zip(ratios, plans, strict=True)
         )
         if progress is not None:
-            progress(number, len(names))
+            progress(number, len(names) + len(segments))
+    for number, segment in enumerate(segments, start=len(names) + 1):
+        rise = loss_of(precision_plan(graph, segment.layers)) - dense_loss
+        rises[segment.name] = tuple(ratio * rise for ratio in ratios)
+        if progress is not None:
+            progress(number, len(names) + len(segments))
     return Sensitivity(tuple(ratios), rises)

@@ -102,6 +102,15 @@ class ProfilingRuntime(Protocol):
 
 
 @runtime_checkable
+class IntegerRuntime(Protocol):
+    """A runtime that has kernels for layers in int8."""
+
+    def formats(self) -> tuple[str, ...]:
+        """Of activations and weights, as `u8s8`; only those that it computes exactly here."""
+        ...
+
+
+@runtime_checkable
 class ClockedRuntime(Protocol):
     """A runtime whose calls return before the device is done: the device's clock times them."""
 

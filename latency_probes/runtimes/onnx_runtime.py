@@ -16,6 +16,7 @@ from latency_probes.runtimes.base import (
     Placement,
     UnsupportedOperator,
 )
+from latency_probes.runtimes.exactness import exact_u8s8
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
 from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
@@ -39,6 +40,11 @@ class OnnxRuntime:
         import onnxruntime as ort
 
         return tuple(p for p in ort.get_available_providers() if p not in _REMOTE)
+
+    def formats(self) -> tuple[str, ...]:
+        """Kernels of x86 before VNNI add two products of unsigned and signed bytes in 16 bits, and
+        cut what is too large: weights of seven bits stay below that."""
+        return ("u8s8" if exact_u8s8() else "u8s7", "s8s8", "u8u8")
 
     def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
         """Operators that no domain of the library defines; unknown in builds without the list."""

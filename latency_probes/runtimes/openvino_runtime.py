@@ -13,6 +13,7 @@ from latency_probes.runtimes.base import (
     Placement,
     UnsupportedOperator,
 )
+from latency_probes.runtimes.exactness import adds_exactly
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
 from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
@@ -32,6 +33,10 @@ class OpenVino:
         import openvino
 
         return tuple(openvino.Core().available_devices)
+
+    def formats(self) -> tuple[str, ...]:
+        """As its library advises: full weights only where the processor adds without cutting."""
+        return ("u8s8" if adds_exactly() else "u8s7", "s8s8")
 
     def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
         """What the reader names, and where it read the model, what the device leaves over."""

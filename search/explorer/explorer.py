@@ -5,10 +5,10 @@ inputs and the set of outcomes, never of their order: so its state is just those
 restoring replays them.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from search.errors import ConfigError, ExplorerError
+from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
@@ -16,9 +16,15 @@ from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, 
 from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import QuestionRound
-from search.explorer.saved_state import SavedSensitivity, config_to_json, inputs_to_json
-from search.explorer.tree import Candidate, Node, Tree, pareto
-from search.plan import Plan
+from search.explorer.saved_state import (
+    SavedSensitivity,
+    config_to_json,
+    inputs_to_json,
+    rows_from_json,
+    rows_to_json,
+)
+from search.explorer.segments import Segment
+from search.explorer.tree import Candidate, Node, Tree, parameter_counter, pareto
 
 VERSION = 1
 Key = tuple[str, Needs]
@@ -49,6 +55,8 @@ class Explorer:
             even the plan at the floors is over the budget. By default floors are halved.
         sensitivity: Measured loss rises, which compare across layers as scores cannot.
         staircases: Ratios measured earlier, group -> width -> ratio (see `staircases()`).
+        segments: Layers whose precision is searched too; by default all stay float.
+        int8_staircases: Ratios measured earlier with all segments in int8.
     """
 
     def __init__(
@@ -61,20 +69,21 @@ class Explorer:
         relax: Relax | None = None,
         sensitivity: SensitivityLike | None = None,
         staircases: Mapping[str, Mapping[Any, float]] | None = None,
+        segments: Sequence[Segment] = (),
+        int8_staircases: Mapping[str, Mapping[Any, float]] | None = None,
     ) -> None:
         groups = graph if isinstance(graph, Sequence) else graph.groups
         importance = Importance(
-            groups, scores, sensitivity, blocks=config.blocks, multiple=config.multiple
-        )
+            groups, scores, sensitivity,
+            blocks=config.blocks, multiple=config.multiple, segments=segments,
+        )  # fmt: skip
         self.config = config
         self.infeasible: dict[str, Any] | None = None
-        self._inputs = inputs_to_json(floors, sensitivity, staircases, importance)
-        self._tree = Tree(config, importance, _counter(graph, config))
+        self._inputs = inputs_to_json(floors, sensitivity, staircases, importance, int8_staircases)
+        self._tree = Tree(config, importance, parameter_counter(graph, config))
         self._status = SearchStatus(
-            stairs={
-                name: {int(width): float(ratio) for width, ratio in rows.items()}
-                for name, rows in self._inputs["staircases"].items()
-            }
+            stairs=rows_from_json(self._inputs["staircases"]),
+            int8_stairs=rows_from_json(self._inputs.get("int8_staircases", {})),
         )
         self._issued: dict[Key, Candidate] = {}
         self._queued: list[Key] = []
@@ -175,10 +184,11 @@ class Explorer:
 
     def staircases(self) -> dict[str, dict[str, float]]:
         """Ratios of single groups measured so far, to be kept per model and target."""
-        return {
-            name: {str(width): rows[width] for width in sorted(rows)}
-            for name, rows in sorted(self._status.stairs.items())
-        }
+        return rows_to_json(self._status.stairs)
+
+    def int8_staircases(self) -> dict[str, dict[str, float]]:
+        """The same with all segments in int8, to be kept per model, target and format."""
+        return rows_to_json(self._status.int8_stairs)
 
     @property
     def root(self) -> Node:
@@ -219,6 +229,7 @@ class Explorer:
         *,
         relax: Relax | None = None,
         forget: Collection[str] = (),
+        segments: Sequence[Segment] = (),
     ) -> "Explorer":
         """An explorer that goes on exactly where the saved one was.
 
@@ -233,7 +244,7 @@ class Explorer:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            return cls._restored(state, graph, scores, floors, relax, forget)
+            return cls._restored(state, graph, scores, floors, relax, forget, segments)
         except (KeyError, TypeError, AttributeError) as error:
             raise ExplorerError(
                 f"state must come from Explorer.state(), but got {error!r}"
@@ -248,6 +259,7 @@ class Explorer:
         floors: Mapping[str, int],
         relax: Relax | None,
         forget: Collection[str],
+        segments: Sequence[Segment],
     ) -> "Explorer":
         if state["version"] != VERSION:
             raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
@@ -260,6 +272,8 @@ class Explorer:
             relax=relax,
             sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
             staircases=inputs["staircases"],
+            segments=segments,
+            int8_staircases=inputs.get("int8_staircases"),
         )
         if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
@@ -328,13 +342,3 @@ class Explorer:
             return 0
         waiting = sum(needs == "latency" for _, needs in self._open)
         return remaining_measurements(self.config, self._status, waiting)
-
-
-def _counter(graph: object, config: SearchConfig) -> Callable[[Plan], int] | None:
-    """Counts the parameters of a plan, where a limit asks for it."""
-    if config.max_parameters is None:
-        return None
-    counter: Callable[[Plan], int] | None = getattr(graph, "parameters", None)
-    if counter is None:
-        raise ConfigError("max_parameters needs a PruningGraph, but got groups alone")
-    return counter

@@ -16,7 +16,9 @@ from typing import Protocol
 import numpy as np
 
 from search.errors import ExplorerError
+from search.explorer.segments import FLOAT, INT8, Segment
 from search.floors import monotone_curve, predicted_rise
+from search.plan import INT8 as INT8_LAYER
 from search.plan import Plan, best_of
 from search.widths import narrowest, step_of
 
@@ -66,6 +68,7 @@ class Importance:
             across layers.
         blocks: Groups that can go altogether are searched as well; else they stay dense.
         multiple: Channels that stay are a multiple of this, unless all do.
+        segments: Layers whose precision is searched.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Importance:
         *,
         blocks: bool = False,
         multiple: int = 1,
+        segments: Sequence[Segment] = (),
     ) -> None:
+        self.segments = {segment.name: segment for segment in segments}
         self.all_widths = {group.name: group.width for group in groups}
         searched = [
             group
@@ -91,6 +96,9 @@ class Importance:
             name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()
         }
         self._parts = {group.name: group.required_any_of for group in groups}
+        for name in self.segments:
+            self.widths[name], self.min_widths[name], self.steps[name] = FLOAT, INT8, 1
+            values[name] = np.ones(1)
         self._penalties = {
             name: _penalties(name, values[name], sensitivity) for name in self.widths
         }
@@ -115,7 +123,22 @@ class Importance:
             else tuple(range(width))
             for name, width in self.all_widths.items()
         }
-        return Plan(kept)
+        precision = {
+            layer: INT8_LAYER
+            for name, segment in self.segments.items()
+            if widths[name] == INT8
+            for layer in segment.layers
+        }
+        return Plan(kept, precision=precision)
+
+    @property
+    def group_widths(self) -> dict[str, int]:
+        """Full width of every searched group, without the segments."""
+        return {name: width for name, width in self.widths.items() if name not in self.segments}
+
+    def pattern(self, precision: int) -> dict[str, int]:
+        """All segments in one precision."""
+        return dict.fromkeys(self.segments, precision)
 
 
 def _read_scores(name: str, width: int, scores: Mapping[str, ScoreLike]) -> np.ndarray:

@@ -26,6 +26,10 @@ def archtree(
     status.phase = "levels"
     starts = yield from _measure_anchors(tree, space)
     frontier = [tree.root]
+    for pattern in space.patterns()[1:]:
+        other = tree.add({**tree.importance.widths, **pattern}, 0, tree.root, "int8")
+        yield from measure([other])
+        frontier.append(other)
     for level, target in enumerate(tree.config.targets, start=1):
         status.level = level
         frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
@@ -33,15 +37,19 @@ def archtree(
         declare_infeasible(tree, status)
 
 
-def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[Node | None]]:
-    """One knapsack plan per target: whole-model points that teach the prior before level 1."""
+def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[list[Node]]]:
+    """A knapsack plan per target and root: whole-model points that teach the prior before level
+    1."""
     if not tree.config.learn:
-        return [None] * tree.config.levels
-    anchors: list[Node | None] = []
+        return [[] for _ in tree.config.targets]
+    anchors: list[list[Node]] = []
     for target in tree.config.targets:
-        widths = space.cheapest(target * tree.config.aim, space.prior.ratio)
-        anchors.append(None if widths is None else tree.add(widths, 0, tree.root, "anchor"))
-    yield from measure({node.digest: node for node in anchors if node}.values())
+        plans = [
+            space.under(pattern).cheapest(target * tree.config.aim, space.prior.ratio)
+            for pattern in space.patterns()
+        ]
+        anchors.append([tree.add(widths, 0, tree.root, "anchor") for widths in plans if widths])
+    yield from measure({node.digest: node for nodes in anchors for node in nodes}.values())
     return anchors
 
 
@@ -72,11 +80,9 @@ class Level:
         if self.last and config.max_parameters is not None:
             self.space = self.space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
 
-    def run(self, frontier: Sequence[Node], anchor: Node | None) -> RoundGenerator[list[Node]]:
+    def run(self, frontier: Sequence[Node], anchors: Sequence[Node]) -> RoundGenerator[list[Node]]:
         """Measures, moves and scores children; returns the next frontier."""
-        starts = self._children(frontier)
-        if anchor is not None:
-            starts[anchor.digest] = anchor
+        starts = self._children(frontier) | {anchor.digest: anchor for anchor in anchors}
         reached = yield from self._reach(starts)
         pool = self._pool()
         fallbacks = sorted(
@@ -130,13 +136,13 @@ class Level:
         """The cheapest stairs down (or, from below the window, the most stairs up)."""
         if node.ratio is None or node.sample is None:
             return None
-        predict = anchored(self.space, node.sample)
+        predict, space = anchored(self.space, node.sample), self.space.under(node.pattern)
         if node.ratio > self.high or not self._fits(node):
             origin = "shrink"
-            widths = self.space.cheapest(self.goal, predict, most=node.widths)
+            widths = space.cheapest(self.goal, predict, most=node.widths)
         else:
             origin = "grow"
-            widths = self.space.cheapest(self.goal, predict, least=node.widths)
+            widths = space.cheapest(self.goal, predict, least=node.widths)
         if widths is None or widths == node.widths:
             return None
         return self.tree.add(widths, self.level, node, origin)

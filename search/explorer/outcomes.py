@@ -21,9 +21,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Scored:
-    """A calibration loss; lower is better."""
+    """A calibration loss; lower is better. Its standard error, where it is known."""
 
     loss: float
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def read_outcome(needs: Needs, outcome: object) -> Outcome:
     if needs == "latency" and hasattr(outcome, "ratio"):
         return _measured(outcome)
     if needs == "loss" and hasattr(outcome, "loss"):
-        loss = float(outcome.loss)
-        return Scored(loss) if math.isfinite(loss) else Failed("invalid", f"loss is {loss}")
+        loss, error = float(outcome.loss), getattr(outcome, "standard_error", None)
+        if not math.isfinite(loss):
+            return Failed("invalid", f"loss is {loss}")
+        return Scored(loss, None if error is None else float(error))
     raise TypeError(
         f"outcome of a candidate that needs {needs} must have its attributes, but got {outcome!r}"
     )
@@ -76,6 +79,8 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 def outcome_from_json(document: dict[str, Any]) -> Outcome:
     """Inverse of `outcome_to_json`."""
     for kind in (Measured, Scored, Failed):
-        if set(document) == set(kind.__dataclass_fields__):
+        if set(document) == set(kind.__dataclass_fields__) or (
+            kind is Scored and set(document) == {"loss"}
+        ):
             return kind(**document)
     raise ExplorerError(f"outcome must be measured, scored or failed, but got {sorted(document)}")

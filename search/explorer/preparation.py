@@ -3,12 +3,15 @@
 Generators of rounds (see `rounds`); they read latencies only.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.explorer.prior import LatencyPrior
-from search.explorer.rounds import RoundGenerator, measure
+from search.explorer.importance import Importance
+from search.explorer.prior import Int8Stairs, LatencyPrior
+from search.explorer.rounds import RoundGenerator, measure, score
+from search.explorer.segments import FLOAT, INT8
 from search.explorer.space import Space
 from search.explorer.staircase import (
     Stairs,
@@ -34,21 +37,32 @@ class SearchStatus:
     floors: dict[str, int] = field(default_factory=dict)
     infeasible: dict[str, Any] | None = None
     stairs: dict[str, Stairs] = field(default_factory=dict)
+    int8_stairs: dict[str, Stairs] = field(default_factory=dict)  # with all segments in int8
     extremes: dict[str, Node] = field(default_factory=dict)  # minimum and fastest
 
 
 def prepare(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> RoundGenerator[Space | None]:
-    """Feasibility, staircases, floors, in this order; None when the budget cannot be met."""
+    """Feasibility, staircases, floors, in this order; None when the budget cannot be met, or when
+    the dense model in int8 is the answer."""
     budget = tree.config.budget
-    minimum = tree.add(_minimum_widths(tree), 0, tree.root, "minimum")
-    yield from measure([minimum], score=[tree.root])
+    minima = [
+        tree.add({**_minimum_widths(tree), **pattern}, 0, tree.root, "minimum")
+        for pattern in tree.roots()
+    ]
+    int8 = tree.int8_root()
+    yield from measure([*minima, *([int8] if int8 else [])], score=[tree.root])
+    if int8 is not None and (yield from _is_answer(tree, int8)):
+        return None
     status.phase = "staircases"
     yield from climb(tree, status.stairs)
-    space = _space(tree, status.stairs, _minimum_widths(tree))
+    if int8 is not None and int8.ratio is not None:
+        yield from climb_in_int8(tree, status, int8.ratio)
+    space = _space(tree, status, _minimum_widths(tree))
     fastest = tree.add(space.fastest(), 0, tree.root, "fastest")
     yield from measure([fastest])
+    minimum = min(minima, key=lambda node: (node.ratio or math.inf, node.digest))
     status.extremes = {"minimum": minimum, "fastest": fastest}
     ratios = [node.ratio for node in (minimum, fastest) if node.ratio is not None]
     if len(ratios) == 2 and min(ratios) > budget:
@@ -58,6 +72,34 @@ def prepare(
         yield from _measure_least_widths(tree, status.stairs)
     status.phase = "floors"
     return (yield from fit_floors(tree, status, floors, relax))
+
+
+def _is_answer(tree: Tree, int8: Node) -> RoundGenerator[bool]:
+    """Whether the dense model in int8 meets the budget and is as good as in float: its loss is
+    within a standard error of the dense one."""
+    if int8.ratio_high is None or int8.ratio_high > tree.config.budget or not int8.fits:
+        return False
+    yield from score([int8])
+    dense = tree.root
+    if int8.loss is None or dense.loss is None:
+        return False
+    int8.kept = int8.loss <= dense.loss + dense.standard_error
+    return int8.kept
+
+
+def climb_in_int8(tree: Tree, status: SearchStatus, ratio: float) -> RoundGenerator[None]:
+    """Measures the stairs of the float model, and each segment as float, with all else in int8."""
+    importance, gain = tree.importance, tree.config.stair_gain
+    base = {**importance.widths, **importance.pattern(INT8)}
+    wanted = {}
+    for name, width in importance.widths.items():
+        known = status.int8_stairs.setdefault(name, {})
+        stairs = allowed_widths(width, status.stairs[name], gain, importance.steps[name])
+        each = [FLOAT] if name in importance.segments else [w for w in stairs if w < width]
+        wanted[name] = [width for width in each if width not in known]
+    yield from _measure_alone(tree, status.int8_stairs, wanted, base)
+    for name, width in importance.group_widths.items():
+        status.int8_stairs[name][width] = ratio
 
 
 def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
@@ -92,12 +134,16 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
 
 
 def _measure_alone(
-    tree: Tree, stairs: dict[str, Stairs], wanted: Mapping[str, list[int]]
+    tree: Tree,
+    stairs: dict[str, Stairs],
+    wanted: Mapping[str, list[int]],
+    base: Mapping[str, int] | None = None,
 ) -> RoundGenerator[None]:
+    """One group or segment cut at a time; the others as in `base`, by default dense and float."""
     nodes: dict[tuple[str, int], Node] = {}
     for name, widths in wanted.items():
         for width in widths:
-            cut = {**tree.importance.widths, name: width}
+            cut = {**(base or tree.importance.widths), name: width}
             nodes[name, width] = tree.add(cut, 0, tree.root, "stair")
     yield from measure(nodes.values())
     for (name, width), node in nodes.items():
@@ -120,10 +166,10 @@ def fit_floors(
 ) -> RoundGenerator[Space]:
     """Doubles the tolerance until the fastest plan above the floors is well within the budget."""
     least = _minimum_widths(tree)
-    doubled, fastest = 0, _space(tree, status.stairs, least).fastest()
+    doubled, fastest = 0, _space(tree, status, least).fastest()
     current = _clamp(floors, least, tree.importance.widths)
     while True:
-        space = _space(tree, status.stairs, current)
+        space = _space(tree, status, current)
         if space.fastest() == fastest or doubled == _MOST_DOUBLINGS:
             break
         if (yield from _leaves_room(tree, space)):
@@ -132,7 +178,7 @@ def fit_floors(
         softer = relax(doubled) if relax else _halved(floors, doubled)
         current = _clamp(softer, least, tree.importance.widths)
     if doubled == _MOST_DOUBLINGS:
-        space = _space(tree, status.stairs, least)
+        space = _space(tree, status, least)
     status.floors_doubled, status.floors = doubled, dict(current)
     return space
 
@@ -147,13 +193,45 @@ def _leaves_room(tree: Tree, space: Space) -> RoundGenerator[bool]:
     return ratio <= wanted
 
 
-def _space(tree: Tree, stairs: Mapping[str, Stairs], floors: Mapping[str, int]) -> Space:
-    gain = tree.config.stair_gain
+def _space(tree: Tree, status: SearchStatus, floors: Mapping[str, int]) -> Space:
+    importance, stairs, gain = tree.importance, status.stairs, tree.config.stair_gain
     allowed = {
-        name: allowed_widths(width, stairs[name], gain, tree.importance.steps[name])
-        for name, width in tree.importance.widths.items()
+        name: allowed_widths(width, stairs[name], gain, importance.steps[name])
+        for name, width in importance.group_widths.items()
     }
-    return Space.above_floors(LatencyPrior(allowed), tree.importance, floors)
+    int8 = tree.int8_root()
+    if int8 is None or int8.ratio is None:  # of a runtime without int8, float alone is searched
+        float_only = dict.fromkeys(importance.segments, FLOAT)
+        allowed |= {name: {FLOAT: 1.0} for name in float_only}
+        return Space.above_floors(LatencyPrior(allowed), importance, {**floors, **float_only})
+    for name in importance.segments:
+        allowed[name] = {FLOAT: 1.0, INT8: 1.0 - _saved(name, status, int8.ratio)}
+    known = Int8Stairs(
+        int8.ratio,
+        status.int8_stairs,
+        tuple(importance.segments),
+        _shares(importance),
+    )
+    return Space.above_floors(LatencyPrior(allowed, known), importance, floors, gain)
+
+
+def _saved(segment: str, status: SearchStatus, int8_ratio: float) -> float:
+    """What int8 saves in a segment: alone, and where all others are in int8, on average. Alone it
+    pays for both of its borders, among others for none."""
+    alone = status.stairs[segment].get(INT8)
+    as_float = status.int8_stairs.get(segment, {}).get(FLOAT)
+    saved = [1.0 - alone] if alone is not None else []
+    saved += [as_float - int8_ratio] if as_float is not None else []
+    return sum(saved) / len(saved) if saved else 0.0
+
+
+def _shares(importance: Importance) -> dict[str, dict[str, float]]:
+    """Group -> segment -> the part of the group that lies there."""
+    shares: dict[str, dict[str, float]] = {}
+    for segment in importance.segments.values():
+        for group, part in segment.shares.items():
+            shares.setdefault(group, {})[segment.name] = part
+    return shares
 
 
 def _minimum_widths(tree: Tree) -> dict[str, int]:

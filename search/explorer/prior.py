@@ -23,6 +23,35 @@ from search.explorer.staircase import Stairs
 
 Widths = Mapping[str, int]
 
+
+@dataclass(frozen=True)
+class Int8Stairs:
+    """What is known of cuts while layers are in int8.
+
+    Attributes:
+        ratio: of the dense model with all segments in int8.
+        stairs: group -> width -> ratio with only this group cut, all segments in int8.
+        segments: names of the segments in the order of the network.
+        shares: group -> segment -> the part of the group's weights that lie there.
+    """
+
+    ratio: float
+    stairs: Mapping[str, Mapping[int, float]]
+    segments: tuple[str, ...]
+    shares: Mapping[str, Mapping[str, float]]
+
+    def cut(self, group: str, width: int, in_float: float) -> float:
+        """What a cut saves of the dense float latency; where it was not measured, in proportion to
+        what it saves in float."""
+        ratio = self.stairs.get(group, {}).get(width)
+        return in_float * self.ratio if ratio is None else self.ratio - ratio
+
+    def share(self, group: str, widths: Widths) -> float:
+        """The part of a group that is in int8."""
+        parts = self.shares.get(group, {})
+        return math.fsum(parts.get(name, 0.0) for name in self.segments if widths[name] == 0)
+
+
 _MODEL_NOISE = 0.008  # what the features cannot explain of a whole-model ratio
 _SPREAD_THETA, _SPREAD_KAPPA = 0.25, 0.5
 _LEAST_THETA, _MOST_KAPPA = 0.2, 2.0
@@ -45,11 +74,13 @@ class LatencyPrior:
     """Additive over groups at first, corrected by `fitted`.
 
     Args:
-        stairs: Allowed widths of each searched group with their ratios.
+        stairs: Allowed widths of each searched group and segment with their ratios.
+        int8: What cuts save in int8; a group that spans both precisions mixes the two.
     """
 
-    def __init__(self, stairs: Mapping[str, Stairs]) -> None:
+    def __init__(self, stairs: Mapping[str, Stairs], int8: Int8Stairs | None = None) -> None:
         self.stairs = {name: dict(stairs[name]) for name in sorted(stairs)}
+        self.int8 = int8
         self._theta = dict.fromkeys(self.stairs, 1.0)
         self._kappa = 0.5
 
@@ -57,17 +88,25 @@ class LatencyPrior:
         """Whether every width is one of the stairs."""
         return all(widths[name] in rows for name, rows in self.stairs.items())
 
-    def saving(self, group: str, width: int) -> float:
+    def cut(self, name: str, width: int, widths: Widths) -> float:
+        """d_g(w) under the precisions in `widths`; of a segment, what int8 saves."""
+        in_float = 1.0 - self.stairs[name][width]
+        if self.int8 is None or name in self.int8.segments or in_float == 0.0:
+            return in_float
+        share = self.int8.share(name, widths)
+        return (1.0 - share) * in_float + share * self.int8.cut(name, width, in_float)
+
+    def saving(self, group: str, width: int, widths: Widths) -> float:
         """θ_g d_g(w): the additive part, for the knapsack."""
-        return self._theta[group] * (1.0 - self.stairs[group][width])
+        return self._theta[group] * self.cut(group, width, widths)
 
     def additive(self, widths: Widths) -> float:
         """1 − Σ d_g: what the ratio would be if all savings added up; an optimist's view."""
-        return 1.0 - math.fsum(1.0 - rows[widths[name]] for name, rows in self.stairs.items())
+        return 1.0 - math.fsum(self._cuts(widths))
 
     def ratio(self, widths: Widths) -> float:
         """Predicted ratio of a plan whose widths are all stairs."""
-        cuts = [1.0 - rows[widths[name]] for name, rows in self.stairs.items()]
+        cuts = self._cuts(widths)
         total = math.fsum(map(operator.mul, self._theta.values(), cuts))
         return max(_LEAST_RATIO, 1.0 - total + self._kappa * _overlap(cuts))
 
@@ -90,7 +129,7 @@ class LatencyPrior:
             samples: Measured plans, in an order that does not depend on arrival.
             around: Ratio of interest; samples far from it count less.
         """
-        fitted = LatencyPrior(self.stairs)
+        fitted = LatencyPrior(self.stairs, self.int8)
         known = [sample for sample in samples if self.knows(sample.widths)]
         if not known or not self.stairs:
             return fitted
@@ -109,8 +148,11 @@ class LatencyPrior:
         return fitted
 
     def _features(self, widths: Widths) -> np.ndarray:
-        cuts = [1.0 - rows[widths[name]] for name, rows in self.stairs.items()]
+        cuts = self._cuts(widths)
         return np.array([*cuts, _overlap(cuts)])
+
+    def _cuts(self, widths: Widths) -> list[float]:
+        return [self.cut(name, widths[name], widths) for name in self.stairs]
 
 
 def _overlap(cuts: Sequence[float]) -> float:

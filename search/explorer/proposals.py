@@ -1,7 +1,8 @@
 """Children of a frontier node: plans predicted to reach the next target. Measures nothing.
 
-Three kinds: (a) the knapsack over all groups, exact and with perturbed penalties for diversity;
-(b) cuts of one group; (c) exchanges, which give one group a stair back and take another's.
+Four kinds: (a) the knapsack over all groups, exact and with perturbed penalties for diversity;
+(b) cuts of one group; (c) exchanges, which give one group a stair back and take another's; (d)
+segments switched to the other precision, with the widths that are best then.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from itertools import chain, permutations
 import numpy as np
 
 from search.explorer.config import SearchConfig
+from search.explorer.segments import flips
 from search.explorer.space import Space, Widths, anchored
 from search.explorer.tree import Node
 
@@ -32,22 +34,35 @@ def propose(
     """
 
     predict = anchored(space, parent.sample) if parent.sample else space.prior.ratio
+    whole, space = space, space.under(parent.pattern)
     best = space.cheapest(target, predict, most=parent.widths)
-    if best is None:
-        return []
     makers: dict[str, Iterator[Proposal]] = {
+        "precision": _switches(whole, parent, target, predict),
+    }
+    if best is None:
+        return _take(["precision"] * config.children, makers, config.children, seen)
+    makers |= {
         "knapsack": chain(
             [("knapsack", best)], _perturbed(space, parent, target, config, predict)
         ),
         "cut": _cuts(space, parent, target, predict),
         "exchange": _exchanges(space, best, target, predict),
     }
-    spare = [kind for kind in config.proposals for _ in range(config.children)]
-    order = _alternate(config.proposals, config.children) + spare
+    kinds = _kinds(config, whole)
+    spare = [kind for kind in kinds for _ in range(config.children)]
+    order = _alternate(kinds, config.children) + spare
     taken = _take(order, makers, config.children, seen)
     if taken or parent.meets(target):
         return taken
     return _take(["knapsack"], makers, 1, seen)  # no cut of one group gets there
+
+
+def _kinds(config: SearchConfig, space: Space) -> list[str]:
+    """As set; where precision is searched, it comes between any two of the others."""
+    if not space.importance.segments:
+        return list(config.proposals)
+    first, *others = config.proposals
+    return [first, *chain.from_iterable(("precision", kind) for kind in others or ["precision"])]
 
 
 def _alternate(kinds: Sequence[str], count: int) -> list[str]:
@@ -112,6 +127,21 @@ def _cuts(
                 break
     for _, _, cut in sorted(cuts, key=lambda item: item[:2]):
         yield "cut", cut
+
+
+def _switches(
+    space: Space, parent: Node, target: float, predict: Callable[[Widths], float]
+) -> Iterator[Proposal]:
+    """The parent's precisions but for one segment or one end of the network; the widths are chosen
+    anew, wider ones among them. Cheapest first."""
+    order = [name for name in space.importance.segments if len(space.allowed_widths[name]) > 1]
+    found = []
+    for pattern in flips(parent.pattern, order) if order else ():
+        widths = space.under(pattern).cheapest(target, predict)
+        if widths is not None:
+            found.append((space.importance.total(widths), widths_key(widths), widths))
+    for *_, widths in sorted(found, key=lambda item: item[:2]):
+        yield "precision", widths
 
 
 def _exchanges(

@@ -7,6 +7,7 @@ from typing import Any
 from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance, SensitivityLike
+from search.explorer.staircase import Stairs
 
 _LARGE = 1e30
 
@@ -41,6 +42,7 @@ def inputs_to_json(
     sensitivity: SensitivityLike | None,
     staircases: Mapping[str, Mapping[Any, float]] | None,
     importance: Importance,
+    int8_staircases: Mapping[str, Mapping[Any, float]] | None = None,
 ) -> dict[str, Any]:
     """The inputs of a search in a form that can be saved and compared.
 
@@ -53,18 +55,46 @@ def inputs_to_json(
     Raises:
         ExplorerError: Floors name unknown groups.
     """
-    unknown = sorted(set(floors) - set(importance.all_widths))
+    unknown = sorted(set(floors) - importance.all_widths.keys() - importance.segments.keys())
     if unknown:
         raise ExplorerError(f"floors must name groups of the graph, but got {unknown}")
-    return {
+    given = {
         "fingerprint": importance.fingerprint,
         "floors": {name: int(floors[name]) for name in sorted(floors)},
         "sensitivity": None if sensitivity is None else _sensitivity_to_json(sensitivity),
-        "staircases": {
-            name: {str(int(width)): float(rows[width]) for width in rows}
-            for name, rows in sorted((staircases or {}).items())
-            if name in importance.widths
-        },
+        "staircases": _known_rows(staircases or {}, importance),
+    }
+    if importance.segments:
+        given["segments"] = {
+            name: list(segment.layers) for name, segment in importance.segments.items()
+        }
+        given["int8_staircases"] = _known_rows(int8_staircases or {}, importance)
+    return given
+
+
+def rows_to_json(stairs: Mapping[str, Stairs]) -> dict[str, dict[str, float]]:
+    """Staircases by text, as JSON has its keys."""
+    return {
+        name: {str(width): rows[width] for width in sorted(rows)}
+        for name, rows in sorted(stairs.items())
+    }
+
+
+def rows_from_json(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Stairs]:
+    """Inverse of `rows_to_json`."""
+    return {
+        name: {int(width): float(ratio) for width, ratio in each.items()}
+        for name, each in rows.items()
+    }
+
+
+def _known_rows(
+    staircases: Mapping[str, Mapping[Any, float]], importance: Importance
+) -> dict[str, dict[str, float]]:
+    return {
+        name: {str(int(width)): float(rows[width]) for width in rows}
+        for name, rows in sorted(staircases.items())
+        if name in importance.widths
     }
 
 

@@ -1,13 +1,15 @@
 """The search tree: its nodes, what is known of them, and how they rank. Proposes nothing."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.errors import ConfigError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance
 from search.explorer.outcomes import Failed, Measured, Needs, Outcome, Scored
 from search.explorer.prior import Sample
+from search.explorer.segments import FLOAT, INT8, Pattern
 from search.plan import Plan
 
 
@@ -40,6 +42,7 @@ class Node:
     origin: str
     penalty: float
     fits: bool = True  # within the limit of parameters
+    pattern: Pattern = field(default_factory=dict)
     latency: Measured | Failed | None = None
     score: Scored | Failed | None = None
     kept: bool = False
@@ -64,6 +67,11 @@ class Node:
     @property
     def loss(self) -> float | None:
         return self.score.loss if isinstance(self.score, Scored) else None
+
+    @property
+    def standard_error(self) -> float:
+        """Of the loss; 0 where it is not known."""
+        return (self.score.standard_error or 0.0) if isinstance(self.score, Scored) else 0.0
 
     @property
     def error(self) -> str | None:
@@ -104,7 +112,10 @@ class Node:
             "parent": self.parent,
             "level": self.level,
             "origin": self.origin,
-            "widths": dict(self.widths),
+            "widths": {
+                name: width for name, width in self.widths.items() if name not in self.pattern
+            },
+            "int8": sorted(self.plan.precision),
             "ratio": self.ratio,
             "ratio_low": latency.ratio_low if latency else None,
             "ratio_high": self.ratio_high,
@@ -147,8 +158,22 @@ class Tree:
                 origin=origin,
                 penalty=self.importance.total(widths),
                 fits=self.fits(plan),
+                pattern={name: widths[name] for name in self.importance.segments},
             )
         return self.nodes[digest]
+
+    def roots(self) -> Sequence[Pattern]:
+        """All segments float, and all in int8; one alone without segments."""
+        importance = self.importance
+        patterns = [importance.pattern(FLOAT), importance.pattern(INT8)]
+        return patterns if importance.segments else patterns[:1]
+
+    def int8_root(self) -> Node | None:
+        """The dense plan with all segments in int8; None without segments."""
+        if not self.importance.segments:
+            return None
+        widths = {**self.importance.widths, **self.importance.pattern(INT8)}
+        return self.add(widths, 0, self.root, "int8")
 
     def fits(self, plan: Plan) -> bool:
         """Whether a plan has no more parameters than the limit."""
@@ -200,3 +225,13 @@ def pareto(nodes: Iterable[Node]) -> list[Node]:
         if not front or (node.loss or 0.0) < (front[-1].loss or 0.0):
             front.append(node)
     return front[::-1]
+
+
+def parameter_counter(graph: object, config: SearchConfig) -> Callable[[Plan], int] | None:
+    """Counts the parameters of a plan, where a limit asks for it."""
+    if config.max_parameters is None:
+        return None
+    counter: Callable[[Plan], int] | None = getattr(graph, "parameters", None)
+    if counter is None:
+        raise ConfigError("max_parameters needs a PruningGraph, but got groups alone")
+    return counter

@@ -38,7 +38,7 @@ class Derivation:
         return with_numbers(self._template, values)
 
     def to_json(self) -> str:
-        template = serialised(self._template).onnx_bytes
+        template = self._template.SerializeToString(deterministic=True)
         document = {
             "version": 1,
             "template": base64.b64encode(template).decode(),

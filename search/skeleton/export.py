@@ -27,6 +27,7 @@ from search.training_flags import in_evaluation
 
 OPSET = 20
 _UNLIMITED = 1 << 40
+_LAYER_OPS = frozenset(("Conv", "Gemm", "MatMul"))
 _SHAPE_OPS = frozenset(("Shape", "Size"))
 
 
@@ -76,6 +77,7 @@ def export_proto(
     ir = _exported(model, inputs, opset, batch_size if free_batch else None)
     common.InlinePass()(ir)
     weights = _depending_on(ir, names)
+    layers = _name_layers(ir, names)
     onnxscript.optimizer.fold_constants(
         ir, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
     )
@@ -83,8 +85,30 @@ def export_proto(
     common.RemoveUnusedNodesPass()(ir)
     common.ClearMetadataAndDocStringPass()(ir)
     proto: ModelProto = onnx_ir.to_proto(ir)
+    for node in proto.graph.node:
+        node.name = node.name if node.name in layers else ""
     simplify(proto, weights)
     return proto
+
+
+def _name_layers(ir: onnx_ir.Model, parameters: set[str]) -> set[str]:
+    """Name convolutions and products of matrices by their weight; the names that were given."""
+    layers = set()
+    for node in ir.graph:
+        if node.op_type in _LAYER_OPS and len(node.inputs) > 1:
+            weight = _parameter_of(node.inputs[1], parameters)
+            if weight is not None:
+                node.name = weight.removesuffix(".weight")
+                layers.add(node.name)
+    return layers
+
+
+def _parameter_of(value: onnx_ir.Value | None, parameters: set[str]) -> str | None:
+    """The parameter that a value is, as it stands or transposed."""
+    while value is not None and value.name not in parameters:
+        maker = value.producer()
+        value = maker.inputs[0] if maker is not None and maker.op_type == "Transpose" else None
+    return None if value is None else value.name
 
 
 def _with_batch(examples: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:

@@ -19,6 +19,9 @@ from onnx import ModelProto
 
 from search.errors import SkeletonError
 from search.plan import Plan
+from search.quantization.formats import FORMATS, USUAL, Format
+from search.quantization.onnx_graph import ops_of, with_precision
+from search.quantization.places import Op
 from search.skeleton.affine import is_regular, sizes, solve
 from search.skeleton.block_removal import (
     BlockRemoval,
@@ -65,19 +68,38 @@ class SkeletonFactory:
         self._removals: dict[str, BlockRemoval] | None = None
         self._cache: dict[object, Skeleton] = {}
 
-    def derive(self, plan: Plan) -> Skeleton:
+    def derive(self, plan: Plan, form: Format | None = None) -> Skeleton:
         """The skeleton of the pruned model.
+
+        Args:
+            plan: the kept units of every group, and the layers in int8.
+            form: the integers of these layers; u8s8 by default.
 
         Raises:
             PlanError: the plan is not one of this graph.
+            QuantizationError: a layer in int8 is none of the model.
             SkeletonError: the pruned model cannot be exported.
         """
         check_plan(self._graph, plan)
         regular = all(plan.widths[g.name] == g.width for g in self._irregular)
-        key = tuple(sorted(plan.widths.items())) if regular else plan.digest
+        widths = tuple(sorted(plan.widths.items())) if regular else plan.digest
+        form = (form or FORMATS[USUAL]) if plan.precision else None
+        key = (widths, tuple(sorted(plan.precision)), form)
         if key not in self._cache:
-            self._cache[key] = self._made(plan, regular)
+            made = self._made(plan, regular)
+            if form is not None:
+                made = with_precision(made, plan.precision.keys() & _layers(made), form)
+            self._cache[key] = serialised(made)
         return self._cache[key]
+
+    def operators(self) -> list[Op]:
+        """The operators of the dense model's graph, with the names of its layers.
+
+        Raises:
+            SkeletonError: the model cannot be exported.
+        """
+        dense = self._graph.dense_plan()
+        return ops_of(self._made(dense, regular=True).graph)
 
     def to_json(self) -> str:
         """The solved derivation, so that another process can skip its exports: see `from_json`."""
@@ -96,29 +118,28 @@ class SkeletonFactory:
         factory._solved = True
         return factory
 
-    def _made(self, plan: Plan, regular: bool) -> Skeleton:
+    def _made(self, plan: Plan, regular: bool) -> ModelProto:
+        """The canonical graph of the pruned model, all of it float."""
         derivation = self._solve() if regular else None
         if derivation is None:
-            return serialised(self._exported(plan))
+            return self._exported(plan)
         if all(plan.kept.values()):
-            return derivation.skeleton(plan.widths)
+            return derivation.graph(plan.widths)
         try:
             return self._without_blocks(derivation, plan, self._solve_removals(derivation))
         except SkeletonError:
-            return serialised(self._exported(plan))
+            return self._exported(plan)
 
     def _without_blocks(
         self, derivation: Derivation, plan: Plan, removals: Mapping[str, BlockRemoval]
-    ) -> Skeleton:
-        """The derived skeleton of a plan that removes blocks."""
+    ) -> ModelProto:
+        """The derived graph of a plan that removes blocks."""
         gone = [name for name, units in plan.kept.items() if not units]
         missing = [name for name in gone if name not in removals]
         if missing:
             raise SkeletonError(f"blocks must have a removal, but {missing} have none")
         widths = {**plan.widths, **dict.fromkeys(gone, 1)}
-        return serialised(
-            remove_blocks(derivation.graph(widths), [removals[name] for name in gone])
-        )
+        return remove_blocks(derivation.graph(widths), [removals[name] for name in gone])
 
     def _solve_removals(self, derivation: Derivation) -> Mapping[str, BlockRemoval]:
         """Where each block ends; nothing where two true exports disagree."""
@@ -137,7 +158,7 @@ class SkeletonFactory:
         for check in range(CHECKS):
             gone = dict.fromkeys(_share(blocks, check), ())
             plan = Plan({**self._probe(MOST_PROBES + CHECKS + check).kept, **gone})
-            derived = self._without_blocks(derivation, plan, removals)
+            derived = serialised(self._without_blocks(derivation, plan, removals))
             if derived != serialised(self._exported(plan)):
                 raise SkeletonError(
                     "a graph without blocks must equal the true export, but differs"
@@ -251,6 +272,18 @@ def _factory(graph: PruningGraph, batch_size: int) -> SkeletonFactory:
     return SkeletonFactory(graph, batch_size=batch_size)
 
 
-def skeleton(graph: PruningGraph, plan: Plan, *, batch_size: int = 1) -> Skeleton:
+def _layers(proto: ModelProto) -> set[str]:
+    """Names of the layers that are left; those of removed blocks are gone."""
+    return {node.name for node in proto.graph.node if node.name}
+
+
+def skeleton(
+    graph: PruningGraph, plan: Plan, *, batch_size: int = 1, form: Format | None = None
+) -> Skeleton:
     """The skeleton of a plan, from a factory that is remembered for the next call."""
-    return _factory(graph, batch_size).derive(plan)
+    return _factory(graph, batch_size).derive(plan, form)
+
+
+def operators(graph: PruningGraph, *, batch_size: int = 1) -> list[Op]:
+    """The operators of the dense model, from the factory of `skeleton`."""
+    return _factory(graph, batch_size).operators()

@@ -27,7 +27,8 @@ SMALL = 16  # elements: a larger float constant counts as a weight, whatever it 
 def simplify(proto: ModelProto, weights: set[str]) -> None:
     """Folds, drops what is unused and strips names of tools, in place.
 
-    Afterwards every float initializer is a weight, and every other initializer a constant.
+    Afterwards every float initializer is a weight, and every other initializer a constant. Nodes
+    keep their names, which are those of layers.
 
     Args:
         proto: an exported model; every constant is an initializer.
@@ -43,7 +44,7 @@ def simplify(proto: ModelProto, weights: set[str]) -> None:
     proto.doc_string = graph.doc_string = ""
     graph.name = "model"
     for node in graph.node:
-        node.name = node.doc_string = ""
+        node.doc_string = ""
         del node.metadata_props[:]
     for value in (*graph.input, *graph.output, *graph.initializer):
         del value.metadata_props[:]

@@ -45,11 +45,19 @@ def weightless(onnx_bytes: bytes) -> Skeleton:
 
 
 def serialised(proto: ModelProto) -> Skeleton:
-    return Skeleton.of(proto.SerializeToString(deterministic=True))
+    """The skeleton of a canonical graph; names of layers are no part of it."""
+    nameless = ModelProto()
+    nameless.CopyFrom(proto)
+    for node in nameless.graph.node:
+        node.name = ""
+    return Skeleton.of(nameless.SerializeToString(deterministic=True))
 
 
 def canonical(proto: ModelProto) -> ModelProto:
-    """A copy without weights, in which values are named by the order of their first use."""
+    """A copy without weights, in which values are named by the order of their first use.
+
+    Nodes keep their names: those of layers.
+    """
     result = ModelProto()
     result.CopyFrom(proto)
     graph = result.graph

@@ -226,6 +226,16 @@ class PrunedGraph(nn.Module):
         self._kinds = kinds_beside(self, made.called)
         self._hooked = hooked_of(self, self._kinds)
 
+    @property
+    def graph(self) -> fx.Graph:
+        """What it runs: its placeholders are the device and the dtype of the weights, then the
+        inputs; it returns a list."""
+        return self._steps.graph
+
+    def run_instead(self, graph: fx.Graph) -> None:
+        """Take another graph of the same inputs and outputs, for the traced sizes alone."""
+        self._steps, self._free = Steps(graph), None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         like = first_decimal(self)
         device = None if like is None else like.device

@@ -57,4 +57,4 @@ def test_samples_off_the_stairs_teach_nothing() -> None:
 def test_savings_stay_positive_whatever_was_measured() -> None:
     slow = [Sample(plan, 1.5) for plan in PLANS[1:]]
     fitted = LatencyPrior(STAIRS).fitted(slow, around=0.5)
-    assert all(fitted.saving(name, min(rows)) > 0 for name, rows in STAIRS.items())
+    assert all(fitted.saving(name, min(rows), {}) > 0 for name, rows in STAIRS.items())

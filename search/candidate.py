@@ -1,0 +1,71 @@
+"""The model of a plan as a search scores it: pruned, recalibrated, rounded; not fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from search.plan import Plan
+from search.quantization.formats import Format
+from search.quantization.model import QuantizedModel, graph_form, quantizable_layers
+from search.recalibration import DenseOrigin, recalibrate
+from search.surgery import kept_indices, prune
+
+if TYPE_CHECKING:
+    from search.graph import PruningGraph
+
+
+def candidate_model(
+    model: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    inputs: Sequence[Tensor],
+    form: Format | None = None,
+) -> nn.Module:
+    """A copy of the model under a plan.
+
+    Args:
+        model: the traced model; not touched.
+        graph: its analysis.
+        plan: kept units, and layers in int8.
+        inputs: batches that recalibrate it and show the ranges of its values.
+        form: the integers of int8 layers; None leaves all float.
+
+    Raises:
+        ConfigError: no inputs, or a layer that is none of the model.
+        PlanError: the plan does not fit the graph.
+    """
+    pruned = prune(model, graph, plan, free_sizes=False)
+    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
+    if form is None or not plan.precision:
+        return pruned
+    return quantized(model, graph, plan, pruned, inputs, form)
+
+
+def quantized(
+    model: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    pruned: nn.Module,
+    inputs: Sequence[Tensor],
+    form: Format,
+    observer: str = "minmax",
+) -> QuantizedModel:
+    """A pruned model with the layers in int8 that its plan names, as far as they are left.
+
+    Args:
+        model: the traced model.
+        graph: its analysis.
+        plan: of `pruned`.
+        pruned: float, trained or not; copied.
+        inputs: batches that show the ranges of its values.
+        form: the integers.
+        observer: how ranges are chosen, one of `ranges.OBSERVERS`.
+    """
+    rounded = graph_form(model, graph, plan, pruned)
+    left = plan.precision.keys() & set(quantizable_layers(rounded))
+    made = QuantizedModel(rounded, left, form).eval()
+    made.observe(inputs, observer)
+    return made

@@ -1,0 +1,133 @@
+"""The file of a model with layers in int8, checked against the torch model that rounds alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from search.errors import QuantizationError, SkeletonError
+from search.graph.exported.export import batched
+from search.onnx_in.files import parsed
+from search.onnx_out.checking import Samples
+from search.onnx_out.delivery import BATCHES, Delivered
+from search.onnx_out.interface import Interface
+from search.quantization import QuantizedModel
+from search.quantization.onnx_graph import with_precision, with_unsigned_weights
+from search.skeleton.export import OPSET, export_proto
+
+LEAST_OPSET = 18  # of the exporter; scales per channel need 13
+MOST_DIFFERENCE = 0.05  # of the outputs' range, in 99 of 100 numbers: a value on the border of two
+# integers falls to one or the other, and layers behind it see that. On ten networks of the tests
+# it is below 0.02.
+
+
+def deliver_quantized(
+    model: QuantizedModel,
+    pruned: nn.Module,
+    dense: nn.Module,
+    examples: tuple[Tensor, ...],
+    samples: Samples,
+    *,
+    source: bytes | None = None,
+    batch_size: int = 1,
+) -> Delivered:
+    """The ONNX file of a model with layers in int8, with Q/DQ as its plan says.
+
+    It is compared by ONNX Runtime in a form that every processor computes exactly.
+
+    Args:
+        model: rounds, with ranges; in evaluation mode.
+        pruned: the float model that it was made of.
+        dense: the model before pruning, which the interface is read from.
+        examples: inputs of a batch of two or more, as they were traced.
+        samples: gives inputs for so many examples.
+        source: the ONNX file that `dense` was read from.
+        batch_size: of the file where the batch cannot be free.
+
+    Raises:
+        ArithmeticError: the file differs from the model by more than rounding.
+        SkeletonError: the model cannot be exported.
+    """
+    interface = Interface.of_module(dense, examples)
+    if source is not None:
+        interface = Interface.of(parsed(source))
+    batch = [batched(value, len(examples[0])) for value in examples]
+    notes = list[str]()
+    float_proto, is_free = _exported(pruned, examples, interface, batch_size, notes)
+
+    made = with_precision(float_proto, model.int8_layers, model.form, model.ranges)
+    interface.put_back(made, batched=batch if is_free else [False] * len(batch))
+    data = made.SerializeToString(deterministic=True)
+    batches = BATCHES if is_free else (batch_size,)
+    worst = difference(model, exact_file(data), samples, batches)
+    if not worst <= MOST_DIFFERENCE:
+        raise ArithmeticError(
+            f"the ONNX file must equal the rounded model within {MOST_DIFFERENCE} of its range, "
+            f"but differs by {worst:.3g}"
+        )
+    if interface.opset is not None and interface.opset < LEAST_OPSET:
+        notes.append(
+            f"the opset is {LEAST_OPSET} instead of {interface.opset}: Q/DQ and what the export "
+            "needs are not in the older one"
+        )
+    names = [port.name for port in Interface.of(parsed(data)).inputs]
+    sizes = {
+        name: tuple(value.shape[1:])
+        for name, value in zip(names, samples(batches[0]), strict=True)
+    }
+    reason = "layers are in int8"
+    opset = min(max(interface.opset or OPSET, LEAST_OPSET), OPSET)
+    return Delivered(data, "exported", reason, opset, tuple(notes), batches, worst, sizes)
+
+
+def exact_file(onnx_bytes: bytes) -> bytes:
+    """The file with weights as unsigned integers where its activations are unsigned: the same
+    numbers, of which no processor cuts sums. So a machine without such instructions can tell what
+    the file does on a device that has them."""
+    return bytes(with_unsigned_weights(parsed(onnx_bytes)).SerializeToString())
+
+
+def _exported(
+    pruned: nn.Module,
+    examples: tuple[Tensor, ...],
+    interface: Interface,
+    batch_size: int,
+    notes: list[str],
+) -> tuple[ModelProto, bool]:
+    """The float file, and whether its batch is free."""
+    opset = min(max(interface.opset or OPSET, LEAST_OPSET), OPSET)
+    if interface.free_batch:
+        try:
+            size = max(2, len(examples[0]))
+            return export_proto(
+                pruned, examples, batch_size=size, free_batch=True, opset=opset
+            ), True
+        except (SkeletonError, RuntimeError) as error:
+            notes.append(f"the batch is fixed at {batch_size}, because with a free one: {error}")
+    return export_proto(pruned, examples, batch_size=batch_size, opset=opset), False
+
+
+def difference(
+    model: nn.Module, onnx_bytes: bytes, samples: Samples, batches: tuple[int, ...]
+) -> float:
+    """The 99th percentile of how far outputs are apart, relative to their range."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+    apart, values = [], []
+    for size in batches:
+        inputs = samples(size)
+        with torch.no_grad():
+            wanted = model(*inputs).numpy()
+        fed = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        found = session.run(None, fed)[0]
+        if found.shape != wanted.shape or not np.isfinite(found).all():
+            raise QuantizationError(f"the file gives {found.shape}, the model {wanted.shape}")
+        apart.append(np.abs(found - wanted).ravel())
+        values.append(wanted.ravel())
+    all_values = np.concatenate(values)
+    spread = float(all_values.max() - all_values.min())
+    return float(np.quantile(np.concatenate(apart), 0.99)) / max(spread, 1e-6)
