@@ -250,7 +250,8 @@ class TargetSpec(Target):
 
 class SearchSpec(_Spec):
     """The search. `tolerance` bounds the loss rise that a layer floor allows; with `blocks` whole
-    residual blocks may be removed too."""
+    residual blocks may be removed too. With precision `auto`, layers are in int8 where the device
+    has it and that is faster; `int8` refuses a device that has not."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
@@ -261,6 +262,7 @@ class SearchSpec(_Spec):
     calibration_images: Annotated[int, Field(ge=16, le=65_536)] = 512
     finalists: Annotated[int, Field(ge=1, le=16)] = 2
     blocks: bool = False
+    precision: Literal["auto", "float32", "int8"] = "auto"
 
 
 BYTES = 4  # of a parameter in float32

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from search.candidate import candidate_model
-from search.constraints import Constraints, constrained, left_alone
+from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
 from search.evaluation import cross_entropy_loss, loss_with_error
@@ -23,7 +23,7 @@ from search.explorer.segments import INT8, Segment
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.plan import Plan
-from search.quantization import Format, graph_form, precision_segments, quantizable_layers
+from search.quantization import Format, precision_segments
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, operators, skeleton
 
@@ -118,7 +118,9 @@ def run_search(
     graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
     loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
-    segments = _segments(graph, batch_size, limits) if form is not None else ()
+    segments: tuple[Segment, ...] = ()
+    if form is not None:
+        segments = precision_segments(graph, operators(graph, batch_size=batch_size), limits)
     scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)
     if sensitivity is None:
         sensitivity = layer_sensitivity(
@@ -150,12 +152,6 @@ def run_search(
         if progress is not None:
             progress(explorer.progress())
     return _result(model, graph, explorer, sensitivity, inputs, form)
-
-
-def _segments(graph: PruningGraph, batch_size: int, limits: Constraints) -> tuple[Segment, ...]:
-    layers = set(quantizable_layers(graph_form(graph.model, graph, graph.dense_plan())))
-    free = layers - left_alone(layers, limits)
-    return precision_segments(graph, operators(graph, batch_size=batch_size), free)
 
 
 def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -18,6 +18,7 @@ from search.constraints import Constraints, constrained
 from search.graph import PruningGraph, trace
 from search.graph.pruning_graph import frozen_by
 from search.plan import Plan
+from search.quantization import Format
 from search.skeleton import SkeletonFactory
 from search.splits import Splits, split_indices
 from workers.context import Context
@@ -86,12 +87,17 @@ class Library:
         """
         return constrained(self.graph(snapshot.model), constraints_of(snapshot.spec))
 
-    def skeleton(self, model: Model, plan: Plan, *, batch_size: int) -> Blob:
-        """The plan's skeleton, in the store."""
-        key = (model.id, batch_size)
-        factory = self._factories.get(key, lambda: self._factory(model, batch_size))
-        made = factory.derive(plan)
+    def skeleton(
+        self, model: Model, plan: Plan, *, batch_size: int, form: Format | None = None
+    ) -> Blob:
+        """The plan's skeleton, in the store; `form` is that of its layers in int8."""
+        made = self.skeletons(model, batch_size=batch_size).derive(plan, form)
         return stored_blob(self._context.store, made.onnx_bytes, made.digest)
+
+    def skeletons(self, model: Model, *, batch_size: int) -> SkeletonFactory:
+        """What derives the skeletons of a model."""
+        key = (model.id, batch_size)
+        return self._factories.get(key, lambda: self._factory(model, batch_size))
 
     def data(self, snapshot: Snapshot) -> Data:
         """The training images and splits of a job."""
@@ -126,7 +132,7 @@ class Library:
     def _factory(self, row: Model, batch_size: int) -> SkeletonFactory:
         """The factory as another process left it in the store, or a new one, left there."""
         graph, store = self.graph(row), self._context.store
-        location = f"models/{row.id}/skeletons-{batch_size}.json"
+        location = f"models/{row.id}/skeletons-2-{batch_size}.json"  # 2: with names of layers
         if store.exists(location):
             text = store.get(location).decode()
             return SkeletonFactory.from_json(graph, text, batch_size=batch_size)

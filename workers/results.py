@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +61,21 @@ class Prepared(_Result):
     seconds_per_image: float | None = None
 
 
+class SegmentFound(_Result):
+    """Layers that share a precision; `shares` is the part of each group that lies in them."""
+
+    name: str
+    layers: tuple[str, ...]
+    shares: dict[str, float]
+
+
+class Segments(_Result):
+    """What may be in int8; `problem` says why nothing may."""
+
+    segments: tuple[SegmentFound, ...]
+    problem: str = ""
+
+
 class Chosen(_Result):
     """A finalist: a plan whose latency has been confirmed."""
 
@@ -109,6 +125,7 @@ class Packaged(_Result):
         notes: What of the interface could not be kept.
         batches: At which it was compared.
         sizes: Input -> its shape without the batch, as it is measured.
+        validation_accuracy: Of the file itself, where layers are in int8.
     """
 
     onnx: Blob
@@ -120,6 +137,7 @@ class Packaged(_Result):
     notes: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
     sizes: dict[str, tuple[int, ...]] | None = None
+    validation_accuracy: float | None = None
 
 
 class Finished(_Result):
@@ -128,3 +146,8 @@ class Finished(_Result):
     test_images: int
     dense_accuracy: float
     accuracy: float
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is infinite or none at all, which JSON cannot hold."""
+    return value if math.isfinite(value) else None

@@ -2,5 +2,13 @@
 
 from search.onnx_out.delivery import Delivered, deliver
 from search.onnx_out.interface import Interface
+from search.onnx_out.quantized import deliver_quantized, exact_file, file_accuracy
 
-__all__ = ["Delivered", "Interface", "deliver"]
+__all__ = [
+    "Delivered",
+    "Interface",
+    "deliver",
+    "deliver_quantized",
+    "exact_file",
+    "file_accuracy",
+]

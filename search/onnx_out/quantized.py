@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from search.errors import QuantizationError, SkeletonError
+from search.errors import ConfigError, QuantizationError, SkeletonError
 from search.graph.exported.export import batched
 from search.onnx_in.files import parsed
 from search.onnx_out.checking import Samples
@@ -131,3 +133,41 @@ def difference(
     all_values = np.concatenate(values)
     spread = float(all_values.max() - all_values.min())
     return float(np.quantile(np.concatenate(apart), 0.99)) / max(spread, 1e-6)
+
+
+def file_accuracy(onnx_bytes: bytes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Share of examples whose label has the largest score, by ONNX Runtime; a file of a fixed
+    batch gets one of that size at a time.
+
+    Args:
+        onnx_bytes: of a classifier with one input.
+        batches: inputs and labels.
+
+    Raises:
+        ConfigError: no examples.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    (port,) = session.get_inputs()
+    size = port.shape[0] if isinstance(port.shape[0], int) else None
+    right = count = 0
+    for inputs, labels in batches:
+        said = []
+        for part in _parts(inputs, size):
+            scores = session.run(None, {port.name: part.numpy()})[0]
+            said.append(torch.from_numpy(scores.argmax(1)))
+        right += int((torch.cat(said)[: len(labels)] == labels).sum())
+        count += len(labels)
+    if count == 0:
+        raise ConfigError("batches must hold at least one example, but got none")
+    return right / count
+
+
+def _parts(values: Tensor, size: int | None) -> Sequence[Tensor]:
+    """Of so many examples each; the last one is filled up with its first example."""
+    if size is None:
+        return (values,)
+    lacking = -len(values) % size
+    filled = torch.cat([values, values[:1].repeat(lacking, *[1] * (values.ndim - 1))])
+    return list(torch.split(filled, size))

@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from search.constraints import Constraints, left_alone
 from search.explorer.segments import Segment
+from search.quantization.model import graph_form, quantizable_layers
 from search.quantization.places import Op, segments
 
 if TYPE_CHECKING:
@@ -17,16 +19,21 @@ PREFIX = "precision of "
 
 
 def precision_segments(
-    graph: PruningGraph, ops: Sequence[Op], layers: Collection[str]
+    graph: PruningGraph, ops: Sequence[Op], constraints: Constraints
 ) -> tuple[Segment, ...]:
-    """Residual blocks, and the layers between them.
+    """Residual blocks, and the layers between them, as far as they can be in int8.
 
     Args:
-        graph: the analysis of the model, for the groups that a segment holds.
+        graph: the analysis of the model.
         ops: of its ONNX graph, see `SkeletonFactory.operators`.
-        layers: those that can be in int8, see `quantizable_layers`.
+        constraints: layers that are left alone stay float.
+
+    Raises:
+        GraphError: the model cannot be exported in its own dtype.
     """
-    runs = (tuple(name for name in run if name in layers) for run in segments(ops))
+    layers = set(quantizable_layers(graph_form(graph.model, graph, graph.dense_plan())))
+    free = layers - left_alone(layers, constraints)
+    runs = (tuple(name for name in run if name in free) for run in segments(ops))
     weights = {group.name: _weights(graph, group) for group in graph.groups}
     return tuple(
         Segment(PREFIX + run[0], run, {name: _share(own, run) for name, own in weights.items()})

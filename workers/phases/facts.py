@@ -94,10 +94,16 @@ class Verified:
     packaged: Packaged
     latency: Measurement
 
+    @property
+    def validation_accuracy(self) -> float:
+        """Of the file where layers are in int8, else of the model."""
+        of_file = self.packaged.validation_accuracy
+        return self.finetuned.validation_accuracy if of_file is None else of_file
+
     def rank(self, budget: float) -> tuple[int, float, str]:
         """Interval within the budget first, then its middle, then the rest by latency; among those
         that meet it the most accurate on the validation images."""
-        accuracy, ratio = self.finetuned.validation_accuracy, self.latency.ratio
+        accuracy, ratio = self.validation_accuracy, self.latency.ratio
         if ratio is None or ratio > budget:
             return 2, float("inf") if ratio is None else ratio, self.chosen.digest
         is_within = self.latency.ratio_high is not None and self.latency.ratio_high <= budget

@@ -11,7 +11,7 @@ from search.sensitivity import RATIOS
 from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
-from workers.phases import chance, unpruned
+from workers.phases import chance, precision, unpruned
 from workers.phases.advice import too_fine
 from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
 from workers.phases.scouting import scout
@@ -41,8 +41,12 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     if dense is None:
         requests = (dense_request(prepared, snapshot.spec.search.seed),)
         return Decision(tasks=tasks, requests=requests, progress=shown)
-    if snapshot.results(task.key for task in tasks) is None:
-        return Decision(requests=scout(context, library, snapshot), progress=shown)
+    if (refused := precision.refusal(snapshot)) is not None:
+        return refused
+    asked, formats = precision.questions(context, library, snapshot)
+    if snapshot.results(task.key for task in (*tasks, *asked)) is None or formats:
+        early = scout(context, library, snapshot)
+        return Decision(tasks=asked, requests=(*formats, *early), progress=shown)
     fine = too_fine(snapshot)
     return Decision(
         to_state=JobState.SEARCHING,

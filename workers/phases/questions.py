@@ -15,6 +15,7 @@ from search.plan import Plan
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
 from workers.library import Library
+from workers.phases import precision
 from workers.phases.facts import beta, dense_measurement, prepared_result
 from workers.results import Blob
 from workers.snapshot import Snapshot
@@ -34,6 +35,7 @@ class Questions:
         self._context, self._library, self._snapshot = context, library, snapshot
         self._reference = prepared_result(snapshot).dense_skeleton
         self._dense = dense_measurement(snapshot)
+        self._format = precision.format_of(snapshot)
         self._blobs: dict[str, Blob] = {}
         self.reused: dict[str, str] = {}
 
@@ -93,6 +95,8 @@ class Questions:
     def task(self, candidate: Candidate) -> NewTask:
         """The task that finds the candidate's calibration loss."""
         payload = {"plan": json.loads(candidate.plan.to_json())}
+        if candidate.plan.precision and self._format is not None:
+            payload["format"] = self._format.name
         return NewTask("score", f"score:{candidate.digest}", payload)
 
     def request(self, plan: Plan, kind: str, *, budget: float | None = None) -> NewRequest:
@@ -111,7 +115,7 @@ class Questions:
         if plan.digest not in self._blobs:
             batch_size = self._snapshot.spec.target.batch_size
             self._blobs[plan.digest] = self._library.skeleton(
-                self._snapshot.model, plan, batch_size=batch_size
+                self._snapshot.model, plan, batch_size=batch_size, form=self._format
             )
         return self._blobs[plan.digest]
 
@@ -121,8 +125,10 @@ class Questions:
             return None
         if task.result is None:
             return Failed("score", task.error or "it could not be scored")
-        loss = task.result["loss"]
-        return Failed("score", "its loss is not finite") if loss is None else Scored(float(loss))
+        loss, error = task.result["loss"], task.result.get("standard_error")
+        if loss is None:
+            return Failed("score", "its loss is not finite")
+        return Scored(float(loss), None if error is None else float(error))
 
     def _cached(self, blob: Blob) -> Measurement | None:
         with self._context.read() as session:

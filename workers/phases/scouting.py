@@ -10,6 +10,7 @@ from search.explorer import Explorer
 from workers.context import Context
 from workers.decision import NewRequest
 from workers.library import Library
+from workers.phases import precision
 from workers.phases.facts import prepared_result
 from workers.phases.questions import SCREENING, Questions, search_config
 from workers.snapshot import Snapshot
@@ -21,7 +22,8 @@ def scout(context: Context, library: Library, snapshot: Snapshot) -> tuple[NewRe
     """The requests that the early part of the search waits for; none once it is over."""
     graph = library.job_graph(snapshot)
     scores = library.scores(prepared_result(snapshot).scores)
-    explorer = Explorer(search_config(snapshot), graph, scores, floors={})
+    segments = precision.segments(snapshot)
+    explorer = Explorer(search_config(snapshot), graph, scores, floors={}, segments=segments)
     questions = Questions(context, library, snapshot)
     while explorer.progress()["phase"] in EARLY:
         if not questions.tell_and_ask(explorer):

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from jobs.states import JobState
 from search.explorer import Explorer, Measured, Node
+from search.explorer.segments import INT8
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
 from workers.library import Library
-from workers.phases import spare
+from workers.phases import precision, spare
 from workers.phases.facts import dense_ms, finalists, prepared_result, sensitivity_key
 from workers.phases.finetuning import finetune_task
 from workers.phases.questions import SCREENING, STRICT, Questions, search_config
@@ -63,9 +64,11 @@ def open_explorer(
     """The explorer where it stood, or a new one on the first call. The latencies of the plans in
     `forget` are asked again."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
-    searched = graph.searched(blocks=spec.blocks)
+    searched, segments = graph.searched(blocks=spec.blocks), precision.segments(snapshot)
     widths = {group.name: group.width for group in searched}
+    widths |= {segment.name: segment.width for segment in segments}
     least = {group.name: group.min_width for group in searched}
+    least |= {segment.name: INT8 for segment in segments}
 
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths, least=least)
@@ -73,9 +76,13 @@ def open_explorer(
     floors = relax(0)
     if snapshot.search_state is not None:
         state = snapshot.search_state["explorer"]
-        return Explorer.restore(state, graph, scores, floors, relax=relax, forget=forget)
-    config = search_config(snapshot)
-    return Explorer(config, graph, scores, floors, relax=relax, sensitivity=sensitivity)
+        return Explorer.restore(
+            state, graph, scores, floors, relax=relax, forget=forget, segments=segments
+        )
+    return Explorer(
+        search_config(snapshot), graph, scores, floors,
+        relax=relax, sensitivity=sensitivity, segments=segments,
+    )  # fmt: skip
 
 
 def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
@@ -87,7 +94,7 @@ def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
             float("inf") if result["rise"] is None else float(result["rise"])
             for result in found or ()
         )
-    return Sensitivity(ratios=RATIOS, rises=rises)
+    return Sensitivity(ratios=RATIOS, rises=rises | precision.rises(snapshot))
 
 
 def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> Decision:
@@ -213,8 +220,10 @@ def with_explorer(
 def row(node: Node, questions: Questions) -> dict[str, Any]:
     """A node of the tree as a row of the table of candidates."""
     shown = node.row()
-    widths = shown.pop("widths")
+    plan = {"widths": shown.pop("widths")}
+    if int8 := shown.pop("int8"):
+        plan["int8"] = int8
     return shown | {
-        "plan": {"widths": widths},
+        "plan": plan,
         "skeleton_digest": questions.blob(node.plan).digest,
     }

@@ -65,12 +65,12 @@ def decide(snapshot: Snapshot) -> Decision:
 
 def below_floor(snapshot: Snapshot, best: Verified) -> str | None:
     """Why the best finalist is not accurate enough, if so."""
-    dense, found = prepared_result(snapshot).validation_accuracy, best.finetuned
+    dense, found = prepared_result(snapshot).validation_accuracy, best.validation_accuracy
     floor = snapshot.spec.constraints.least_accuracy(dense)
-    if found.validation_accuracy >= floor:
+    if found >= floor:
         return None
     return (
-        f"the best finalist has an accuracy of {found.validation_accuracy:.4f} on the validation "
+        f"the best finalist has an accuracy of {found:.4f} on the validation "
         f"images at {best.latency.ratio:.3f} of the dense latency, but at least {floor:.4f} is "
         f"asked for (dense {dense:.4f}); raise the budget, fine-tune for more steps, or lower "
         "the floor"

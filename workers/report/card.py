@@ -83,14 +83,29 @@ def _file(report: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"`model.onnx` (opset {made['opset']}): {WAYS.get(made['way'], made['way'])}. ONNX "
         f"Runtime gives what torch gives at batches of {batches}"
-        + (f", within {difference:.1e} of the largest output." if difference is not None else ".")
+        + (f", within {difference:.1e} of {_scale(report)}." if difference is not None else ".")
     )
     if made["reason"] and made["way"] == "exported":
         yield f"It was not edited, because {_plain(made['reason'])}."
+    precision = report.get("precision") or {}
+    layers = [row for row in precision.get("layers", ()) if row["precision"] == "int8"]
+    if layers:
+        yield (
+            f"{len(layers)} of {len(precision['layers'])} layers are in int8 "
+            f"({precision['format']}), with Q/DQ in the file; `plan.json` names them, and holds "
+            "the ranges of their values. The accuracy is that of the file itself."
+        )
     for note in made["notes"]:
         yield f"- {_plain(note)}"
     for name, said in sorted((report.get("exports") or {}).items()):
         yield f"- `{_plain(name)}`: {_plain(said)}"
+
+
+def _scale(report: Mapping[str, Any]) -> str:
+    is_rounded = any(
+        row["precision"] == "int8" for row in (report.get("precision") or {}).get("layers", ())
+    )
+    return "the outputs' range (99 of 100 numbers)" if is_rounded else "the largest output"
 
 
 def _onnx_lines(report: Mapping[str, Any]) -> str:

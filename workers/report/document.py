@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.tables import Measurement
+from search.sensitivity import RATIOS
 from workers.outcome import latency_part
+from workers.phases import precision
 from workers.phases.advice import advice
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
-from workers.results import Finished, Packaged
+from workers.results import Finished, Packaged, finite
 from workers.snapshot import Snapshot
 
 OWN_CLASS = """\
@@ -67,9 +69,37 @@ def report_document(
         "groups": snapshot.model.report,
         "recalibration": (snapshot.model.report or {}).get("recalibration"),
         "widths": widths,
+        "precision": precision_part(snapshot, best),
         "tree": tree,
         "advice": advice(snapshot),
         "loading": loading(snapshot.model.report or {}, widths),
+    }
+
+
+def precision_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
+    """What runs in which precision, and why.
+
+    Returns:
+        `format` of layers in int8, None where the device has none; `dense`, format -> measured
+        ratio of the dense model in int8; `layers`, each with its `precision` and `rise`, that of
+        the calibration loss with its segment alone in int8.
+    """
+    form = precision.format_of(snapshot)
+    int8 = {} if best is None else best.chosen.to_plan().precision
+    rises = {name: values[-1] / RATIOS[-1] for name, values in precision.rises(snapshot).items()}
+    return {
+        "format": None if form is None else form.name,
+        "dense": precision.int8_ratios(snapshot),
+        "layers": [
+            {
+                "layer": layer,
+                "segment": segment.name,
+                "precision": "int8" if layer in int8 else "float32",
+                "rise": finite(rises[segment.name]),
+            }
+            for segment in precision.segments(snapshot)
+            for layer in segment.layers
+        ],
     }
 
 

@@ -9,6 +9,7 @@ from workers.tasks.finish import finish
 from workers.tasks.package import package, package_dense
 from workers.tasks.prepare import prepare
 from workers.tasks.score import score, sensitivity
+from workers.tasks.segments import segments
 from workers.work import Handler
 
 HANDLERS: Mapping[str, Handler] = {
@@ -18,5 +19,6 @@ HANDLERS: Mapping[str, Handler] = {
     "package_dense": package_dense,
     "prepare": prepare,
     "score": score,
+    "segments": segments,
     "sensitivity": sensitivity,
 }

@@ -11,12 +11,14 @@ from torch import nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
+from search.candidate import quantized
 from search.evaluation import accuracy, cross_entropy_loss
 from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
 from search.plan import Plan
 from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
 from search.tensors import stored_tensors
+from workers.phases import precision
 from workers.results import Finetuned, Training
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
@@ -76,15 +78,26 @@ def _finished(work: Work, student: nn.Module, steps: int) -> Done:
     work.context.store.put(location, save(stored_tensors(student)))
     data = work.data
     validation = batches(data.images, data.splits.validation)
+    judged = rounded(work, student.eval())
     return Done(
         Finetuned(
             weights=location,
             steps=steps,
-            validation_loss=cross_entropy_loss(student, validation),
-            validation_accuracy=accuracy(student, validation),
+            validation_loss=cross_entropy_loss(judged, validation),
+            validation_accuracy=accuracy(judged, validation),
         ).document(),
         spent=_checkpoints(work),
     )
+
+
+def rounded(work: Work, student: nn.Module) -> nn.Module:
+    """The student with the layers in int8 that its plan names; itself where there are none."""
+    plan, form = Plan.from_document(work.payload["plan"]), precision.format_of(work.snapshot)
+    if form is None or not plan.precision:
+        return student
+    graph, data = work.graph, work.data
+    inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
+    return quantized(graph.model, graph, plan, student, inputs, form)
 
 
 def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.artifacts import Stored, job_file_name
 from jobs.repository import artifacts, candidates, jobs, measurements
 from jobs.states import TERMINAL
 from jobs.tables import Candidate, Measurement
+from search.candidate import quantized
 from search.evaluation import accuracy
+from search.onnx_out import exact_file, file_accuracy
 from search.plan import Plan
 from search.surgery import prune
 from search.tensors import load_tensors
 from workers.library import job_source
 from workers.loaders.datasets import Images
+from workers.phases import precision
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, winner
 from workers.report.card import model_card
 from workers.report.details import details
@@ -26,7 +29,7 @@ from workers.report.document import report_document
 from workers.report.page import report_page
 from workers.results import Finished, Packaged
 from workers.tasks.exports import exported
-from workers.tasks.metrics import BATCH
+from workers.tasks.metrics import BATCH, batches
 from workers.tasks.package import dense_files
 from workers.work import Done, Work
 
@@ -39,7 +42,7 @@ def finish(work: Work) -> Done:
     finished = Finished(
         test_images=len(test),
         dense_accuracy=dense_accuracy,
-        accuracy=dense_accuracy if best is None else _accuracy(_pruned(work, best), test),
+        accuracy=dense_accuracy if best is None else _result_accuracy(work, best, test),
     )
     dense = Packaged.model_validate(work.snapshot.result(PACKAGE_DENSE))
     packaged = dense if best is None else best.packaged
@@ -71,12 +74,23 @@ def _exports(
     names = work.snapshot.spec.exports
     if not names:
         return {}, {}
-    model = work.graph.model if best is None else _pruned(work, best).eval()
+    model = work.graph.model if best is None else _judged(work, best)
     data = work.data
     images = data.images.batch(
         data.splits.validation[: max(2, work.snapshot.spec.target.batch_size)]
     )
     return exported(names, model, work.context.store.get(packaged.onnx.location), images)
+
+
+def _judged(work: Work, best: Verified) -> nn.Module:
+    """The result as it was judged: its layers in int8 are rounded."""
+    plan, form = best.chosen.to_plan(), precision.format_of(work.snapshot)
+    model = _pruned(work, best).eval()
+    if form is None or not plan.precision:
+        return model
+    data = work.data
+    inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
+    return quantized(work.graph.model, work.graph, plan, model, inputs, form)
 
 
 def _tree(work: Work) -> list[dict[str, Any]]:
@@ -99,9 +113,21 @@ def _pruned(work: Work, best: Verified) -> nn.Module:
     return model
 
 
-def _accuracy(model: nn.Module, test: Images) -> float:
+def _result_accuracy(work: Work, best: Verified, test: Images) -> float:
+    """Of the ONNX file itself where layers are in int8, else of the model that it equals."""
+    if best.packaged.validation_accuracy is None:
+        return _accuracy(_pruned(work, best), test)
+    data = work.context.store.get(best.packaged.onnx.location)
+    return file_accuracy(exact_file(data), _slices(test))
+
+
+def _slices(test: Images) -> Iterator[tuple[Tensor, Tensor]]:
     index = range(0, len(test), BATCH)
-    return accuracy(model, (test.slice(start, start + BATCH) for start in index))
+    return (test.slice(start, start + BATCH) for start in index)
+
+
+def _accuracy(model: nn.Module, test: Images) -> float:
+    return accuracy(model, _slices(test))
 
 
 def _copied(work: Work, name: str, location: str) -> Stored:

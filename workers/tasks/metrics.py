@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search.evaluation import cross_entropy_loss
+from search.candidate import candidate_model
+from search.evaluation import loss_with_error
 from search.plan import Plan
-from search.sensitivity import pruned_loss
+from search.quantization import Format
 from workers.loaders.datasets import Images
 from workers.loaders.errors import LoadError
 from workers.results import Chance
@@ -26,16 +27,14 @@ def batches(images: Images, index: Tensor) -> Batches:
     return [images.select(part) for part in torch.split(index, BATCH)]
 
 
-def calibration_loss(work: Work, plan: Plan) -> float:
-    """The loss of the pruned model on the calibration images, after recalibrating on them."""
+def calibration_loss(work: Work, plan: Plan, form: Format | None = None) -> tuple[float, float]:
+    """The loss of the pruned model on the calibration images, after recalibrating on them, and its
+    standard error; `form` is that of layers in int8."""
     data = work.data
     calibration = batches(data.images, data.splits.calibration)
-
-    def evaluate(model: nn.Module) -> float:
-        return cross_entropy_loss(model, calibration)
-
     inputs = [images for images, _ in calibration]
-    return pruned_loss(work.graph.model, work.graph, plan, evaluate, inputs)
+    model = candidate_model(work.graph.model, work.graph, plan, inputs, form)
+    return loss_with_error(model, calibration)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from jobs.artifacts import job_file_name, weights_name
 from jobs.spec import ModelSpec
 from search.loading import plan_document
-from search.onnx_out import deliver
+from search.onnx_out import Delivered, deliver, deliver_quantized, exact_file, file_accuracy
 from search.plan import Plan
+from search.quantization import QuantizedModel
 from search.surgery import prune
 from search.tensors import load_tensors, stored_tensors
 from workers.library import stored_blob
 from workers.phases.facts import finetune_key
 from workers.results import Finetuned, Packaged
+from workers.tasks.finetune import rounded
+from workers.tasks.metrics import batches
 from workers.work import Done, Work
 
 
@@ -29,7 +32,11 @@ def package(work: Work) -> Done:
     plan = Plan.from_document(work.payload["plan"])
     model = prune(work.graph.model, work.graph, plan, free_sizes=False)
     load_tensors(model, load(work.context.store.get(finetuned.weights)), strict=False)
-    files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
+    judged = rounded(work, model.eval())
+    ranges = judged if isinstance(judged, QuantizedModel) else None
+    files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan, ranges)}
+    if ranges is not None:
+        return _packaged_in_int8(work, ranges, model, files)
     return _packaged(work, model, files)
 
 
@@ -58,8 +65,11 @@ def _dense_weights(work: Work) -> str:
     return location
 
 
-def _put_plan(work: Work, plan: Plan) -> str:
+def _put_plan(work: Work, plan: Plan, rounding: QuantizedModel | None = None) -> str:
     document = plan_document(work.graph.model, work.graph, plan)
+    if rounding is not None:
+        ranges = {key: list(found) for key, found in sorted(rounding.ranges.items())}
+        document["quantization"] = {"format": rounding.form.name, "ranges": ranges}
     location = job_file_name(work.snapshot.job.id, f"work/{plan.digest}/plan.json")
     work.context.store.put(location, json.dumps(document, indent=1).encode())
     return location
@@ -75,10 +85,34 @@ def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
         source=source,
         batch_size=work.snapshot.spec.target.batch_size,
     )
+    return Done(_stored(work, made, files).document())
+
+
+def _packaged_in_int8(
+    work: Work, model: QuantizedModel, pruned: nn.Module, files: dict[str, str]
+) -> Done:
+    """The file with Q/DQ, and the accuracy of that file in ONNX Runtime."""
+    graph, data = work.graph, work.data
+    made = deliver_quantized(
+        model,
+        pruned,
+        graph.model,
+        graph.example_inputs,
+        lambda count: (_samples(work, count),),
+        source=_source(work),
+        batch_size=work.snapshot.spec.target.batch_size,
+    )
+    validation = batches(data.images, data.splits.validation)
+    found = file_accuracy(exact_file(made.onnx_bytes), validation)
+    packaged = _stored(work, made, files).model_copy(update={"validation_accuracy": found})
+    return Done(packaged.document())
+
+
+def _stored(work: Work, made: Delivered, files: dict[str, str]) -> Packaged:
     blob = stored_blob(
         work.context.store, made.onnx_bytes, hashlib.sha256(made.onnx_bytes).hexdigest()
     )
-    packaged = Packaged(
+    return Packaged(
         onnx=blob,
         files=files,
         worst_difference=made.worst_difference,
@@ -89,7 +123,6 @@ def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
         batches=made.batches,
         sizes=made.sizes,
     )
-    return Done(packaged.document())
 
 
 def _source(work: Work) -> bytes | None:

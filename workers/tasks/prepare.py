@@ -51,7 +51,7 @@ def prepare(work: Work) -> Done:
             dense_digest=plan.digest,
             dense_skeleton=blob,
             scores=location,
-            calibration_loss=calibration_loss(work, plan),
+            calibration_loss=calibration_loss(work, plan)[0],
             validation_loss=said.loss,
             validation_accuracy=said.accuracy,
             chance=said.chance(classes),

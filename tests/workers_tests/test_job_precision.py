@@ -1,0 +1,143 @@
+"""Whole jobs on a device with int8: layers are rounded where that is faster."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from jobs.artifacts import job_file_name
+from latency_probes.messages import MeasureError
+from latency_probes.samples import Measurement
+from tests.workers_tests.nets import SHAPE
+from tests.workers_tests.rows import CAPABILITIES, measured, online_device
+from tests.workers_tests.workshop import Question, Workshop
+
+SPEEDS = {"uint8": 0.35, "int8": 1.6}  # of the float time, by the type of activations
+
+
+def quick_integers(question: Question) -> Measurement | MeasureError:
+    """A layer takes a part of its time in u8s8, more than that in s8s8, and a border a little."""
+    candidate, reference = _latency(question.candidate), _latency(question.reference)
+    return measured(candidate, reference, kind=question.kind)
+
+
+def _latency(model: bytes) -> int:
+    """A constant, and the products of weights in blocks of 8 by the speed of their layer."""
+    graph = onnx.load_from_string(model).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    time, before, kind = 400.0, 1.0, "Conv"
+    for layer in (node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")):
+        weight = layer.input[1]
+        while weight not in shapes:
+            weight = makers[weight].input[0]
+        speed = _speed(layer, makers)
+        blocks = math.prod(8 * math.ceil(size / 8) for size in shapes[weight])
+        time += speed * blocks + (50.0 if speed != before else 0.0)
+        before, kind = speed, layer.op_type
+    assert kind in ("Gemm", "MatMul")  # the head
+    return round(1000 * time)
+
+
+def _speed(layer: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> float:
+    maker = makers.get(layer.input[0])
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return 1.0
+    kind = makers[maker.input[2]].attribute[0].t.data_type
+    return SPEEDS["uint8" if kind == onnx.TensorProto.UINT8 else "int8"]
+
+
+def _device(workshop: Workshop, *formats: str) -> str:
+    runtimes: Any = CAPABILITIES["runtimes"]
+    told = {name: {**each, "formats": list(formats)} for name, each in runtimes.items()}
+    with workshop.bench.write() as session:
+        name = f"integer-{next(workshop.names)}"
+        return online_device(session, name, capabilities={**CAPABILITIES, "runtimes": told}).id
+
+
+def _files(workshop: Workshop, job_id: str) -> dict[str, bytes]:
+    store = workshop.bench.context.store
+    names = ("model.onnx", "plan.json", "report.json", "report.html", "model.md")
+    return {name: store.get(job_file_name(job_id, name)) for name in names}
+
+
+def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
+    workshop: Workshop,
+) -> None:
+    device = _device(workshop, "u8s8", "s8s8")
+    job_id = workshop.submit(budget={"ratio": 0.3})
+    job = workshop.play(job_id, quick_integers, device_id=device)
+    assert job.state == "succeeded", job.problem
+    assert (job.result or {})["ratio"] <= 0.3
+    files = _files(workshop, job_id)
+    plan = json.loads(files["plan.json"])
+    assert plan["plan"]["version"] == 2
+    assert plan["plan"]["precision"]
+    assert plan["quantization"]["format"] == "u8s8"
+    proto = onnx.load_from_string(files["model.onnx"])
+    kinds = [node.op_type for node in proto.graph.node]
+    assert kinds.count("QuantizeLinear") > 0
+    session = onnxruntime.InferenceSession(files["model.onnx"])
+    (port,) = session.get_inputs()
+    assert not isinstance(port.shape[0], int)  # any number of examples
+    assert np.isfinite(session.run(None, {port.name: np.zeros((3, *SHAPE), np.float32)})[0]).all()
+    report = json.loads(files["report.json"])
+    assert report["precision"]["format"] == "u8s8"
+    assert set(report["precision"]["dense"]) == {"u8s8", "s8s8"}
+    assert report["precision"]["dense"]["u8s8"] < 0.6 < report["precision"]["dense"]["s8s8"]
+    chosen = {row["layer"] for row in report["precision"]["layers"] if row["precision"] == "int8"}
+    assert chosen == set(plan["plan"]["precision"])
+    assert b"u8s8" in files["report.html"]
+    assert b"int8" in files["model.md"]
+
+
+def test_dense_int8_that_is_good_enough_is_the_answer_and_nothing_is_pruned(
+    workshop: Workshop,
+) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.6})
+    job = workshop.play(job_id, quick_integers, device_id=_device(workshop, "u8s8"))
+    assert job.state == "succeeded", job.problem
+    report = json.loads(_files(workshop, job_id)["report.json"])
+    dense = {group["name"]: group["width"] for group in report["groups"]["groups"]}
+    assert report["widths"] == dense
+    assert {row["precision"] for row in report["precision"]["layers"]} == {"int8"}
+    assert len(workshop.requests(job_id, "screening:")) <= 4
+
+
+def test_a_device_without_formats_is_searched_in_float(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    assert workshop.play(job_id, until=lambda: workshop.job(job_id).state == "searching")
+    assert not workshop.requests(job_id, "int8:")
+    assert not workshop.tasks(job_id, "segments")
+
+
+def test_float32_asks_for_no_int8(workshop: Workshop) -> None:
+    spec = {"levels": 1, "beam_width": 1, "children": 1, "calibration_images": 32}
+    job_id = workshop.submit(search={**spec, "precision": "float32"})
+    device = _device(workshop, "u8s8")
+    workshop.play(
+        job_id,
+        quick_integers,
+        device_id=device,
+        until=lambda: workshop.job(job_id).state == "searching",
+    )
+    assert not workshop.requests(job_id, "int8:")
+
+
+@pytest.mark.parametrize("formats", [(), ("u4s4",)])
+def test_int8_where_there_is_none_is_refused_with_the_device(
+    workshop: Workshop, formats: tuple[str, ...]
+) -> None:
+    spec = {"levels": 1, "beam_width": 1, "children": 1, "calibration_images": 32}
+    job_id = workshop.submit(search={**spec, "precision": "int8"})
+    job = workshop.play(job_id, quick_integers, device_id=_device(workshop, *formats))
+    assert job.state == "failed"
+    assert job.problem is not None
+    assert job.problem["title"] == "The runtime has no int8"
+    assert "integer-" in job.problem["detail"]

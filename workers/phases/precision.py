@@ -1,0 +1,157 @@
+"""Precision: whether the job's device has int8, in which format, and which layers may use it.
+
+The first measurements after the dense model are the dense model with all layers in int8, in each
+format that the runtime announces. The fastest is the job's format; one that the runtime runs
+without kernels of its own is slower, and loses by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from latency_probes.messages import Settings
+from search.explorer.segments import Segment
+from search.plan import Plan
+from search.quantization import FORMATS, Format
+from search.sensitivity import RATIOS, precision_plan
+from workers.context import Context
+from workers.decision import Decision, NewRequest, NewTask
+from workers.library import Library
+from workers.phases.facts import prepared_result, sensitivity_key
+from workers.results import Segments
+from workers.snapshot import Snapshot
+
+SEGMENTS = "segments"
+
+
+def purpose(form: str) -> str:
+    """The request for the dense model with all segments in int8."""
+    return f"int8:{form}"
+
+
+def announced(snapshot: Snapshot) -> tuple[Format, ...]:
+    """The formats that the job's runtime computes exactly on its device, as far as they are known
+    here; none where the job asks for float alone."""
+    if snapshot.spec.search.precision == "float32" or snapshot.device is None:
+        return ()
+    asked = tuple(form for form in FORMATS.values() if purpose(form.name) in snapshot.requests)
+    if asked:
+        return asked  # whatever the device announces later
+    runtimes: Mapping[str, Any] = (snapshot.device.capabilities or {}).get("runtimes") or {}
+    told = runtimes.get(snapshot.spec.target.runtime) or {}
+    return tuple(FORMATS[name] for name in told.get("formats") or () if name in FORMATS)
+
+
+def segments(snapshot: Snapshot) -> tuple[Segment, ...]:
+    """The layers that may be in int8; none before the format is known, or without one."""
+    return _found(snapshot) if format_of(snapshot) is not None else ()
+
+
+def format_of(snapshot: Snapshot) -> Format | None:
+    """The job's format: that in which all of the dense model is fastest; None before it is known,
+    and where there is none."""
+    ratios = int8_ratios(snapshot) if is_settled(snapshot) else {}
+    name = min(ratios, key=lambda form: (ratios[form], form), default=None)
+    return None if name is None else FORMATS[name]
+
+
+def int8_ratios(snapshot: Snapshot) -> dict[str, float]:
+    """Format -> measured ratio of the dense model with all segments in int8."""
+    rows = {form.name: snapshot.measurement(purpose(form.name)) for form in announced(snapshot)}
+    return {
+        name: row.ratio for name, row in rows.items() if row is not None and row.ratio is not None
+    }
+
+
+def is_settled(snapshot: Snapshot) -> bool:
+    """Whether everything that may be known of int8 is known."""
+    forms = announced(snapshot)
+    if not forms:
+        return True
+    if snapshot.result(SEGMENTS) is None:
+        return False
+    return not _found(snapshot) or all(snapshot.ended(purpose(form.name)) for form in forms)
+
+
+def questions(
+    context: Context, library: Library, snapshot: Snapshot
+) -> tuple[tuple[NewTask, ...], tuple[NewRequest, ...]]:
+    """What is to be asked next: the segments, then the formats, then what int8 costs in each."""
+    forms = announced(snapshot)
+    if not forms:
+        return (), ()
+    if snapshot.result(SEGMENTS) is None:
+        return (NewTask(SEGMENTS, SEGMENTS),), ()
+    found = _found(snapshot)
+    if not is_settled(snapshot):
+        requests = (
+            _request(library, snapshot, form)
+            for form in forms
+            if not snapshot.ended(purpose(form.name))
+        )
+        return (), tuple(requests)
+    form = format_of(snapshot)
+    if form is None:
+        return (), ()
+    return tuple(
+        NewTask(
+            "sensitivity",
+            sensitivity_key(segment.name, 1.0),
+            {"group": segment.name, "layers": list(segment.layers), "format": form.name},
+        )
+        for segment in found
+    ), ()
+
+
+def rises(snapshot: Snapshot) -> dict[str, tuple[float, ...]]:
+    """Segment -> the loss rise of int8 at each of the ratios of sensitivities."""
+    found = {}
+    for segment in segments(snapshot):
+        result = snapshot.result(sensitivity_key(segment.name, 1.0)) or {"rise": None}
+        rise = float("inf") if result["rise"] is None else float(result["rise"])
+        found[segment.name] = tuple(ratio * rise for ratio in RATIOS)
+    return found
+
+
+def refusal(snapshot: Snapshot) -> Decision | None:
+    """The end of a job that asks for int8 where there is none."""
+    if snapshot.spec.search.precision != "int8" or snapshot.device is None:
+        return None
+    runtime, device = snapshot.spec.target.runtime, snapshot.device.name
+    if not announced(snapshot):
+        return Decision.fail(
+            "The runtime has no int8",
+            f"search.precision is int8, but {runtime} on {device} announces no format of it; "
+            "choose auto or float32, or another device or runtime",
+        )
+    if is_settled(snapshot) and format_of(snapshot) is None:
+        problem = Segments.model_validate(snapshot.result(SEGMENTS)).problem
+        names = ", ".join(form.name for form in announced(snapshot))
+        return Decision.fail(
+            "The model does not run in int8",
+            f"search.precision is int8, but {problem or f'{runtime} failed in each of {names}'}; "
+            "choose auto or float32",
+        )
+    return None
+
+
+def _found(snapshot: Snapshot) -> tuple[Segment, ...]:
+    found = Segments.model_validate(snapshot.result(SEGMENTS))
+    return tuple(Segment(each.name, each.layers, dict(each.shares)) for each in found.segments)
+
+
+def _int8_plan(library: Library, snapshot: Snapshot) -> Plan:
+    layers = [layer for segment in _found(snapshot) for layer in segment.layers]
+    return precision_plan(library.job_graph(snapshot), layers)
+
+
+def _request(library: Library, snapshot: Snapshot, form: Format) -> NewRequest:
+    blob = library.skeleton(
+        snapshot.model,
+        _int8_plan(library, snapshot),
+        batch_size=snapshot.spec.target.batch_size,
+        form=form,
+    )
+    settings = Settings.screening(seed=snapshot.spec.search.seed)
+    return NewRequest(purpose(form.name), blob, prepared_result(snapshot).dense_skeleton, settings)
