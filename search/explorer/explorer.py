@@ -5,20 +5,20 @@ inputs and the set of outcomes, never of their order: so its state is just those
 restoring replays them.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from search.errors import ConfigError, ExplorerError
+from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
+from search.explorer.limits import limits_of
 from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
 from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import QuestionRound
 from search.explorer.saved_state import SavedSensitivity, config_to_json, inputs_to_json
 from search.explorer.tree import Candidate, Node, Tree, pareto
-from search.plan import Plan
 
 VERSION = 1
 Key = tuple[str, Needs]
@@ -69,7 +69,7 @@ class Explorer:
         self.config = config
         self.infeasible: dict[str, Any] | None = None
         self._inputs = inputs_to_json(floors, sensitivity, staircases, importance)
-        self._tree = Tree(config, importance, _counter(graph, config))
+        self._tree = Tree(config, importance, limits_of(graph, config))
         self._status = SearchStatus(
             stairs={
                 name: {int(width): float(ratio) for width, ratio in rows.items()}
@@ -328,13 +328,3 @@ class Explorer:
             return 0
         waiting = sum(needs == "latency" for _, needs in self._open)
         return remaining_measurements(self.config, self._status, waiting)
-
-
-def _counter(graph: object, config: SearchConfig) -> Callable[[Plan], int] | None:
-    """Counts the parameters of a plan, where a limit asks for it."""
-    if config.max_parameters is None:
-        return None
-    counter: Callable[[Plan], int] | None = getattr(graph, "parameters", None)
-    if counter is None:
-        raise ConfigError("max_parameters needs a PruningGraph, but got groups alone")
-    return counter

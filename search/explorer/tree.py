@@ -39,7 +39,7 @@ class Node:
     parent: str | None
     origin: str
     penalty: float
-    fits: bool = True  # within the limit of parameters
+    fits: bool = True  # within the limits of parameters and memory
     latency: Measured | Failed | None = None
     score: Scored | Failed | None = None
     kept: bool = False
@@ -122,10 +122,10 @@ class Tree:
         self,
         config: SearchConfig,
         importance: Importance,
-        parameters: Callable[[Plan], int] | None = None,
+        limits: Callable[[Plan], bool] | None = None,
     ) -> None:
         self.config = config
-        self._parameters = parameters
+        self._limits = limits
         self.importance = importance
         self.nodes: dict[str, Node] = {}
         self.root = self.add(importance.widths, 0, None, "dense")
@@ -151,9 +151,13 @@ class Tree:
         return self.nodes[digest]
 
     def fits(self, plan: Plan) -> bool:
-        """Whether a plan has no more parameters than the limit."""
-        most = self.config.max_parameters
-        return most is None or self._parameters is None or self._parameters(plan) <= most
+        """Whether a plan keeps to the limits of parameters and memory."""
+        return self._limits is None or self._limits(plan)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there are such limits."""
+        return self._limits is not None
 
     def measured(self) -> list[Node]:
         """Nodes with a measured ratio, in digest order."""
@@ -161,7 +165,7 @@ class Tree:
 
     def meeting(self, ratio: float) -> list[Node]:
         """Measured nodes at or below a ratio, in digest order; for the budget and below only those
-        that keep to the limit of parameters too."""
+        that keep to the other limits too."""
         must_fit = ratio <= self.config.budget
         return [
             node for node in self.measured() if node.meets(ratio) and (node.fits or not must_fit)
