@@ -1,4 +1,5 @@
-"""Budgets as people write them: `60%`, `0.6x`, `0.6`, `20ms`, `0.02s`. Knows no document."""
+"""Budgets and shares as people write them: `60%`, `0.6x`, `0.6`, `20ms`, `0.02s`. Knows no
+document."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import math
 import re
 
 _AMOUNT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([^\d\s.]*)", re.IGNORECASE)
+BYTES = 4  # of a number in float32
 _RATIOS = {"": 1.0, "%": 0.01, "x": 1.0, "×": 1.0}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ns": 1e-6}
 RATIO_FORMS = "60%, 0.6x or 0.6"
@@ -39,6 +41,28 @@ def milliseconds_of(text: str) -> float:
     if unit not in _MILLISECONDS:
         raise ValueError(_refusal(f"a latency, such as {LATENCY_FORMS}", text))
     return number * _MILLISECONDS[unit]
+
+
+def share_of(text: str) -> float:
+    """A share: `90%` and `0.9` are 0.9.
+
+    Raises:
+        ValueError: Another unit, or no number.
+    """
+    number, unit = _parts(text, "a share, such as 90% or 0.9")
+    if unit not in ("", "%"):
+        raise ValueError(_refusal("a share, such as 90% or 0.9", text))
+    return number / 100 if unit else number
+
+
+def parameters_in(megabytes: float) -> int:
+    """How many parameters 10⁶ bytes hold so many times in float32; at least 1."""
+    return max(1, int(round(megabytes * 1e6, 3) // BYTES))
+
+
+def megabytes_of(count: int) -> str:
+    """Bytes in 10⁶ of them, all digits."""
+    return f"{count / 1e6:.6f}".rstrip("0").rstrip(".")
 
 
 def budget_of(text: str) -> tuple[str, float]:

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.amounts import budget_of, milliseconds_of, ratio_of
+from jobs.amounts import budget_of, milliseconds_of, parameters_in, ratio_of, share_of
 from jobs.data_roots import DataRoots
 from jobs.errors import FieldProblem, SpecError
 from jobs.selectors import Selector
@@ -265,9 +265,13 @@ class SearchSpec(_Spec):
     precision: Literal["auto", "float32", "int8"] = "auto"
 
 
-BYTES = 4  # of a parameter in float32
+def _share(given: Any) -> Any:
+    return share_of(given) if isinstance(given, str) else given
+
+
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)]
+Drop = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
 
 
 class ConstraintsSpec(_Spec):
@@ -280,19 +284,21 @@ class ConstraintsSpec(_Spec):
         multiple: channels that stay are a multiple of this, unless all do.
         max_parameters: the most that the result may have.
         max_size_mb: the same by the size of its weights in float32, in 10⁶ bytes.
-        min_accuracy: of the result on the validation images, as a share.
+        max_memory_mb: the most that one call may hold at once, in 10⁶ bytes: weights, and the
+            values that are alive together at the target's batch size, in float32. It is computed;
+            what a runtime needs for itself comes on top.
+        min_accuracy: of the result on the validation images, as a share: 0.9 or `90%`.
         max_accuracy_drop: the most of that accuracy that may be lost against the dense model.
     """
 
-    exclude: Annotated[
-        tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=64)
-    ] = ()
+    exclude: Annotated[tuple[Pattern, ...], Field(max_length=64)] = ()
     prune_frozen: bool = False
     multiple: Annotated[int, Field(ge=1, le=1024)] = 1
     max_parameters: Annotated[int, Field(ge=1)] | None = None
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    max_memory_mb: Annotated[float, Field(gt=0)] | None = None
     min_accuracy: Share | None = None
-    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_accuracy_drop: Drop | None = None
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -305,7 +311,7 @@ class ConstraintsSpec(_Spec):
     def most_parameters(self) -> int | None:
         """`max_parameters`, or as many as `max_size_mb` holds."""
         if self.max_size_mb is not None:
-            return max(1, int(self.max_size_mb * 1e6 / BYTES))
+            return parameters_in(self.max_size_mb)
         return self.max_parameters
 
     def least_accuracy(self, dense: float) -> float:

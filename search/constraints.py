@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from math import inf
 
 from search.errors import ConfigError
 from search.graph.pruning_graph import PruningGraph, frozen_by
@@ -33,6 +34,10 @@ class Constraints:
             as in a model that is only used, the flags mean nothing.
         multiple: channels that stay are a multiple of this, unless all do.
         max_parameters: the most that the pruned model may have; None is no limit.
+        max_memory_mb: the most that one call of it may hold at once, in 10⁶ bytes, see
+            `PruningGraph.memory_bytes`; None is no limit.
+        batch_size: for which that counts.
+        blocks: whole residual blocks may go.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -42,17 +47,25 @@ class Constraints:
     prune_frozen: bool = False
     multiple: int = 1
     max_parameters: int | None = None
+    max_memory_mb: float | None = None
+    batch_size: int = 1
+    blocks: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        for name in ("multiple", "max_parameters"):
+        for name in ("multiple", "max_parameters", "batch_size"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be an integer ≥ 1, but got {value!r}")
+        if self.max_memory_mb is not None and not 0 < self.max_memory_mb < inf:
+            raise ConfigError(
+                f"max_memory_mb must be finite and > 0, but got {self.max_memory_mb}"
+            )
 
 
 def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
-    """The analysis in which what is left alone is frozen, with the reason.
+    """The analysis in which what is left alone is frozen, with the reason; the same one, with
+    what was derived for it, where nothing is.
 
     Args:
         graph: of the model whose layers and `requires_grad` flags count.
@@ -60,7 +73,7 @@ def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
 
     Raises:
         ConfigError: a pattern names no module, nothing prunable is left, or not even the smallest
-            plan has few enough parameters; with names and numbers.
+            plan keeps to the limits; with names and numbers.
     """
     _check_names(graph, constraints.exclude)
     frozen = set() if constraints.prune_frozen else _frozen_parameters(graph)
@@ -71,13 +84,13 @@ def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
             reason = next(_reasons(tensors, constraints.exclude, frozen), None)
             if reason is not None:
                 reasons[group.name] = reason
-    made = frozen_by(graph, reasons)
-    if reasons and not made.prunable and not made.removable:
+    made = frozen_by(graph, reasons) if reasons else graph
+    if reasons and not made.searched(blocks=constraints.blocks):
         raise ConfigError(
             f"exclude must leave something to prune, but {list(constraints.exclude)} and frozen "
-            f"parameters leave none of {len(graph.prunable)} groups"
+            f"parameters leave none of {len(graph.searched(blocks=constraints.blocks))} groups"
         )
-    _check_size(made, constraints)
+    _check_limits(made, constraints)
     return made
 
 
@@ -88,23 +101,36 @@ def left_alone(layers: Iterable[str], constraints: Constraints) -> set[str]:
     }
 
 
-def smallest(graph: PruningGraph, multiple: int = 1) -> Plan:
-    """The plan that keeps as little of every group as it may; all blocks go."""
+def smallest(graph: PruningGraph, multiple: int = 1, *, blocks: bool = False) -> Plan:
+    """The plan that keeps as little of every group as it may; with `blocks` all blocks go."""
     kept = dict(graph.dense_plan().kept)
-    for group in graph.searched(blocks=True):
+    for group in graph.searched(blocks=blocks):
         count = narrowest(group, multiple)
         kept[group.name] = best_of(range(group.width), count, group.required_any_of)
     return Plan(kept)
 
 
-def _check_size(graph: PruningGraph, constraints: Constraints) -> None:
-    if constraints.max_parameters is None:
+def _check_limits(graph: PruningGraph, constraints: Constraints) -> None:
+    most, megabytes = constraints.max_parameters, constraints.max_memory_mb
+    if most is None and megabytes is None:
         return
-    fewest = graph.parameters(smallest(graph, constraints.multiple))
-    if fewest > constraints.max_parameters:
+    plan = smallest(graph, constraints.multiple, blocks=constraints.blocks)
+    if most is not None and (fewest := graph.parameters(plan)) > most:
         raise ConfigError(
             f"max_parameters must be ≥ {fewest}, as many as the smallest pruned model has, "
-            f"but got {constraints.max_parameters}"
+            f"but got {most}"
+        )
+    if megabytes is None:
+        return
+    if graph.parts:
+        raise ConfigError(
+            "max_memory_mb must not be given for a model that is traced in parts, because what "
+            "lies between them is not known"
+        )
+    if (least := graph.memory_bytes(plan, constraints.batch_size)) > 1e6 * megabytes:
+        raise ConfigError(
+            f"max_memory_mb must be ≥ {least / 1e6:.6f}, as much as one call of the smallest "
+            f"pruned model holds at batch size {constraints.batch_size}, but got {megabytes:g}"
         )
 
 

@@ -7,7 +7,7 @@ calibration batches recalibrate every candidate and give its loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -113,8 +113,8 @@ def run_search(
             no layer or exclude each other.
         SearchError: A part of the library refused its input.
     """
-    batches = _checked(batches)
-    limits = Constraints(tuple(exclude), prune_frozen, config.multiple, config.max_parameters)
+    batches, config = _checked(batches), replace(config, batch_size=batch_size)
+    limits = constraints_of(config, exclude, prune_frozen=prune_frozen)
     graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
     loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
@@ -152,6 +152,21 @@ def run_search(
         if progress is not None:
             progress(explorer.progress())
     return _result(model, graph, explorer, sensitivity, inputs, form)
+
+
+def constraints_of(
+    config: SearchConfig, exclude: Sequence[str] = (), *, prune_frozen: bool = False
+) -> Constraints:
+    """The constraints of a search, of which its settings name the limits."""
+    return Constraints(
+        exclude=tuple(exclude),
+        prune_frozen=prune_frozen,
+        multiple=config.multiple,
+        max_parameters=config.max_parameters,
+        max_memory_mb=config.max_memory_mb,
+        batch_size=config.batch_size,
+        blocks=config.blocks,
+    )
 
 
 def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.client import AsyncClient, Client
-    from secateur.errors import BudgetOutOfReach, DataError, MeasuringError, SecateurError
+    from secateur.errors import (
+        AccuracyOutOfReach,
+        BudgetOutOfReach,
+        DataError,
+        MeasuringError,
+        SecateurError,
+    )
     from secateur.inspecting import Inspection, inspect
     from secateur.loading import load
     from secateur.pruning import prune
     from secateur.result import Result
 
 _HOMES = {
+    "AccuracyOutOfReach": "secateur.errors",
     "AsyncClient": "secateur.client",
     "BudgetOutOfReach": "secateur.errors",
     "Client": "secateur.client",
@@ -29,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccuracyOutOfReach",
     "AsyncClient",
     "BudgetOutOfReach",
     "Client",

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.amounts import milliseconds_of, ratio_of
 from latency_probes.local import LocalModel, LocalProbe, Measured
 from latency_probes.messages import Settings, Target
+from search.constraints import constrained
 from search.driver import SearchResult, run_search
 from search.errors import ConfigError
 from search.evaluation import accuracy, cross_entropy_loss
 from search.explorer import Node, SearchConfig
-from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
+from search.explorer.limits import limits_of as keeps_to_limits
+from search.finetuning import Finetune
 from search.graph import PruningGraph, trace
 from search.plan import Plan
 from search.recalibration import DenseOrigin, recalibrate
@@ -32,9 +33,10 @@ from search.skeleton import export_onnx, skeleton
 from search.surgery import kept_indices
 from search.surgery import prune as pruned_by
 from secateur.data import Parts, parts_of
-from secateur.errors import BudgetOutOfReach, MeasuringError
+from secateur.errors import AccuracyOutOfReach, BudgetOutOfReach, MeasuringError
 from secateur.progress import Display
 from secateur.result import Result
+from secateur.settings import Wishes, budget_of, finetune_config, limits_of, target_of
 
 SLICE_S = 0.5
 SHORTLIST = 4
@@ -49,6 +51,15 @@ def prune(
     ratio: float | str | None = None,
     inputs: Tensor | Sequence[Tensor] | None = None,
     target: Target | None = None,
+    batch_size: int | None = None,
+    exclude: str | Sequence[str] = (),
+    prune_frozen: bool = False,
+    multiple: int = 1,
+    max_parameters: int | None = None,
+    max_size_mb: float | None = None,
+    max_memory_mb: float | None = None,
+    min_accuracy: float | str | None = None,
+    max_accuracy_drop: float | str | None = None,
     search: Mapping[str, Any] | None = None,
     finetune: Mapping[str, Any] | None = None,
     criterion: str = "l1",
@@ -76,6 +87,18 @@ def prune(
         ratio: The budget as a part of the dense latency: 0.6 or `"60%"`. One of the two is given.
         inputs: Example inputs (B, …); by default two of `train`.
         target: Runtime, threads and batch size that are measured.
+        batch_size: Of the target, in place of the one that it has.
+        exclude: Layers that keep all of their channels: names of modules, or patterns such as
+            `"blocks.*.attn"`; a module that holds others names all of them.
+        prune_frozen: Prunes layers whose parameters do not require gradients too.
+        multiple: Channels that stay are a multiple of this, unless all do.
+        max_parameters: The most that the result may have.
+        max_size_mb: The same by the size of its weights in float32, in 10⁶ bytes.
+        max_memory_mb: The most that one call may hold at once, in 10⁶ bytes: weights, and the
+            values that are alive together at the target's batch size, in float32. It is computed;
+            what a runtime needs for itself comes on top.
+        min_accuracy: Of the result on the validation data: 0.9 or `"90%"`.
+        max_accuracy_drop: The most of that accuracy that may be lost: 0.01 or `"1%"` is a point.
         search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`.
         finetune: Fields of `search.finetuning.FinetuneConfig`, such as `steps` (600; 0 is none),
             `learning_rate`, and `shift` and `flip` of its augmentation (off).
@@ -87,87 +110,67 @@ def prune(
         progress: Shows a bar in a terminal, a line in a notebook, lines elsewhere.
 
     Raises:
-        BudgetOutOfReach: The fastest network that is left takes longer.
+        AccuracyOutOfReach: The result is less accurate than it may be; the error holds it.
+        BudgetOutOfReach: The fastest network that is left takes longer, or none keeps to the
+            budget and to the other limits at once.
         DataError: The data is not inputs and labels.
         MeasuringError: The network cannot be measured on this machine.
-        search.errors.SearchError: The network cannot be traced, or a setting is wrong.
+        search.errors.SearchError: The network cannot be traced, a setting is wrong, or two
+            exclude each other.
     """
     began_s = time.monotonic()
-    wanted = _budget(latency_ms, ratio)
-    config = _finetune_config(finetune or {}, seed)
-    _search_config(1.0, search or {}, seed)  # refused before anything is done
-    target = target or Target()
+    wishes = Wishes(
+        budget=budget_of(latency_ms, ratio),
+        limits=limits_of(
+            {
+                "exclude": exclude,
+                "prune_frozen": prune_frozen,
+                "multiple": multiple,
+                "max_parameters": max_parameters,
+                "max_size_mb": max_size_mb,
+                "max_memory_mb": max_memory_mb,
+                "min_accuracy": min_accuracy,
+                "max_accuracy_drop": max_accuracy_drop,
+            }
+        ),
+        target=target_of(target or Target(), batch_size),
+        finetune=finetune_config(finetune or {}, seed),
+        search=search or {},
+        seed=seed,
+    )
+    wishes.search_config(1.0)  # refused before anything is done
     parts = parts_of(train, val, calibration=calibration, seed=seed)
     with Display(shown=progress) as display:
         display.show("tracing", 0.0)
         dense, is_adapted = _copied(model, parts.fit.inputs[:2])
         example = (parts.fit.inputs[:2],) if inputs is None else _tuple(inputs)
-        graph = trace(dense, example, time_limit_s=trace_limit_s)
-        work = _Work(dense, graph, parts, target, config, seed, display)
-        dense_ms = work.dense_latency_ms()
-        budget = (
-            wanted.ratio if wanted.ratio is not None else (wanted.latency_ms or 0.0) / dense_ms
-        )
-        if budget >= 1:
-            return work.unpruned(budget, dense_ms, began_s)
-        settings = _search_config(budget, search or {}, seed)
-        found = work.searched(settings, criterion, tolerance)
+        graph = constrained(trace(dense, example, time_limit_s=trace_limit_s), wishes.constraints)
+        work = _Work(dense, graph, parts, wishes, display)
+        work.check_floor()
+        budget = wishes.budget.at(work.dense_latency_ms())
+        config = wishes.search_config(budget)
+        fits = keeps_to_limits(graph, config)
+        if budget >= 1 and (fits is None or fits(graph.dense_plan())):
+            return work.unpruned(budget, began_s)
+        found = work.searched(config, criterion, tolerance)
         if found.infeasible is not None or not found.finalists:
-            fastest = (found.infeasible or {}).get("fastest_ratio")
-            raise BudgetOutOfReach(budget, float("nan") if fastest is None else fastest)
+            raise out_of_reach(budget, found, config)
         result = work.finished(found, budget, began_s)
     if is_adapted and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
+    least = wishes.limits.least_accuracy(result.dense_accuracy)
+    if result.accuracy < least:
+        raise AccuracyOutOfReach(least, result)
     return result
 
 
-@dataclass(frozen=True)
-class _Budget:
-    ratio: float | None
-    latency_ms: float | None
-
-
-def _budget(latency_ms: float | str | None, ratio: float | str | None) -> _Budget:
-    if (latency_ms is None) == (ratio is None):
-        got = "neither" if ratio is None else "both"
-        raise ConfigError(f"one of latency_ms and ratio must be given, but got {got}")
-    try:
-        part = ratio_of(ratio) if isinstance(ratio, str) else ratio
-        ms = milliseconds_of(latency_ms) if isinstance(latency_ms, str) else latency_ms
-    except ValueError as error:
-        raise ConfigError(f"{'ratio' if latency_ms is None else 'latency_ms'} {error}") from None
-    name, value = ("ratio", part) if part is not None else ("latency_ms", ms)
-    if value is None or not 0 < value < float("inf"):
-        raise ConfigError(f"{name} must be > 0, but got {value!r}")
-    if part is not None and part > 2:
-        raise ConfigError(
-            f"ratio must be a part of the dense latency, 0.6 for 60 %, but got {part:g}: write "
-            f"{part / 100:g} or '{part:g}%'"
-        )
-    return _Budget(part, ms)
-
-
-def _finetune_config(given: Mapping[str, Any], seed: int) -> FinetuneConfig:
-    usual = {
-        "steps": 600,
-        "shift": 0,
-        "flip": False,
-        "seed": seed,
-        "precision": "bfloat16" if native_bfloat16() else "float32",
-    }
-    try:
-        return FinetuneConfig(**{**usual, **given})
-    except TypeError as error:
-        known = ", ".join(FinetuneConfig.__dataclass_fields__)
-        raise ConfigError(f"finetune must hold fields of ({known}), but: {error}") from None
-
-
-def _search_config(budget: float, given: Mapping[str, Any], seed: int) -> SearchConfig:
-    try:
-        return SearchConfig(budget=budget, **{"seed": seed, **given})
-    except TypeError as error:
-        known = ", ".join(name for name in SearchConfig.__dataclass_fields__ if name != "budget")
-        raise ConfigError(f"search must hold fields of ({known}), but: {error}") from None
+def out_of_reach(budget: float, found: SearchResult, config: SearchConfig) -> BudgetOutOfReach:
+    """Why there is no finalist."""
+    known = [row["ratio"] for row in found.tree if row["ratio"] is not None]
+    fastest = (found.infeasible or {}).get("fastest_ratio", min(known, default=float("nan")))
+    limits = {"max_parameters": config.max_parameters, "max_memory_mb": config.max_memory_mb}
+    told = [f"{name} {value:g}" for name, value in limits.items() if value is not None]
+    return BudgetOutOfReach(budget, fastest, beside="" if found.infeasible else ", ".join(told))
 
 
 def _copied(model: nn.Module, example: Tensor) -> tuple[nn.Module, bool]:
@@ -192,10 +195,26 @@ class _Work:
     dense: nn.Module
     graph: PruningGraph
     parts: Parts
-    target: Target
-    config: FinetuneConfig
-    seed: int
+    wishes: Wishes
     display: Display
+
+    @property
+    def target(self) -> Target:
+        return self.wishes.target
+
+    def check_floor(self) -> None:
+        """Refuses a floor above the dense network, before anything is measured."""
+        floor = self.wishes.limits.min_accuracy
+        if floor is None:
+            return
+        self.display.show("reading the validation data", 0.04)
+        dense = accuracy(self.dense, self.parts.validation.batches())
+        if floor > dense:
+            raise ConfigError(
+                f"min_accuracy must be at most the accuracy of the dense network on the "
+                f"validation data, {dense:.4f}, but got {floor:g}; lower it, or give "
+                "max_accuracy_drop"
+            )
 
     def dense_latency_ms(self) -> float:
         self.display.show("measuring the dense network", 0.05)
@@ -203,7 +222,7 @@ class _Work:
 
     def searched(self, config: SearchConfig, criterion: str, tolerance: float) -> SearchResult:
         calibration = self.parts.calibration.batches()
-        screening = Settings.screening(seed=self.seed)
+        screening = Settings.screening(seed=self.wishes.seed)
         probe = LocalProbe(self._skeleton(self.graph.dense_plan()), self.target, screening)
         try:
             return run_search(
@@ -216,6 +235,8 @@ class _Work:
                 criterion=criterion,
                 tolerance=tolerance,
                 batch_size=self.target.batch_size,
+                exclude=self.wishes.limits.exclude,
+                prune_frozen=self.wishes.limits.prune_frozen,
                 progress=self._show_search,
             )
         finally:
@@ -232,7 +253,7 @@ class _Work:
         self.display.show("measuring the result", 0.97)
         return self._result(student.eval(), best.plan, found, budget, began_s)
 
-    def unpruned(self, budget: float, dense_ms: float, began_s: float) -> Result:
+    def unpruned(self, budget: float, began_s: float) -> Result:
         """The dense network, which meets the budget already."""
         return self._result(
             copy.deepcopy(self.dense), self.graph.dense_plan(), None, budget, began_s
@@ -268,6 +289,7 @@ class _Work:
             dense_onnx=exported[1],
             tree=tuple(found.tree) if found else (),
             target=self.target.key,
+            batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,
         )
 
@@ -285,17 +307,17 @@ class _Work:
         return min(tried)[2]
 
     def _train(self, student: nn.Module) -> None:
-        if self.config.steps == 0:
+        if self.wishes.finetune.steps == 0:
             return
         fit = self.parts.fit
-        run = Finetune(student, self.dense, fit.inputs, fit.labels, self.config)
+        run = Finetune(student, self.dense, fit.inputs, fit.labels, self.wishes.finetune)
         while not run.done:
             run.run(time_limit_s=SLICE_S)
-            done, went = run.step / self.config.steps, run.trained
+            done, went = run.step / self.wishes.finetune.steps, run.trained
             self.display.show(
                 "fine-tuning",
                 0.6 + 0.35 * done,
-                f"step {run.step} of {self.config.steps}, loss {went.loss:.3f}, "
+                f"step {run.step} of {self.wishes.finetune.steps}, loss {went.loss:.3f}, "
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
 
@@ -305,7 +327,7 @@ class _Work:
         Raises:
             MeasuringError: It could not be measured.
         """
-        probe = LocalProbe(models[-1], self.target, Settings.strict(seed=self.seed))
+        probe = LocalProbe(models[-1], self.target, Settings.strict(seed=self.wishes.seed))
         try:
             outcomes = probe([LocalModel(models[0])])
         finally:

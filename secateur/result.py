@@ -81,6 +81,7 @@ class Result:
         onnx: The pruned network as an ONNX file; dense_onnx: the dense one.
         tree: Every candidate as a JSON object.
         target: Runtime, provider, batch size and threads that were measured.
+        batch_size: Of the target.
         seconds: How long it all took.
     """
 
@@ -100,6 +101,7 @@ class Result:
     tree: tuple[Mapping[str, Any], ...]
     target: str
     seconds: float
+    batch_size: int = 1
 
     def __repr__(self) -> str:
         low, high = self.ratio_interval
@@ -130,12 +132,22 @@ class Result:
             examples=self.examples,
             bytes=len(self.onnx),
             dense_bytes=len(self.dense_onnx),
+            parameters=self.graph.parameters(self.plan),
+            dense_parameters=self.graph.parameters(self.graph.dense_plan()),
+            memory_mb=self._memory_mb(self.plan),
+            dense_memory_mb=self._memory_mb(self.graph.dense_plan()),
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
             target=self.target,
             seconds=round(self.seconds, 1),
             tree=[dict(row) for row in self.tree],
         )
+
+    def _memory_mb(self, plan: Plan) -> float | None:
+        """What one call holds at once, as `max_memory_mb` limits it; None where it is unknown."""
+        if self.graph.parts:
+            return None
+        return self.graph.memory_bytes(plan, self.batch_size) / 1e6
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `plan.json`, `model.safetensors`, `model.onnx`, `dense.onnx`, `report.json` and

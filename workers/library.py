@@ -160,6 +160,9 @@ def constraints_of(spec: JobSpec) -> Constraints:
         prune_frozen=given.prune_frozen,
         multiple=given.multiple,
         max_parameters=given.most_parameters,
+        max_memory_mb=given.max_memory_mb,
+        batch_size=spec.target.batch_size,
+        blocks=spec.search.blocks,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import Any
 
+from jobs.footprint import Footprint
 from jobs.tables import Measurement
 from workers.phases.facts import (
     FINISH,
@@ -17,6 +19,8 @@ from workers.phases.facts import (
 )
 from workers.results import Finished, Packaged
 from workers.snapshot import Snapshot
+
+SIZES = ("dense_parameters", "dense_memory_mb", "parameters", "memory_mb")
 
 
 def result_document(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
@@ -51,6 +55,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "verdict": row.verdict,
         "dense_bytes": dense.size,
         "bytes": onnx.size,
+        **sizes_part(snapshot, best),
         "plan_digest": digest or _dense_digest(snapshot),
         "device": row.device_id if snapshot.device is None else snapshot.device.name,
         "device_id": row.device_id,
@@ -66,6 +71,24 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "devices": devices_part(snapshot),
         "levels": 0 if best is None else snapshot.spec.search.levels,
     }
+
+
+def sizes_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
+    """Parameters, and what one call holds at once, as the constraints limit them; None where the
+    report of the model does not tell."""
+    footprint = Footprint.of(snapshot.model.report)
+    if footprint is None:
+        return dict.fromkeys(SIZES)
+    dense = footprint.dense_widths
+    left = {} if best is None else best.chosen.to_plan().widths
+    names = [group["name"] for group in footprint.groups]
+    kept = [left.get(name, width) for name, width in zip(names, dense, strict=True)]
+    batch_size = snapshot.spec.target.batch_size
+    numbers = [
+        (footprint.count(widths), footprint.memory_mb(widths, batch_size))
+        for widths in (dense, kept)
+    ]
+    return dict(zip(SIZES, chain.from_iterable(numbers), strict=True))
 
 
 def disturbed_ratio(row: Measurement) -> float | None:

@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
+from api.cli.constraints import (
+    BatchSize,
+    Exclude,
+    MaxAccuracyDrop,
+    MaxMemoryMb,
+    MaxParameters,
+    MaxSizeMb,
+    MinAccuracy,
+    Multiple,
+    PruneFrozen,
+    constraints_of,
+)
 from api.cli.output import (
     age,
     emit,
@@ -73,22 +85,15 @@ def submit(
         bool | None, typer.Option("--blocks/--no-blocks", help="Remove whole blocks too, or not.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave this layer alone: a name or a pattern such as blocks.*.attn."),
-    ] = None,
-    multiple: Annotated[
-        int | None, typer.Option(help="Channels that stay are a multiple of this.")
-    ] = None,
-    max_size_mb: Annotated[
-        float | None, typer.Option(help="Most megabytes that the weights may take in float32.")
-    ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Least accuracy on the validation images: 0.9 is 90 %.")
-    ] = None,
-    max_accuracy_drop: Annotated[
-        float | None, typer.Option(help="Most of that accuracy that may be lost: 0.01 is a point.")
-    ] = None,
+    batch_size: BatchSize = None,
+    exclude: Exclude = None,
+    prune_frozen: PruneFrozen = False,
+    multiple: Multiple = None,
+    max_parameters: MaxParameters = None,
+    max_size_mb: MaxSizeMb = None,
+    max_memory_mb: MaxMemoryMb = None,
+    min_accuracy: MinAccuracy = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Makes repeating this command safe.")
     ] = None,
@@ -110,11 +115,19 @@ def submit(
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)
     put(spec, ("finetune", "steps"), steps)
-    put(spec, ("constraints", "exclude"), exclude or None)
-    put(spec, ("constraints", "multiple"), multiple)
-    put(spec, ("constraints", "max_size_mb"), max_size_mb)
-    put(spec, ("constraints", "min_accuracy"), min_accuracy)
-    put(spec, ("constraints", "max_accuracy_drop"), max_accuracy_drop)
+    put(spec, ("target", "batch_size"), batch_size)
+    limits = constraints_of(
+        exclude=exclude,
+        prune_frozen=prune_frozen,
+        multiple=multiple,
+        max_parameters=max_parameters,
+        max_size_mb=max_size_mb,
+        max_memory_mb=max_memory_mb,
+        min_accuracy=min_accuracy,
+        max_accuracy_drop=max_accuracy_drop,
+    )
+    for field, value in limits.items():
+        put(spec, ("constraints", field), value)
     with connect(server, key) as client:
         if device is not None:
             put(spec, ("target", "device"), selector_of(client, device))

@@ -7,18 +7,28 @@ one.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from api.cli.budgets import read_budget, words
 from api.cli.connection import ApiKey, default_home
+from api.cli.constraints import (
+    BatchSize,
+    Exclude,
+    MaxAccuracyDrop,
+    MaxMemoryMb,
+    MaxParameters,
+    MaxSizeMb,
+    MinAccuracy,
+    Multiple,
+    PruneFrozen,
+    checked,
+    constraints_of,
+)
 from api.cli.given import Given, Unclear, data_of, model_of, short
 from api.cli.inputs import numbers, shape
 from api.cli.interrupts import Interrupts
@@ -27,6 +37,8 @@ from api.cli.models import json_object
 from api.cli.output import complain, console, explain, size
 from api.cli.results import notes, result_table
 from api.cli.selecting import selector_of
+from api.cli.serving import is_here, serving
+from api.cli.voice import Voice
 from api.cli.watch import EXIT_CODES, follow
 from api.cli.zoo import asked as asked_of_zoo
 from api.cli.zoo import is_of_a_zoo, kept_weights
@@ -53,23 +65,15 @@ Examples:
     secateur prune timm:resnet18 --weights w.safetensors --input-shape 3,224,224 --data d.zip \\
         --latency 20ms
 
+    secateur prune model.onnx --data photos/ --ratio 60% --exclude 'layer1.*' --multiple 8 \\
+        --max-accuracy-drop 1%
+
 Exit codes: 0 the job succeeded, 1 it failed or something was refused, 2 the command is wrong,
 3 the budget is out of reach, 4 the job was cancelled, 130 interrupted before there was a job.
 
 Ctrl-C stops the job with the best so far; Ctrl-C again cancels it. The same command again goes on
 with the same job.
 """
-
-
-@dataclass(frozen=True)
-class Voice:
-    """Where the command speaks: standard output, or standard error where JSON goes there."""
-
-    console: Console
-
-    def say(self, text: str) -> None:
-        """Writes a line."""
-        self.console.print(escape(text), soft_wrap=True, highlight=False)
 
 
 def prune(
@@ -112,7 +116,18 @@ def prune(
         str | None,
         typer.Option(help="Name or id of a device, label:<key>=<value> or where:<expression>."),
     ] = None,
-    runtime: Annotated[str, typer.Option(help="Runtime on the device.")] = "onnxruntime",
+    runtime: Annotated[
+        str | None, typer.Option(help="Runtime on the device; onnxruntime by default.")
+    ] = None,
+    batch_size: BatchSize = None,
+    exclude: Exclude = None,
+    prune_frozen: PruneFrozen = False,
+    multiple: Multiple = None,
+    max_parameters: MaxParameters = None,
+    max_size_mb: MaxSizeMb = None,
+    max_memory_mb: MaxMemoryMb = None,
+    min_accuracy: MinAccuracy = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
     spec_path: Annotated[
@@ -138,26 +153,44 @@ def prune(
 ) -> None:
     """Prune MODEL until it meets a latency as measured on the device, and fetch the files."""
     voice = Voice(console(stderr=as_json))
-    budget = read_budget(latency, ratio)
+    limits = constraints_of(
+        exclude=exclude,
+        prune_frozen=prune_frozen,
+        multiple=multiple,
+        max_parameters=max_parameters,
+        max_size_mb=max_size_mb,
+        max_memory_mb=max_memory_mb,
+        min_accuracy=min_accuracy,
+        max_accuracy_drop=max_accuracy_drop,
+    )
+    given_here = {
+        "target": given_only(runtime=runtime, batch_size=batch_size),
+        "finetune": given_only(steps=steps),
+        "constraints": limits,
+    }
+    job_spec = merged(merged(QUICK if quick else {}, read_spec(spec_path)), given_here)
+    job_spec = {name: part for name, part in job_spec.items() if part != {}}
+    job_spec["budget"] = read_budget(latency, ratio)
+    checked(job_spec)
     options = {
         name: numbers(value) for name, value in (("mean", mean), ("std", std)) if value is not None
     }
     sizes = None if input_shape is None else shape(input_shape)
     try:
         asked, known = described(model, weights, sizes, json_object(kwargs), voice)
-        given = data_of(data, options, upload=server is not None and not _is_here(server))
+        given = data_of(data, options, upload=server is not None and not is_here(server))
         if given is not None and given.spec["format"] in PICTURES and not options:
             if options := {name: known[name] for name in ("mean", "std") if known.get(name)}:
                 voice.say(
                     f"Pixels are normalised as the network's library does it, {options}: --mean "
                     "and --std say otherwise."
                 )
-            given = data_of(data, options, upload=server is not None and not _is_here(server))
+            given = data_of(data, options, upload=server is not None and not is_here(server))
     except (Unclear, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     wanted = [each.allow for each in (asked, given) if each is not None and each.allow]
     try:
-        with serving(server, wanted, runtime, voice) as url:
+        with serving(server, wanted, runtime_of(job_spec), voice) as url:
             from api.client import Client
 
             with Client(url, key=key) as client:
@@ -165,18 +198,12 @@ def prune(
                     "model": submitted(client.models, "model", model, asked, voice),
                     "dataset": submitted(client.datasets, "data set", data, given, voice),
                 }
-                job_spec = {
-                    **merged(QUICK if quick else {}, read_spec(spec_path)),
-                    **names,
-                    "budget": budget,
-                }
-                put = merged(job_spec, {"target": {"runtime": runtime}})
                 if device is not None:
-                    put = merged(put, {"target": {"device": selector_of(client, device)}})
-                if steps is not None:
-                    put = merged(put, {"finetune": {"steps": steps}})
-                job = run(client, put, voice)
-                folder = out or Path(f"{asked.stem if asked else short(model)}-{words(budget)}")
+                    selected = {"target": {"device": selector_of(client, device)}}
+                    job_spec = merged(job_spec, selected)
+                job = run(client, {**job_spec, **names}, voice)
+                stem = asked.stem if asked else short(model)
+                folder = out or Path(f"{stem}-{words(job_spec['budget'])}")
                 files = download(client, job, folder) if job.result else []
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on with the same job")
@@ -207,52 +234,6 @@ def described(
         known = asked_of_zoo(model, kwargs, fetched)
         sizes = sizes or known.get("input_shape")
     return model_of(model, weights=weights, input_shape=sizes, kwargs=kwargs), known
-
-
-@contextmanager
-def serving(server: str | None, allow: list[str], runtime: str, voice: Voice) -> Iterator[str]:
-    """The address of the server to use: the one that was named, the stack of this home if one
-    runs, or else a private one on this home for as long as the block lasts."""
-    if server is not None:
-        yield server
-        return
-    home = default_home(os.environ)
-    if (url := running_stack(home)) is not None:
-        yield url
-        return
-    try:
-        from api.stack.background import background
-        from api.stack.cores import available_cores, leave_the_probe_alone, plan_cores
-        from api.stack.errors import StackError
-    except ModuleNotFoundError as missing:
-        complain(
-            f"a private stack needs {missing.name}: install secateur[standalone], or name a "
-            "server by --server"
-        )
-        raise typer.Exit(1) from missing
-    voice.say("Starting a private stack: broker, API, collector, workers and a probe.")
-    options = ["--port", "0", "--probe-runtime", runtime]
-    for each in allow:
-        options += ["--allow", each]
-    try:
-        with background(home, options) as url:
-            leave_the_probe_alone(plan_cores(available_cores(), probe=True))
-            yield url
-    except StackError as problem:
-        complain(str(problem))
-        raise typer.Exit(1) from problem
-
-
-def running_stack(home: Path) -> str | None:
-    """The address of the stack that runs on this home."""
-    import httpx
-
-    try:
-        url = str(json.loads((home / "up.json").read_text())["url"])
-        answer = httpx.get(f"{url}/readyz", timeout=3, trust_env=False)
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError):
-        return None
-    return url if answer.status_code == 200 else None
 
 
 def submitted(
@@ -337,6 +318,18 @@ def show(job: "JobView", folder: Path, files: list[Path], voice: Voice, *, as_js
         )
 
 
+def runtime_of(spec: Mapping[str, Any]) -> str:
+    """The runtime that a job asks for."""
+    from latency_probes.messages import Target
+
+    return str(spec.get("target", {}).get("runtime", Target().runtime))
+
+
+def given_only(**fields: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Both documents; of fields that both have the second's, objects field by field."""
     both = dict(first)
@@ -344,10 +337,3 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
         both[name] = merged(both[name], value) if nested else value
     return both
-
-
-def _is_here(server: str) -> bool:
-    """Whether the server runs on this machine, and sees its folders."""
-    from urllib.parse import urlsplit
-
-    return urlsplit(server).hostname in ("127.0.0.1", "localhost", "::1")

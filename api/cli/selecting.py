@@ -15,7 +15,7 @@ ENROLMENT_S = 10
 
 def selector_of(client: "Client", text: str) -> str:
     """A selector; the name or id of a device becomes one."""
-    if text == "any" or text.startswith(("id:", "label:", "where:")):
+    if text == "any":
         return text
     devices = client.devices.list()
     for _ in range(ENROLMENT_S):  # the probe of a stack that has just begun enrols itself
@@ -23,6 +23,8 @@ def selector_of(client: "Client", text: str) -> str:
             break
         time.sleep(1)
         devices = client.devices.list()
+    if text.startswith(("id:", "label:", "where:")):
+        return text
     matching = [
         each for each in devices if text in (each.name, each.id) and each.state != "revoked"
     ]

@@ -17,13 +17,23 @@ from api.routes.edge import Composed, Edge, Reading, Writing, clear_after
 from api.routes.models import rejected
 from api.routes.views import CandidateView, JobView, TreeView
 from jobs import removal
+from jobs.fitting import check_constraints
 from jobs.near import near
 from jobs.queues import ADVANCE
-from jobs.repository import candidates, datasets, inputs, jobs, measurements, models
+from jobs.repository import (
+    candidates,
+    datasets,
+    devices,
+    inputs,
+    jobs,
+    measurements,
+    models,
+)
 from jobs.spec import BudgetSpec, JobSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
 from jobs.tables import Dataset, Job, Measurement, Model
+from jobs.targets import check_target
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 
@@ -35,8 +45,9 @@ def submit_job(
     """Submit a pruning job; poll its ``Location``.
 
     On a model or data set that is still being checked the job waits for the verdict; on a
-    rejected one it is refused with the problem found. Repeated with the same ``Idempotency-Key``
-    and the same body within 24 h, the first answer is given again.
+    rejected one it is refused with the problem found. Constraints that exclude each other, and a
+    target that no registered device serves, are refused with what would do. Repeated with the
+    same ``Idempotency-Key`` and the same body within 24 h, the first answer is given again.
     """
 
     def work() -> tuple[str, BaseModel]:
@@ -134,6 +145,8 @@ def _create(edge: Edge, spec: JobSpec) -> Job:
         raise rejected("model", model.name, model.problem)
     if dataset.state == InputState.REJECTED:
         raise rejected("dataset", dataset.name, dataset.problem)
+    check_constraints(spec, model.report)
+    check_target(spec.target, devices.all_devices(edge.session))
     if not inputs.hold(edge.session, Model, model.id):
         raise not_found("model", model.name, "It was removed just now.")
     if not inputs.hold(edge.session, Dataset, dataset.id):

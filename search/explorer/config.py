@@ -40,6 +40,9 @@ class SearchConfig:
         blocks: Remove whole residual blocks too; else they all stay.
         multiple: Channels that stay are a multiple of this, unless all do.
         max_parameters: The most that the result may have; None is no limit.
+        max_memory_mb: The most that one call of the result may hold at once, in 10⁶ bytes, see
+            `PruningGraph.memory_bytes`; None is no limit.
+        batch_size: For which `max_memory_mb` counts.
     """
 
     budget: float
@@ -60,17 +63,26 @@ class SearchConfig:
     blocks: bool = False
     multiple: int = 1
     max_parameters: int | None = None
+    max_memory_mb: float | None = None
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", tuple(self.window))
         object.__setattr__(self, "proposals", tuple(self.proposals))
         if not (math.isfinite(self.budget) and self.budget > 0):
             raise ConfigError(f"budget must be a finite ratio > 0, but got {self.budget}")
-        counts = ("beam_width", "children", "levels", "min_width", "staircase_points", "multiple")
+        counts = (
+            "beam_width", "children", "levels", "min_width", "staircase_points", "multiple",
+            "batch_size",
+        )  # fmt: skip
         for name in counts:
             _require_at_least(name, getattr(self, name), 1)
         if self.max_parameters is not None:
             _require_at_least("max_parameters", self.max_parameters, 1)
+        if self.max_memory_mb is not None and not 0 < self.max_memory_mb < math.inf:
+            raise ConfigError(
+                f"max_memory_mb must be finite and > 0, but got {self.max_memory_mb}"
+            )
         for name in ("max_moves", "seed"):
             _require_at_least(name, getattr(self, name), 0)
         for name in ("stair_gain", "perturbation"):

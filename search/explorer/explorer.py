@@ -12,6 +12,7 @@ from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
+from search.explorer.limits import limits_of
 from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
 from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.progress import best_so_far, remaining_measurements
@@ -24,7 +25,7 @@ from search.explorer.saved_state import (
     rows_to_json,
 )
 from search.explorer.segments import Segment
-from search.explorer.tree import Candidate, Node, Tree, parameter_counter, pareto
+from search.explorer.tree import Candidate, Node, Tree, pareto
 
 VERSION = 1
 Key = tuple[str, Needs]
@@ -80,7 +81,7 @@ class Explorer:
         self.config = config
         self.infeasible: dict[str, Any] | None = None
         self._inputs = inputs_to_json(floors, sensitivity, staircases, importance, int8_staircases)
-        self._tree = Tree(config, importance, parameter_counter(graph, config))
+        self._tree = Tree(config, importance, limits_of(graph, config))
         self._status = SearchStatus(
             stairs=rows_from_json(self._inputs["staircases"]),
             int8_stairs=rows_from_json(self._inputs.get("int8_staircases", {})),

@@ -77,7 +77,7 @@ class Level:
         ]
         prior = space.prior.fitted(samples, target) if config.learn else space.prior
         self.space = space.learned(prior)
-        if self.last and config.max_parameters is not None:
+        if self.last and tree.is_limited:
             self.space = self.space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
 
     def run(self, frontier: Sequence[Node], anchors: Sequence[Node]) -> RoundGenerator[list[Node]]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.errors import ConfigError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance
 from search.explorer.outcomes import Failed, Measured, Needs, Outcome, Scored
@@ -41,7 +40,7 @@ class Node:
     parent: str | None
     origin: str
     penalty: float
-    fits: bool = True  # within the limit of parameters
+    fits: bool = True  # within the limits of parameters and memory
     pattern: Pattern = field(default_factory=dict)
     latency: Measured | Failed | None = None
     score: Scored | Failed | None = None
@@ -133,10 +132,10 @@ class Tree:
         self,
         config: SearchConfig,
         importance: Importance,
-        parameters: Callable[[Plan], int] | None = None,
+        limits: Callable[[Plan], bool] | None = None,
     ) -> None:
         self.config = config
-        self._parameters = parameters
+        self._limits = limits
         self.importance = importance
         self.nodes: dict[str, Node] = {}
         self.root = self.add(importance.widths, 0, None, "dense")
@@ -176,9 +175,13 @@ class Tree:
         return self.add(widths, 0, self.root, "int8")
 
     def fits(self, plan: Plan) -> bool:
-        """Whether a plan has no more parameters than the limit."""
-        most = self.config.max_parameters
-        return most is None or self._parameters is None or self._parameters(plan) <= most
+        """Whether a plan keeps to the limits of parameters and memory."""
+        return self._limits is None or self._limits(plan)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there are such limits."""
+        return self._limits is not None
 
     def measured(self) -> list[Node]:
         """Nodes with a measured ratio, in digest order."""
@@ -186,7 +189,7 @@ class Tree:
 
     def meeting(self, ratio: float) -> list[Node]:
         """Measured nodes at or below a ratio, in digest order; for the budget and below only those
-        that keep to the limit of parameters too."""
+        that keep to the other limits too."""
         must_fit = ratio <= self.config.budget
         return [
             node for node in self.measured() if node.meets(ratio) and (node.fits or not must_fit)
@@ -225,13 +228,3 @@ def pareto(nodes: Iterable[Node]) -> list[Node]:
         if not front or (node.loss or 0.0) < (front[-1].loss or 0.0):
             front.append(node)
     return front[::-1]
-
-
-def parameter_counter(graph: object, config: SearchConfig) -> Callable[[Plan], int] | None:
-    """Counts the parameters of a plan, where a limit asks for it."""
-    if config.max_parameters is None:
-        return None
-    counter: Callable[[Plan], int] | None = getattr(graph, "parameters", None)
-    if counter is None:
-        raise ConfigError("max_parameters needs a PruningGraph, but got groups alone")
-    return counter

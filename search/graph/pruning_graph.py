@@ -14,12 +14,15 @@ from search.graph.dependency.costs import Product
 from search.graph.dependency.grouping import kept_atoms
 from search.graph.dependency.groups import Form, Group
 from search.graph.dependency.labels import Atoms, KeepMask
+from search.graph.dependency.memory import Activations
 from search.graph.exported.deadline import LATE
 from search.graph.exported.export import TOO_LATE
 from search.graph.pruned.pruned_graph import Program
 from search.graph.report import describe
 from search.graph.trial_log import Verdicts
 from search.plan import Plan
+
+BYTES = 4  # of a number in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class PruningGraph:
         unit_of: atom -> its unit, or -1.
         parameter_counts: one product per parameter.
         mac_counts: the products of convolutions, linear layers and other products of matrices.
+        activations: the values of the graph, and which of them are alive together.
         program: the exported graph, where a group of units has the form `graph`; else None.
         exporting: makes the exported graph when a plan removes a block, if there is none yet.
         freeing: makes the exported graph with free sizes of the inputs; None where it is not known
@@ -60,6 +64,7 @@ class PruningGraph:
     unit_of: Atoms
     parameter_counts: tuple[Product, ...]
     mac_counts: tuple[Product, ...]
+    activations: Activations = Activations()
     program: Program | None = None
     exporting: Callable[[], Program] | None = None
     freeing: Callable[[PruningGraph], Program | None] | None = None
@@ -142,6 +147,19 @@ class PruningGraph:
         kept = self.kept_atoms(plan)
         return sum(product.at(kept) for product in self.mac_counts)
 
+    def memory_bytes(self, plan: Plan, batch_size: int = 1) -> int:
+        """What one call must hold at once under `plan`: weights, and the most values that are
+        alive together, in float32. What a runtime needs for itself comes on top.
+
+        Raises:
+            GraphError: the model was traced in parts, so what lies between them is not known.
+        """
+        if self.parts:
+            raise GraphError(f"memory needs a model that is traced whole, but {self.obstacle}")
+        kept = self.kept_atoms(plan)
+        weights = sum(product.at(kept) for product in self.parameter_counts)
+        return BYTES * (weights + self.activations.peak(kept, batch_size))
+
     def report(self) -> dict[str, Any]:
         """What can be pruned, how much that is, and why the rest cannot be, as JSON.
 
@@ -154,7 +172,7 @@ class PruningGraph:
             are frozen only because the time was over;
             `groups` in model order, each with the parameters and MACs that its units touch;
             `frozen`, the frozen ones by cause; totals, shares, and the shares that are gone with
-            all prunable groups at `half_width`.
+            all prunable groups at `half_width`; `footprint`, see there.
         """
         return describe(self)
 

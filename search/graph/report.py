@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from search.graph.dependency.costs import Product, touched
 from search.graph.dependency.groups import Group
-from search.graph.dependency.labels import Atoms, KeepMask
+from search.graph.dependency.labels import KeepMask
+from search.graph.footprint import Measurable, footprint
 
 _PLACE = re.compile(r" \(operator [^()]*\)$")
 _DETAILS = re.compile(
@@ -23,7 +24,7 @@ _DETAILS = re.compile(
 )
 
 
-class Analysis(Protocol):
+class Analysis(Measurable, Protocol):
     """What a report needs of a `PruningGraph`, see there."""
 
     @property
@@ -37,17 +38,11 @@ class Analysis(Protocol):
     @property
     def unfinished(self) -> tuple[str, ...]: ...
     @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
     def obstacle(self) -> str: ...
     @property
     def complete(self) -> bool: ...
     @property
     def dynamic_batch(self) -> bool: ...
-    @property
-    def group_of(self) -> Atoms: ...
-    @property
-    def parameter_counts(self) -> tuple[Product, ...]: ...
     @property
     def mac_counts(self) -> tuple[Product, ...]: ...
     def kept_units(self, kept: Mapping[str, Sequence[int]]) -> KeepMask: ...
@@ -76,6 +71,7 @@ def describe(graph: Analysis) -> dict[str, Any]:
         "complete": graph.complete,
         "unfinished": list(graph.unfinished),
         "batch": "dynamic" if graph.dynamic_batch else "static",
+        "footprint": footprint(graph),
     }
 
 
@@ -88,6 +84,8 @@ def _described(group: Group, parameters: int, macs: int) -> dict[str, Any]:
     return {
         "name": group.name,
         "width": group.width,
+        "min_width": group.min_width,
+        "channels": group.channels,
         "kind": group.kind,
         "status": group.status,
         "reason": group.reason,

@@ -14,6 +14,7 @@ from search.errors import ExportError, LateError
 from search.graph.dependency.costs import mac_products, parameter_products
 from search.graph.dependency.grouping import form_groups
 from search.graph.dependency.groups import Group
+from search.graph.dependency.memory import activations_of
 from search.graph.dependency.operators.operator import Operator
 from search.graph.dependency.operators.registry import OPERATORS
 from search.graph.dependency.reshape_choices import analysed
@@ -237,6 +238,7 @@ def _assembled(
             propagation, dict.fromkeys(_parameters(model).values())
         ),
         mac_counts=mac_products(propagation, dynamic=exported.dynamic),
+        activations=activations_of(propagation),
     )
     return Subject(graph, exported, propagation)
 

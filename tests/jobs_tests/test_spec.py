@@ -238,6 +238,14 @@ def test_the_accuracy_floor_is_absolute_or_below_the_dense_model(
     assert ConstraintsSpec(**given).least_accuracy(dense=0.75) == floor
 
 
+def test_shares_are_read_as_people_write_them() -> None:
+    given = ConstraintsSpec.model_validate({"min_accuracy": "90%"})
+    assert given.min_accuracy == 0.9
+    assert ConstraintsSpec.model_validate({"max_accuracy_drop": "1%"}).max_accuracy_drop == 0.01
+    with pytest.raises(ValueError, match="must be a share, such as 90% or 0.9, but got '90x'"):
+        ConstraintsSpec.model_validate({"min_accuracy": "90x"})
+
+
 def test_megabytes_are_parameters_of_four_bytes() -> None:
     assert ConstraintsSpec(max_size_mb=2.0).most_parameters == 500_000
     assert ConstraintsSpec(max_parameters=7).most_parameters == 7

@@ -103,6 +103,22 @@ def test_a_limit_below_the_smallest_model_is_refused_with_its_number(graph: Prun
         constrained(graph, Constraints(multiple=8, max_parameters=fewest))
 
 
+def test_a_limit_of_memory_below_the_smallest_model_is_refused(graph: PruningGraph) -> None:
+    least = graph.memory_bytes(smallest(graph), 3) / 1e6
+    given = Constraints(max_memory_mb=least, batch_size=3)
+    assert constrained(graph, given).groups == graph.groups
+    with pytest.raises(ConfigError, match=r"max_memory_mb must be ≥ .* at batch size 4, but got"):
+        constrained(graph, Constraints(max_memory_mb=least, batch_size=4))
+
+
+def test_blocks_count_as_gone_only_where_they_may_go(graph: PruningGraph) -> None:
+    fewest = graph.parameters(smallest(graph, blocks=True))
+    assert fewest < graph.parameters(smallest(graph))
+    assert constrained(graph, Constraints(max_parameters=fewest, blocks=True)).removable
+    with pytest.raises(ConfigError, match="max_parameters must be ≥"):
+        constrained(graph, Constraints(max_parameters=fewest))
+
+
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])
 def test_numbers_out_of_range_are_refused(value: int) -> None:
     with pytest.raises(ConfigError, match="multiple must be an integer ≥ 1"):

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 import secateur
-from api import client as module
-from api.client import ApiProblem, Http, ServerUnreachable, pause_s
+from api.transport import LONGEST_PAUSE_S, ApiProblem, Http, ServerUnreachable, pause_s
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -79,7 +78,7 @@ def test_other_refusals_and_too_many_are_told() -> None:
 
 def test_pauses_grow_up_to_a_limit() -> None:
     assert [pause_s(attempt) for attempt in (0, 1, 2, 9)] == [0.2, 0.4, 0.8, 10.0]
-    assert pause_s(0, "900") == module.LONGEST_PAUSE_S
+    assert pause_s(0, "900") == LONGEST_PAUSE_S
     assert pause_s(0, "soon") == 0.2
 
 

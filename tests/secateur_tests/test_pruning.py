@@ -71,6 +71,13 @@ def test_a_network_is_pruned_trained_measured_saved_and_loaded(
         ({"latency_ms": -1}, "latency_ms must be > 0"),
         ({"ratio": 0.5, "search": {"leveles": 3}}, "search must hold fields of"),
         ({"ratio": 0.5, "finetune": {"epochs": 3}}, "finetune must hold fields of"),
+        ({"ratio": 0.5, "multiple": 0}, "multiple must be >= 1, but got 0"),
+        ({"ratio": 0.5, "min_accuracy": "fast"}, "min_accuracy must be a share, such as 90%"),
+        (
+            {"ratio": 0.5, "max_size_mb": 1, "max_parameters": 9},
+            "must give one of max_parameters and max_size_mb, but got both",
+        ),
+        ({"ratio": 0.5, "batch_size": 0}, "batch_size must be >= 1, but got 0"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_done(
@@ -78,6 +85,44 @@ def test_wrong_settings_are_refused_before_anything_is_done(
 ) -> None:
     with pytest.raises(ConfigError, match=words.replace("(", r"\(")):
         secateur.prune(TinyResNet(), stripes(10, 1), progress=False, **wrong)
+
+
+def test_constraints_are_kept_and_a_result_below_the_floor_is_an_error_that_holds_it() -> None:
+    torch.manual_seed(0)
+    model, train, pixels = TinyResNet().eval(), stripes(300, 1), stripes(100, 2)[0]
+    with torch.no_grad():  # validation data that the dense network is right about throughout
+        val = pixels, model(pixels).argmax(1)
+    with pytest.raises(secateur.AccuracyOutOfReach, match="accuracy must be at least") as failed:
+        secateur.prune(
+            model, train, val, ratio="80%", target=REPLAY, batch_size=2, exclude="stem",
+            multiple=2, max_parameters=8000, max_memory_mb=0.1, max_accuracy_drop=0.0,
+            search=SEARCH, finetune={"steps": 20, "learning_rate": 1.0}, calibration=64,
+            progress=False,
+        )  # fmt: skip
+    result = failed.value.result
+    assert result.accuracy < failed.value.least == 1.0
+    report = result.report()
+    assert report["parameters"] <= 8000 < report["dense_parameters"]
+    assert report["memory_mb"] <= 0.1 < report["dense_memory_mb"]
+    assert result.target.endswith("/b2/t1")
+    dense = {group.name: group.width for group in result.graph.groups}
+    cut = {name: width for name, width in result.plan.widths.items() if width < dense[name]}
+    assert cut
+    assert all(width % 2 == 0 for width in cut.values())
+    frozen = {group.name: group.reason for group in result.graph.groups}
+    assert "'stem' is excluded by 'stem'" in frozen["stem"]
+
+
+def test_constraints_that_exclude_each_other_are_refused_before_anything_is_measured() -> None:
+    common: dict[str, Any] = {"target": REPLAY, "progress": False, "calibration": 64}
+    for wrong, words in (
+        ({"exclude": ["stemm"]}, "exclude must name modules of the model, but got 'stemm'"),
+        ({"max_parameters": 10}, "max_parameters must be ≥"),
+        ({"max_memory_mb": 0.0001}, "max_memory_mb must be ≥"),
+        ({"min_accuracy": 1.0}, "min_accuracy must be at most the accuracy of the dense network"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            secateur.prune(TinyResNet(), stripes(300, 1), ratio=0.5, **wrong, **common)
 
 
 def test_an_inspection_is_a_table_and_short() -> None:

@@ -219,6 +219,7 @@ def test_a_layer_that_is_left_alone_and_multiples_hold_in_the_result(workshop: W
     [
         ({"exclude": ["stemm"]}, "names none; near names are stem"),
         ({"max_parameters": 10}, "max_parameters must be ≥"),
+        ({"max_memory_mb": 0.0001}, "max_memory_mb must be ≥"),
     ],
 )
 def test_constraints_that_cannot_be_kept_end_the_job_before_the_search(

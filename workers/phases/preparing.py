@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobs.footprint import Footprint
 from jobs.states import JobState
 from jobs.tables import Measurement
 from latency_probes.messages import Settings
@@ -70,9 +71,16 @@ def accuracy_refusal(snapshot: Snapshot, prepared: Prepared) -> str | None:
 
 
 def is_small_enough(snapshot: Snapshot) -> bool:
-    """Whether the dense model keeps to the limit of parameters."""
-    most, report = snapshot.spec.constraints.most_parameters, snapshot.model.report or {}
-    return most is None or int(report.get("parameters", 0)) <= most
+    """Whether the dense model keeps to the limits of parameters and memory."""
+    given, report = snapshot.spec.constraints, snapshot.model.report or {}
+    most, megabytes = given.most_parameters, given.max_memory_mb
+    if most is not None and int(report.get("parameters", 0)) > most:
+        return False
+    footprint = Footprint.of(report)
+    if megabytes is None or footprint is None:
+        return True
+    taken = footprint.memory_mb(footprint.dense_widths, snapshot.spec.target.batch_size)
+    return taken is None or taken <= megabytes
 
 
 def dense_request(prepared: Prepared, seed: int) -> NewRequest:

@@ -147,6 +147,8 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         blocks=spec.blocks,
         multiple=snapshot.spec.constraints.multiple,
         max_parameters=snapshot.spec.constraints.most_parameters,
+        max_memory_mb=snapshot.spec.constraints.max_memory_mb,
+        batch_size=snapshot.spec.target.batch_size,
     )
 
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates as functions of the units kept.
+"""Parameters, multiply-accumulates and elements as functions of the units kept.
 
 A product counts one operator: a constant times the number of indices kept along its axes. It knows
 labels and operators, neither groups nor plans.
@@ -113,6 +113,23 @@ def node_products(node: fx.Node, propagation: Propagation, *, dynamic: bool) -> 
     around = _whole(block for block in propagation.blocks if node in block.inner)
     for axes in record.macs(operands, outputs[0]):
         yield _product([*axes, *around], examples)
+
+
+def products_of(
+    node: fx.Node, made: Iterable[Labels], propagation: Propagation, examples: int
+) -> tuple[Product, ...]:
+    """The elements of values that a node makes, with all that goes where a block does.
+
+    Args:
+        node: makes them.
+        made: their labels.
+        propagation: the labels of the graph.
+        examples: how many a value with a batch holds; another one is there once.
+    """
+    around = _whole(block for block in propagation.blocks if node in block.inner)
+    return tuple(
+        _product([*sized(labels), *around], examples if labels.batch else 1) for labels in made
+    )
 
 
 def _whole(blocks: Iterable[Block]) -> list[SizedAxis]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from search.errors import GraphError
 from search.graph.dependency.costs import mac_products
 from search.graph.dependency.groups import Group
+from search.graph.dependency.memory import activations_of
 from search.graph.dependency.propagation import Propagation
 from search.graph.exported.deadline import Deadline
 from search.graph.exported.export import Exported, export
@@ -91,12 +92,12 @@ def set_aside(
         for node, value in propagation.values.items()
         if module_path(node) not in owners
     }
+    evaluated = replace(propagation, values=computed)
     return replace(
         graph,
         groups=tuple(_aside(group, frozenset(unused)) for group in graph.groups),
-        mac_counts=mac_products(
-            replace(propagation, values=computed), dynamic=graph.dynamic_batch
-        ),
+        mac_counts=mac_products(evaluated, dynamic=graph.dynamic_batch),
+        activations=activations_of(evaluated),
     )
 
 

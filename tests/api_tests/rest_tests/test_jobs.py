@@ -117,6 +117,35 @@ def test_a_job_on_a_rejected_data_set_is_refused(service: Service) -> None:
     assert "no images" in problem(submit(service), 409, "dataset-rejected")["detail"]  # type: ignore[operator]
 
 
+def test_constraints_that_exclude_each_other_are_refused_with_the_number(service: Service) -> None:
+    sizes = {"modules": ["fc"], "parameters": {"fc": [12, False, []]}, "frozen": []}
+    footprint = {**sizes, "values": [], "moments": []}
+    with service.rows() as session:
+        model = models.find(session, "net")
+        assert model is not None
+        models.accept(session, model.id, {"groups": [], "footprint": footprint})
+
+    document = problem(submit(service, constraints={"max_parameters": 9}), 422, "invalid-request")
+
+    assert "constraints.max_parameters must be >= 12" in str(document["detail"])
+    assert (count(service), service.dispatch.sent) == (0, [])
+    assert submit(service, constraints={"max_parameters": 12}).status_code == 202
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(service: Service) -> None:
+    with service.rows() as session:
+        make_device(session)
+
+    document = problem(
+        submit(service, target={"device": "label:room=attic"}), 422, "invalid-request"
+    )
+
+    assert "(board; labels are room=lab), but 'label:room=attic' accepts none" in str(
+        document["detail"]
+    )
+    assert count(service) == 0
+
+
 def test_the_same_key_and_body_give_the_first_answer_again(service: Service) -> None:
     first, again = submit(service, "k1"), submit(service, "k1")
 

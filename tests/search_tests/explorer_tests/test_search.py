@@ -203,6 +203,25 @@ def test_the_result_keeps_to_the_limit_of_parameters() -> None:
     assert [each.digest for each in state.finalists()] == [each.digest for each in finalists]
 
 
+class Weighed(Counted):
+    """As much memory as units are kept, in megabytes, for every example of a batch."""
+
+    @staticmethod
+    def memory_bytes(plan: Plan, batch_size: int) -> int:
+        return 10**6 * batch_size * Counted.parameters(plan)
+
+
+def test_the_result_keeps_to_the_limit_of_memory_at_its_batch_size() -> None:
+    config = SearchConfig(
+        0.6, beam_width=2, children=4, levels=3, max_memory_mb=380.0, batch_size=2
+    )
+    finalists = drive(Explorer(config, Weighed(), scores(), FLOORS, relax=relax), Device())
+    assert finalists.finalists()
+    assert all(Counted.parameters(node.plan) <= 190 for node in finalists.finalists())
+    with pytest.raises(ConfigError, match="max_memory_mb needs a PruningGraph"):
+        Explorer(config, Counted(), scores(), FLOORS)
+
+
 def test_a_limit_of_parameters_needs_a_graph_that_counts_them() -> None:
     with pytest.raises(ConfigError, match="needs a PruningGraph"):
         Explorer(SearchConfig(0.6, max_parameters=10), GROUPS, scores(), FLOORS)
