@@ -30,7 +30,7 @@ def package(work: Work) -> Done:
     model = prune(work.graph.model, work.graph, plan, free_sizes=False)
     load_tensors(model, load(work.context.store.get(finetuned.weights)), strict=False)
     files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan)}
-    return _packaged(work, model, files)
+    return _packaged(work, model, files, plan)
 
 
 def package_dense(work: Work) -> Done:
@@ -65,7 +65,9 @@ def _put_plan(work: Work, plan: Plan) -> str:
     return location
 
 
-def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
+def _packaged(
+    work: Work, model: nn.Module, files: dict[str, str], plan: Plan | None = None
+) -> Done:
     graph, source = work.graph, _source(work)
     made = deliver(
         model.eval(),
@@ -73,6 +75,8 @@ def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
         graph.example_inputs,
         lambda count: (_samples(work, count),),
         source=source,
+        analysis=graph,
+        plan=plan,
         batch_size=work.snapshot.spec.target.batch_size,
     )
     blob = stored_blob(
