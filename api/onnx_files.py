@@ -55,7 +55,7 @@ def check_onnx(file: BinaryIO, size: int) -> None:
     if size > MAX_BYTES:
         raise _wrong(f"must be an ONNX file of at most {MAX_BYTES} bytes, but got {size}")
     try:
-        _check_structure(_bytes(file, size))
+        _check_structure(bytes_of(file, size))
     except (OnnxFormatError, IndexError) as error:
         raise _wrong(f"must be a whole ONNX file, but: {error}") from None
 
@@ -92,7 +92,7 @@ def _sizes(data: memoryview) -> Iterator[int]:
             yield 0 if kind == _TENSOR and number in _VALUES else len(content)
 
 
-def _bytes(file: BinaryIO, size: int) -> memoryview:
+def bytes_of(file: BinaryIO, size: int) -> memoryview:
     """The file's bytes; a large one is mapped, not read, for as long as they are looked at."""
     if size > SMALL_BYTES:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,9 +1,10 @@
 """Puts values into the initializers of an ONNX file that has them elsewhere: marked for filling,
-or in other files. Works on bytes, like `onnx_reader`."""
+or in other files; and sizes into inputs that leave some free. Works on bytes, like `onnx_reader`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latency_probes.onnx_reader import Field, fields, text
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _GRAPH, _INITIALIZER = 7, 5  # field numbers of ModelProto and GraphProto
 _NAME, _RAW_DATA, _EXTERNAL, _LOCATION = 8, 9, 13, 14  # of TensorProto
+_INPUT, _TYPE, _TENSOR_TYPE, _SHAPE, _DIM = 11, 2, 1, 2, 1  # of what holds each
 Chunk = bytes | memoryview
 
 
@@ -25,6 +27,44 @@ def with_weights(model: bytes, weights: Mapping[str, npt.NDArray[Any]]) -> bytes
         for name, values in weights.items()
     }
     return b"".join(chunks_with(memoryview(model), raw))
+
+
+def with_sizes(model: bytes, sizes: Mapping[str, Sequence[int]]) -> bytes:
+    """The model whose inputs of these names have these shapes; without any, as it is."""
+    if not sizes:
+        return model
+    chunks: list[Chunk] = []
+    for field in fields(memoryview(model)):
+        if field[0] == _GRAPH:
+            chunks += _message(_GRAPH, _with_inputs(field[3], sizes))
+        else:
+            chunks += _as(field)
+    return b"".join(chunks)
+
+
+def _with_inputs(graph: memoryview, sizes: Mapping[str, Sequence[int]]) -> Iterator[Chunk]:
+    for field in fields(graph):
+        name = _value_name(field[3]) if field[0] == _INPUT else ""
+        if name in sizes:
+            yield from _message(_INPUT, _sized(field[3], (_TYPE, _TENSOR_TYPE), sizes[name]))
+        else:
+            yield from _as(field)
+
+
+def _value_name(value: memoryview) -> str:
+    return next((text(data) for number, _, _, data in fields(value) if number == 1), "")
+
+
+def _sized(message: memoryview, path: Sequence[int], sizes: Sequence[int]) -> Iterator[Chunk]:
+    """The shape, in the messages that hold it; other fields stay."""
+    for field in fields(message):
+        if path and field[0] == path[0]:
+            yield from _message(path[0], _sized(field[3], path[1:], sizes))
+        elif not path and field[0] == _SHAPE:
+            dims = (_message(_DIM, iter(_as((1, 0, size, memoryview(b""))))) for size in sizes)
+            yield from _message(_SHAPE, (chunk for dim in dims for chunk in dim))
+        else:
+            yield from _as(field)
 
 
 def chunks_with(model: memoryview, raw: Mapping[str, memoryview]) -> list[Chunk]:

@@ -90,4 +90,4 @@ def _of_onnx_file(path: Path, plan: Path) -> nn.Module:
 
     document = json.loads(plan.read_text(encoding="utf-8"))
     shapes = [tuple(each["shape"][1:]) for each in document["inputs"]]
-    return from_onnx(path.read_bytes(), input_shapes=shapes)
+    return from_onnx(path, input_shapes=shapes)

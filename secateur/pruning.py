@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,15 +26,16 @@ from search.explorer import Node, SearchConfig
 from search.explorer.limits import limits_of as keeps_to_limits
 from search.finetuning import Finetune
 from search.graph import PruningGraph, trace
+from search.onnx_out import Delivered, deliver
 from search.plan import Plan
 from search.recalibration import DenseOrigin, recalibrate
-from search.scores import scores_only
 from search.sensitivity import RATIOS
-from search.skeleton import export_onnx, skeleton
+from search.skeleton import skeleton
 from search.surgery import kept_indices
 from search.surgery import prune as pruned_by
 from secateur.data import Parts, parts_of
 from secateur.errors import AccuracyOutOfReach, BudgetOutOfReach, MeasuringError
+from secateur.models import Given, opened
 from secateur.progress import Display
 from secateur.result import Result
 from secateur.settings import Wishes, budget_of, finetune_config, limits_of, target_of
@@ -43,7 +45,7 @@ SHORTLIST = 4
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     train: Any,
     val: Any = None,
     *,
@@ -78,7 +80,7 @@ def prune(
     Args:
         model: The trained network; it returns class scores (B, classes), alone or as `logits` of
             an output object. It is not touched, and may lie on any device: all work is done on
-            the CPU.
+            the CPU. Or the path of an ONNX file, with its data files beside it.
         train: Training data: inputs (N, …) and labels (N,) as two tensors, a data set of pairs, a
             DataLoader, or a list of batches. It is held in memory as it is given; of a loader that
             augments, one pass is taken.
@@ -115,8 +117,8 @@ def prune(
             budget and to the other limits at once.
         DataError: The data is not inputs and labels.
         MeasuringError: The network cannot be measured on this machine.
-        search.errors.SearchError: The network cannot be traced, a setting is wrong, or two
-            exclude each other.
+        search.errors.SearchError: The network cannot be read or traced, a setting is wrong, or
+            two exclude each other.
     """
     began_s = time.monotonic()
     wishes = Wishes(
@@ -142,10 +144,12 @@ def prune(
     parts = parts_of(train, val, calibration=calibration, seed=seed)
     with Display(shown=progress) as display:
         display.show("tracing", 0.0)
-        dense, is_adapted = _copied(model, parts.fit.inputs[:2])
+        given = opened(model, parts.fit.inputs[:2])
         example = (parts.fit.inputs[:2],) if inputs is None else _tuple(inputs)
-        graph = constrained(trace(dense, example, time_limit_s=trace_limit_s), wishes.constraints)
-        work = _Work(dense, graph, parts, wishes, display)
+        graph = constrained(
+            trace(given.dense, example, time_limit_s=trace_limit_s), wishes.constraints
+        )
+        work = _Work(given, graph, parts, wishes, display)
         work.check_floor()
         budget = wishes.budget.at(work.dense_latency_ms())
         config = wishes.search_config(budget)
@@ -156,7 +160,7 @@ def prune(
         if found.infeasible is not None or not found.finalists:
             raise out_of_reach(budget, found, config)
         result = work.finished(found, budget, began_s)
-    if is_adapted and isinstance(result.model, type(model)):
+    if given.is_adapted and isinstance(model, nn.Module) and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
     least = wishes.limits.least_accuracy(result.dense_accuracy)
     if result.accuracy < least:
@@ -173,17 +177,6 @@ def out_of_reach(budget: float, found: SearchResult, config: SearchConfig) -> Bu
     return BudgetOutOfReach(budget, fastest, beside="" if found.infeasible else ", ".join(told))
 
 
-def _copied(model: nn.Module, example: Tensor) -> tuple[nn.Module, bool]:
-    """A copy on the CPU in eval mode that returns class scores alone, and whether it had to be
-    adapted for that."""
-    dense = copy.deepcopy(model).cpu().eval()
-    with torch.no_grad():
-        output = dense(example)
-    if isinstance(output, Tensor):
-        return dense, False
-    return scores_only(dense), True
-
-
 def _tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
 
@@ -192,11 +185,15 @@ def _tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 class _Work:
     """One call of `prune`, with what its steps share."""
 
-    dense: nn.Module
+    given: Given
     graph: PruningGraph
     parts: Parts
     wishes: Wishes
     display: Display
+
+    @property
+    def dense(self) -> nn.Module:
+        return self.given.dense
 
     @property
     def target(self) -> Target:
@@ -267,11 +264,9 @@ class _Work:
         budget: float,
         began_s: float,
     ) -> Result:
-        exported = [
-            export_onnx(each, self.graph.example_inputs, batch_size=self.target.batch_size)
-            for each in (student, self.dense)
-        ]
-        measured = self._strictly(exported)[0]
+        dense = self._delivered(self.dense)
+        made = dense if found is None else self._delivered(student, plan)
+        measured = self._strictly([made.onnx_bytes, dense.onnx_bytes], made.sizes)[0]
         validation = self.parts.validation.batches()
         return Result(
             model=student,
@@ -285,8 +280,10 @@ class _Work:
             accuracy=accuracy(student, validation),
             dense_accuracy=accuracy(self.dense, validation),
             examples=len(self.parts.validation),
-            onnx=exported[0],
-            dense_onnx=exported[1],
+            onnx=made.onnx_bytes,
+            dense_onnx=dense.onnx_bytes,
+            delivery={"way": made.way, "reason": made.reason, "opset": made.opset}
+            | {"notes": list(made.notes)},
             tree=tuple(found.tree) if found else (),
             target=self.target.key,
             batch_size=self.target.batch_size,
@@ -321,13 +318,32 @@ class _Work:
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
 
-    def _strictly(self, models: Sequence[bytes]) -> list[Measured]:
-        """The first of the models against the last, carefully.
+    def _delivered(self, model: nn.Module, plan: Plan | None = None) -> Delivered:
+        """The file of a model, with the interface of what came in; compared on validation data."""
+        inputs = self.parts.validation.inputs
+        return deliver(
+            model,
+            self.dense,
+            self.graph.example_inputs,
+            lambda count: (inputs[torch.arange(count) % len(inputs)],),
+            source=self.given.source,
+            analysis=self.graph,
+            plan=plan,
+            batch_size=self.target.batch_size,
+        )
+
+    def _strictly(
+        self, models: Sequence[bytes], sizes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> list[Measured]:
+        """The first of the models against the last, carefully; `sizes` that they leave free are
+        fixed when they are loaded.
 
         Raises:
             MeasuringError: It could not be measured.
         """
-        probe = LocalProbe(models[-1], self.target, Settings.strict(seed=self.wishes.seed))
+        strict = Settings.strict(seed=self.wishes.seed)
+        settings = strict.model_copy(update={"sizes": sizes})
+        probe = LocalProbe(models[-1], self.target, settings)
         try:
             outcomes = probe([LocalModel(models[0])])
         finally:

@@ -78,7 +78,9 @@ class Result:
         latency_ms: Measured; dense_latency_ms: of the dense network, in the same processes.
         accuracy: On the validation data; dense_accuracy: of the dense network.
         examples: How many examples the validation data has.
-        onnx: The pruned network as an ONNX file; dense_onnx: the dense one.
+        onnx: The pruned network as an ONNX file, which is what was measured; dense_onnx: the dense
+            one.
+        delivery: How that file was made: `way`, `reason`, `opset`, `notes` (docs/models.md).
         tree: Every candidate as a JSON object.
         target: Runtime, provider, batch size and threads that were measured.
         batch_size: Of the target.
@@ -98,6 +100,7 @@ class Result:
     examples: int
     onnx: bytes
     dense_onnx: bytes
+    delivery: Mapping[str, Any]
     tree: tuple[Mapping[str, Any], ...]
     target: str
     seconds: float
@@ -136,6 +139,7 @@ class Result:
             dense_parameters=self.graph.parameters(self.graph.dense_plan()),
             memory_mb=self._memory_mb(self.plan),
             dense_memory_mb=self._memory_mb(self.graph.dense_plan()),
+            delivery=dict(self.delivery),
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
             target=self.target,

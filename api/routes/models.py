@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api.onnx_files import check_onnx
-from api.problems import Problem, not_found
+from api.onnx_upload import DATA, MAX_DATA_FILES, one_file
+from api.problems import Problem, invalid_field, not_found
 from api.routes.access import Reader, Submitter, Uploader
 from api.routes.admission import AdmittedRoute
 from api.routes.answers import After, Limit, Listing, conditional
 from api.routes.edge import Composed, Reading, Writing, clear_after
 from api.routes.uploads import (
     FORM_LIMITS,
+    FormLimits,
     free_name,
     is_taken,
-    keep,
     name_taken,
     read_spec,
     refuse_foreign_code,
@@ -38,8 +38,10 @@ from jobs.tables import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=AdmittedRoute)
 
+LIMITS: FormLimits = {**FORM_LIMITS, "max_files": 2 + MAX_DATA_FILES}
 
-@router.post("", status_code=202, response_model=ModelView, form_limits=FORM_LIMITS)
+
+@router.post("", status_code=202, response_model=ModelView, form_limits=LIMITS)
 def submit_model(
     spec: Annotated[
         str | UploadFile, Form(description="a ModelSpec as JSON, as text or as a file")
@@ -48,11 +50,16 @@ def submit_model(
     services: Composed,
     edge: Writing,
     caller: Uploader,
+    data: Annotated[
+        list[UploadFile] | None, File(description="the data files of an ONNX file, if it has any")
+    ] = None,
 ) -> Response:
     """Submit a trained network: its architecture in ``spec``, its weights as safetensors.
 
-    With the architecture ``onnx`` the file is an ONNX model, opset 7 to 25, which holds both, its
-    data inside; ``input_shape`` may then be left out where the file says it.
+    With the architecture ``onnx`` the file is an ONNX model, opset 7 to 25, which holds both;
+    ``input_shape`` may then be left out where the file says it. Its data files, 64 at most, come
+    as parts ``data`` of the same form, each with the file name by which the model calls it,
+    relative to its folder. All become one file, of less than 2 GiB.
 
     The name must be new, or that of a rejected model, which this one replaces.
 
@@ -61,8 +68,7 @@ def submit_model(
     """
     wanted = read_spec(ModelSpec, spec)
     refuse_foreign_code(wanted, services.settings)
-    check = check_onnx if wanted.is_onnx else check_weights
-    check(weights.file, upload_size(weights))
+    content = _content(wanted, weights, data or [])
     with services.reading() as session:
         if is_taken(models.find(session, wanted.name)):
             raise name_taken("model", wanted.name)
@@ -70,7 +76,7 @@ def submit_model(
     folder = model_folder(model_id)
     edge.on_rollback(unless_kept(services, folder, lambda rows: models.find(rows, model_id)))
     with edge.turn.left():  # a store may take minutes
-        stored = keep(services.store, weights_name(model_id), weights)
+        stored = services.store.put(weights_name(model_id), content)
     free_name(services, edge, wanted.name, models.find(edge.session, wanted.name))
     model = models.create(edge.session, wanted, weights_digest=stored.sha256, model_id=model_id)
     if model is None:
@@ -78,6 +84,16 @@ def submit_model(
     edge.after_commit(CHECK_MODEL, model.id)
     body = ModelView.model_validate(model).model_dump(mode="json")
     return JSONResponse(body, 202, headers={"Location": f"/v1/models/{model.id}"})
+
+
+def _content(wanted: ModelSpec, weights: UploadFile, data: list[UploadFile]) -> BinaryIO:
+    """What is kept of the files of a form, looked at; read from where it stands."""
+    if wanted.is_onnx:
+        return one_file(weights, data)
+    if data:
+        raise invalid_field(DATA, "must come with the architecture onnx alone")
+    check_weights(weights.file, upload_size(weights))
+    return weights.file
 
 
 @router.get("", response_model=Listing[ModelView])

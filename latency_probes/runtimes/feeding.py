@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from latency_probes import filling, onnx_reader
-from latency_probes.onnx_writer import with_weights
+from latency_probes.onnx_writer import with_sizes, with_weights
 from latency_probes.runtimes.base import InvalidModel, Placement
 
 _NO_MEMORY = (
@@ -17,7 +17,8 @@ _NO_MEMORY = (
 
 @dataclass(frozen=True)
 class Fed:
-    """A model with its inputs by name, in the graph's order.
+    """A model with its inputs by name, in the graph's order. Inputs whose free sizes have no name
+    have the sizes of these.
 
     Attributes:
         weights: values for the initializers that are marked for filling.
@@ -52,9 +53,20 @@ def feed(model: bytes, placement: Placement, cache: Path) -> Fed:
             )
             if name and not dim
         }
-        return Fed(model, inputs, filling.fill(structure, noise), free)
+        unnamed = {
+            value.name: inputs[value.name].shape
+            for value in structure.inputs
+            if any(not dim and not word for dim, word in _dims(value))
+        }
+        sized = with_sizes(model, unnamed)
+        return Fed(sized, inputs, filling.fill(structure, noise), free)
     except onnx_reader.OnnxFormatError as error:
         raise InvalidModel(str(error)) from error
+
+
+def _dims(value: onnx_reader.Value) -> list[tuple[int, str]]:
+    """Sizes and their names."""
+    return list(zip(value.dims, value.dim_names, strict=False))
 
 
 def check_provider(provider: str, offered: tuple[str, ...]) -> None:

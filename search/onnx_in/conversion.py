@@ -17,6 +17,7 @@ from search.onnx_in.module import OnnxModule
 from search.onnx_in.ops.table import OPS
 from search.onnx_in.reading import DOMAINS, Graph, read
 
+PROBES = (PROBE, 41)  # some other size of the model may be the first by chance
 _DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RecursionError,
     RuntimeError, TypeError, ValueError,
@@ -59,12 +60,15 @@ def _module(graph: Graph, any_batch: bool) -> OnnxModule:
     fixed = graph.inputs[0].shape[0]
     if fixed is None or not any_batch:
         return _built(graph, fixed or PROBE)
-    try:  # a batch of a size unlike any other is recognised where sizes are joined
-        module = _built(with_free_batch(graph), PROBE)
-        check_batch(module, fixed)
-    except OnnxError:
-        module = _built(graph, fixed)
-        check_batch(module, fixed)
+    for probe in PROBES:  # a batch of a size unlike any other is recognised where sizes are joined
+        try:
+            module = _built(with_free_batch(graph), probe)
+            check_batch(module, fixed)
+        except OnnxError:
+            continue
+        return module
+    module = _built(graph, fixed)
+    check_batch(module, fixed)
     return module
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.traceback import annotate
 
 from search.errors import OnnxError
 from search.onnx_in.reading import Input, OnnxNode
 from search.onnx_in.values import Entry, NodeCall, Numbers, Op, Value
+
+MADE = "onnx_value"  # of an operator in an exported graph: the value of the file that it makes
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Step:
     pattern: tuple[Entry, ...] | None = None
     last: tuple[str, ...] = ()
 
+    @property
+    def output(self) -> str:
+        """The first output that has a name."""
+        return next(filter(None, self.node.outputs))
+
 
 class OnnxModule(nn.Module):
     """An ONNX graph as a module, made by `from_onnx`.
@@ -68,6 +77,11 @@ class OnnxModule(nn.Module):
     def steps(self) -> tuple[Step, ...]:
         """What forward runs, in this order."""
         return self._steps
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The values that forward returns."""
+        return self._outputs
 
     def set_steps(self, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> None:
         """What forward runs, and the values that it returns."""
@@ -141,9 +155,10 @@ class OnnxModule(nn.Module):
     ) -> tuple[Value, ...]:
         inputs = tuple(self._fetched(source, values) for source in step.sources)
         try:
-            if step.layer is not None:
-                return as_tuple(self.get_submodule(step.layer)(inputs[0]))
-            return called(step, self.opset, inputs, dtype, device)
+            with _marked(step):
+                if step.layer is not None:
+                    return as_tuple(self.get_submodule(step.layer)(inputs[0]))
+                return called(step, self.opset, inputs, dtype, device)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise OnnxError(f"{step.node.title} cannot run: {error}") from error
 
@@ -165,6 +180,11 @@ class OnnxModule(nn.Module):
             return value
         call = NodeCall("output", self.opset, {}, (value,), 1, self._float_type(()), like.device)
         return call.tensor(0)
+
+
+def _marked(step: Step) -> AbstractContextManager[None]:
+    """While torch.export looks on, operators are marked with the value that the step makes."""
+    return annotate({MADE: step.output}) if torch.compiler.is_exporting() else nullcontext()
 
 
 def called(

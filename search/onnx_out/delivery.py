@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from search.errors import OnnxError, SkeletonError
 from search.graph.exported.export import batched
+from search.graph.pruning_graph import PruningGraph
 from search.onnx_in.files import parsed
 from search.onnx_in.module import OnnxModule
 from search.onnx_in.reading import DOMAINS
 from search.onnx_out.checking import Samples, tolerance, worst_difference
 from search.onnx_out.editing import edited
 from search.onnx_out.interface import Interface
+from search.onnx_out.kept_values import KeptValues
+from search.plan import Plan
 from search.skeleton.export import OPSET, export_proto
 
 Way = Literal["edited", "exported", "kept"]
@@ -65,6 +68,8 @@ def deliver(
     samples: Samples,
     *,
     source: bytes | ModelProto | None = None,
+    analysis: PruningGraph | None = None,
+    plan: Plan | None = None,
     batch_size: int = 1,
 ) -> Delivered:
     """The file of `model`, compared with it by ONNX Runtime at batches of 1, 2 and 7, or at its
@@ -76,6 +81,8 @@ def deliver(
         examples: inputs of a batch of two or more, as they were traced.
         samples: gives inputs for so many examples, real ones where there are any.
         source: the file that `dense` was read from by `from_onnx`.
+        analysis: that of `dense`, and `plan`: what `model` was pruned to; without them, the file
+            of a model that is its exported graph can only be edited where its own steps run.
         batch_size: of the file where the batch cannot be free.
 
     Raises:
@@ -93,21 +100,35 @@ def deliver(
         if model is dense:
             return _checked(source, model, samples, batches, "kept")
         try:
-            made = _edited(model, dense, samples, proto, interface)
+            made = _edited(model, dense, samples, proto, interface, _kept(dense, analysis, plan))
             return _checked(made, model, samples, batches, "edited")
         except _REFUSALS as error:
             reason = f"the file that came in cannot be edited: {error}"
     return _exported(model, examples, samples, interface, reason, batch_size)
 
 
+def _kept(dense: nn.Module, analysis: PruningGraph | None, plan: Plan | None) -> KeptValues | None:
+    """What is left of the values of a file whose own steps do not run with what is left."""
+    if analysis is None or plan is None or not isinstance(dense, OnnxModule):
+        return None
+    if analysis.form(plan) == "module":
+        return None
+    return KeptValues(analysis.whole_program, analysis.kept_atoms(plan), dense)
+
+
 def _edited(
-    model: nn.Module, dense: nn.Module, samples: Samples, source: ModelProto, interface: Interface
+    model: nn.Module,
+    dense: nn.Module,
+    samples: Samples,
+    source: ModelProto,
+    interface: Interface,
+    kept: KeptValues | None,
 ) -> ModelProto:
     if not isinstance(dense, OnnxModule):
         raise SkeletonError("it was not read from the file")
     nodes = model if isinstance(model, OnnxModule) else dense.with_parts_of(model)
     fixed = None if interface.free_batch else _fixed_batch(interface)
-    return edited(source, dense, nodes, samples(fixed or 2))
+    return edited(source, dense, nodes, samples(fixed or 2), kept)
 
 
 def _exported(

@@ -80,6 +80,13 @@ class Document:
         place = self.makers[output], number
         return next((each[place] for each in self._wanted.values() if place in each), None)
 
+    def hand_on(self, output: str, source: str) -> None:
+        """Lets the node that makes `output` hand on another value in its place."""
+        node = self.node(output)
+        node.op_type = "Identity"
+        node.input[:] = [source]
+        del node.attribute[:]
+
     def apply(self) -> None:
         """Does what was asked for: constants that all readers want alike are replaced, others are
         given anew under a name of their own."""
@@ -110,7 +117,8 @@ class Document:
                 _set_shape(given, value.shape)
 
     def _give(self, node: NodeProto, number: int, name: str, value: Array) -> None:
-        value = value.astype(self._type(node, name))
+        if name in self._held or value.dtype.kind == "f":
+            value = value.astype(self._type(node, name))
         free = base = f"{name or node.output[0]}_pruned"
         count = 2
         while free in self._names:
@@ -188,3 +196,10 @@ def set_attribute(node: NodeProto, name: str, value: Any) -> None:
             each.CopyFrom(helper.make_attribute(name, value))
             return
     node.attribute.append(helper.make_attribute(name, value))
+
+
+def drop_attribute(node: NodeProto, name: str) -> None:
+    """Of a node that may have it."""
+    left = [each for each in node.attribute if each.name != name]
+    del node.attribute[:]
+    node.attribute.extend(left)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
 from latency_probes.messages import MeasureRequest, Settings, Workload, encode, parse_request
@@ -54,6 +54,17 @@ def test_names_of_free_sizes_are_told_to_the_library(tmp_path: Path) -> None:
     assert fed.free == {"N": 2, "h": 8, "w_": 12}
     with pytest.raises(InvalidModel, match="or one that the request tells"):
         feed(free("N", 3, "h", "w_"), Placement("CPUExecutionProvider", 2, 1), tmp_path)
+
+
+def test_free_sizes_without_a_name_are_fixed_in_what_is_loaded(tmp_path: Path) -> None:
+    data = free(-1, 3, -1, -1)
+    fed = feed(data, Placement("CPUExecutionProvider", 2, 1, SIZES), tmp_path)
+    found, wanted = ModelProto.FromString(fed.onnx_bytes), ModelProto.FromString(data)
+    dims = found.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in dims] == [2, 3, 8, 12]
+    for proto in (found, wanted):
+        proto.graph.input[0].type.tensor_type.ClearField("shape")
+    assert found == wanted
 
 
 def test_a_local_probe_measures_it() -> None:

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ import secateur
 from latency_probes.messages import Target
 from search.errors import ConfigError
 from tests.e2e_tests.nets import TinyResNet, images
+from tests.workers_tests.test_job_onnx_file import classifier
 
 
 class WithLogits(TinyResNet):
@@ -59,6 +61,31 @@ def test_a_network_is_pruned_trained_measured_saved_and_loaded(
     loaded = secateur.load(tmp_path, WithLogits())
     assert isinstance(result.model, WithLogits)
     torch.testing.assert_close(loaded(inputs)["logits"], result.model(inputs)["logits"])
+
+
+def test_an_onnx_file_comes_back_as_it_was_and_is_what_was_measured(tmp_path: Path) -> None:
+    """Its data lies beside it, and it leaves the batch and the size of images free."""
+    source = classifier()
+    for place, name in enumerate(("N", None, "height", "width")):
+        if name is not None:
+            source.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    source.doc_string = "stripes"
+    path = tmp_path / "m.onnx"
+    onnx.save_model(source, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    result = secateur.prune(
+        path, stripes(300, 1), stripes(60, 2), ratio="80%", target=REPLAY,
+        search={"levels": 1, "beam_width": 1, "children": 1}, finetune={"steps": 2},
+        calibration=32, progress=False,
+    )  # fmt: skip
+    assert (result.delivery["way"], result.delivery["notes"]) == ("edited", [])
+    assert result.report()["delivery"] == result.delivery
+    found = onnx.load_from_string(result.onnx)
+    assert list(found.graph.input) == list(source.graph.input)
+    assert (found.opset_import, found.doc_string) == (source.opset_import, "stripes")
+    result.save(tmp_path / "out")
+    inputs = stripes(3, 3)[0]
+    loaded = secateur.load(tmp_path / "out", path)
+    torch.testing.assert_close(loaded(inputs), result.model(inputs))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def package(work: Work) -> Done:
     files = {"model.safetensors": finetuned.weights, "plan.json": _put_plan(work, plan, ranges)}
     if ranges is not None:
         return _packaged_in_int8(work, ranges, model, files)
-    return _packaged(work, model, files)
+    return _packaged(work, model, files, plan)
 
 
 def package_dense(work: Work) -> Done:
@@ -75,7 +75,9 @@ def _put_plan(work: Work, plan: Plan, rounding: QuantizedModel | None = None) ->
     return location
 
 
-def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
+def _packaged(
+    work: Work, model: nn.Module, files: dict[str, str], plan: Plan | None = None
+) -> Done:
     graph, source = work.graph, _source(work)
     made = deliver(
         model.eval(),
@@ -83,6 +85,8 @@ def _packaged(work: Work, model: nn.Module, files: dict[str, str]) -> Done:
         graph.example_inputs,
         lambda count: (_samples(work, count),),
         source=source,
+        analysis=graph,
+        plan=plan,
         batch_size=work.snapshot.spec.target.batch_size,
     )
     return Done(_stored(work, made, files).document())

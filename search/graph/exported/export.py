@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.traceback import preserve_node_meta
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -143,7 +144,12 @@ def export(
     wanted = _free(model, inputs, all_sizes=all_sizes)
     for shapes in (wanted, None):
         try:
-            with _quiet(), shapes_at_once(), Interruptible(deadline.is_over):
+            with (
+                _quiet(),
+                shapes_at_once(),
+                preserve_node_meta(),  # marks that a forward gives its operators
+                Interruptible(deadline.is_over),
+            ):
                 program = torch.export.export(
                     shell_of(model), inputs, dynamic_shapes=shapes, strict=False
                 )

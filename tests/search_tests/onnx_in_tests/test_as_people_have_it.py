@@ -16,6 +16,7 @@ from torch import nn
 
 from search.errors import OnnxError
 from search.onnx_in import from_onnx
+from search.onnx_in.conversion import PROBES
 from tests.search_tests.onnx_in_tests.graphs import (
     assert_equal,
     by_runtime,
@@ -224,3 +225,26 @@ def test_opsets_from_7_to_25_are_taken(opset: int) -> None:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             proto.graph.input.append(value)
     assert_equal(by_torch(from_onnx(proto), [X]), by_runtime(proto, [X]))
+
+
+@pytest.mark.parametrize("steps", [22, *PROBES])
+def test_a_fixed_batch_is_freed_whatever_the_other_sizes_are(steps: int) -> None:
+    """Also where one of them is the size that stands for the batch while the module is built."""
+    make = helper.make_node
+    nodes = [
+        make("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        make("Shape", ["t"], ["s"]),
+        make("Slice", ["s", "zero", "one"], ["steps"]),
+        make("Slice", ["s", "one", "two"], ["batch"]),
+        make("Mul", ["steps", "batch"], ["rows"]),
+        make("Concat", ["rows", "four"], ["flat"], axis=0),
+        make("Reshape", ["t", "flat"], ["f"]),
+        make("MatMul", ["f", "w"], ["m"]),
+        make("Concat", ["steps", "batch", "rest"], ["back"], axis=0),
+        make("Reshape", ["m", "back"], ["b"]),
+        make("ReduceMean", ["b"], ["y"], axes=[0], keepdims=0),
+    ]
+    numbers = {"zero": 0, "one": 1, "two": 2, "four": 4, "rest": -1}
+    held = {name: np.array([number]) for name, number in numbers.items()} | {"w": noise(4, 5)}
+    read = from_onnx(model(nodes, {"x": noise(1, steps, 4)}, held, batch=1))
+    assert read(*read.example_inputs(3)).shape == (3, 5)
