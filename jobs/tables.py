@@ -176,6 +176,11 @@ class Candidate(Base):
     kept: Mapped[bool] = mapped_column(default=False)
     error: Mapped[str | None]
 
+    @property
+    def int8_layers(self) -> int:
+        """How many layers of the plan are in int8."""
+        return len((self.plan or {}).get("int8", ()))
+
 
 class Skeleton(Base):
     """An ONNX graph without weights, in the artifact store."""

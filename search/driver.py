@@ -17,7 +17,7 @@ from search.candidate import candidate_model
 from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
-from search.evaluation import cross_entropy_loss, loss_with_error
+from search.evaluation import loss_with_error
 from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig
 from search.explorer.segments import INT8, Segment
 from search.floors import layer_floors
@@ -28,7 +28,7 @@ from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, operators, skeleton
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
-Evaluate = Callable[[nn.Module], float]
+Evaluate = Callable[[nn.Module], float | tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def run_search(
         batches: Calibration data, inputs and labels: every candidate is recalibrated on the
             inputs before its loss is taken, and so is the result. Some criteria need them too.
         config: Budget, beam, children, levels.
-        evaluate: The loss of a model, lower is better; the cross entropy on `batches` by default.
+        evaluate: The loss of a model, lower is better, alone or with its standard error; the cross
+            entropy on `batches` by default.
         criterion: Name of an importance criterion.
         tolerance: τ of the layer floors, doubled until they leave room for the budget.
         batch_size: Batch size of the skeletons.
@@ -117,7 +118,11 @@ def run_search(
     limits = constraints_of(config, exclude, prune_frozen=prune_frozen)
     graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
-    loss_of = evaluate or partial(cross_entropy_loss, batches=batches)
+    scored = evaluate or partial(loss_with_error, batches=batches)
+
+    def loss_of(model: nn.Module) -> float:
+        return _score(scored(model)).loss
+
     segments: tuple[Segment, ...] = ()
     if form is not None:
         segments = precision_segments(graph, operators(graph, batch_size=batch_size), limits)
@@ -147,8 +152,7 @@ def run_search(
         for candidate in candidates:
             if candidate.needs == "loss":
                 pruned = candidate_model(model, graph, candidate.plan, inputs, form)
-                told = (evaluate(pruned),) if evaluate else loss_with_error(pruned, batches)
-                explorer.tell(candidate, Scored(*map(float, told)))
+                explorer.tell(candidate, _score(scored(pruned)))
         if progress is not None:
             progress(explorer.progress())
     return _result(model, graph, explorer, sensitivity, inputs, form)
@@ -167,6 +171,10 @@ def constraints_of(
         batch_size=config.batch_size,
         blocks=config.blocks,
     )
+
+
+def _score(told: float | tuple[float, float]) -> Scored:
+    return Scored(*map(float, told)) if isinstance(told, tuple) else Scored(float(told))
 
 
 def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

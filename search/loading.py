@@ -21,11 +21,14 @@ from search.tensors import copy_with, load_tensors, named_tensors, set_attribute
 
 if TYPE_CHECKING:
     from search.graph.pruning_graph import PruningGraph
+    from search.quantization import QuantizedModel
 
 VERSION = 1
 
 
-def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str, Any]:
+def plan_document(
+    model: nn.Module, graph: PruningGraph, plan: Plan, rounded: QuantizedModel | None = None
+) -> dict[str, Any]:
     """The plan, and every edit that turns `model` into the pruned one, as JSON.
 
     Returns:
@@ -33,7 +36,8 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
         attribute -> value), `inputs` (shape and dtype of the example inputs), `batch` (which
         numbers of examples a graph is limited to, see `Program.limits`) and `sizes` (whether it
         takes inputs of other sizes than the traced ones, "free" or "traced"). `load_pruned` reads
-        it; only for the form "graph" it has to export the model again.
+        it; only for the form "graph" it has to export the model again. Of a model with layers in
+        int8 (`rounded`) also `quantization`: its format, and the ranges of its values.
 
     Raises:
         PlanError: the plan does not fit the graph, or the graph does not fit the model.
@@ -42,7 +46,7 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
     check_model_shapes(model, graph)
     kept = kept_indices(graph, plan)
     form = graph.form(plan)
-    return {
+    document = {
         "version": VERSION,
         "form": form,
         "batch": graph.whole_program.limits if form == "graph" else None,
@@ -57,6 +61,10 @@ def plan_document(model: nn.Module, graph: PruningGraph, plan: Plan) -> dict[str
             for value in graph.example_inputs
         ],
     }
+    if rounded is not None:
+        ranges = {key: list(ends) for key, ends in sorted(rounded.ranges.items())}
+        document["quantization"] = {"format": rounded.form.name, "ranges": ranges}
+    return document
 
 
 def load_pruned(model: nn.Module, plan_path: str | Path, weights_path: str | Path) -> nn.Module:

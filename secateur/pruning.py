@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
 from latency_probes.messages import Settings, Target
+from search.candidate import quantized
 from search.constraints import constrained
-from search.driver import SearchResult, run_search
+from search.driver import Evaluate, SearchResult, run_search
 from search.errors import ConfigError
-from search.evaluation import accuracy, cross_entropy_loss
+from search.evaluation import accuracy, loss_with_error
 from search.explorer import Node, SearchConfig
 from search.explorer.limits import limits_of as keeps_to_limits
 from search.finetuning import Finetune
 from search.graph import PruningGraph, trace
-from search.onnx_out import Delivered, deliver
+from search.onnx_out import Delivered, deliver, deliver_quantized, exact_file, file_accuracy
 from search.plan import Plan
+from search.quantization import Format, QuantizedModel
 from search.recalibration import DenseOrigin, recalibrate
 from search.sensitivity import RATIOS
 from search.skeleton import skeleton
@@ -36,6 +38,7 @@ from search.surgery import prune as pruned_by
 from secateur.data import Parts, parts_of
 from secateur.errors import AccuracyOutOfReach, BudgetOutOfReach, MeasuringError
 from secateur.models import Given, opened
+from secateur.precision import Int8, int8_here
 from secateur.progress import Display
 from secateur.result import Result
 from secateur.settings import Wishes, budget_of, finetune_config, limits_of, target_of
@@ -62,6 +65,7 @@ def prune(
     max_memory_mb: float | None = None,
     min_accuracy: float | str | None = None,
     max_accuracy_drop: float | str | None = None,
+    precision: str = "auto",
     search: Mapping[str, Any] | None = None,
     finetune: Mapping[str, Any] | None = None,
     criterion: str = "l1",
@@ -101,6 +105,8 @@ def prune(
             what a runtime needs for itself comes on top.
         min_accuracy: Of the result on the validation data: 0.9 or `"90%"`.
         max_accuracy_drop: The most of that accuracy that may be lost: 0.01 or `"1%"` is a point.
+        precision: `auto` searches int8 beside widths where this machine's runtime has it,
+            `float32` does not, `int8` refuses where there is none.
         search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`.
         finetune: Fields of `search.finetuning.FinetuneConfig`, such as `steps` (600; 0 is none),
             `learning_rate`, and `shift` and `flip` of its augmentation (off).
@@ -156,10 +162,11 @@ def prune(
         fits = keeps_to_limits(graph, config)
         if budget >= 1 and (fits is None or fits(graph.dense_plan())):
             return work.unpruned(budget, began_s)
-        found = work.searched(config, criterion, tolerance)
+        int8 = work.int8(precision)
+        found = work.searched(config, criterion, tolerance, int8.form)
         if found.infeasible is not None or not found.finalists:
             raise out_of_reach(budget, found, config)
-        result = work.finished(found, budget, began_s)
+        result = work.finished(found, budget, began_s, int8)
     if given.is_adapted and isinstance(model, nn.Module) and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
     least = wishes.limits.least_accuracy(result.dense_accuracy)
@@ -217,10 +224,28 @@ class _Work:
         self.display.show("measuring the dense network", 0.05)
         return self._strictly([self._skeleton(self.graph.dense_plan())])[0].latency_ms
 
-    def searched(self, config: SearchConfig, criterion: str, tolerance: float) -> SearchResult:
-        calibration = self.parts.calibration.batches()
-        screening = Settings.screening(seed=self.wishes.seed)
-        probe = LocalProbe(self._skeleton(self.graph.dense_plan()), self.target, screening)
+    def int8(self, precision: str) -> Int8:
+        """What int8 brings to the dense network here."""
+        probe = self._screening()
+
+        def show(name: str) -> None:
+            self.display.show("measuring the dense network in int8", 0.05, name)
+
+        try:
+            return int8_here(
+                self.graph, self.wishes.constraints, self.target, probe, precision, show
+            )
+        finally:
+            probe.close()
+
+    def _screening(self) -> LocalProbe:
+        settings = Settings.screening(seed=self.wishes.seed)
+        return LocalProbe(self._skeleton(self.graph.dense_plan()), self.target, settings)
+
+    def searched(
+        self, config: SearchConfig, criterion: str, tolerance: float, form: Format | None
+    ) -> SearchResult:
+        calibration, probe = self.parts.calibration.batches(), self._screening()
         try:
             return run_search(
                 self.dense,
@@ -228,7 +253,8 @@ class _Work:
                 probe,
                 calibration,
                 config,
-                evaluate=self._counted(partial(cross_entropy_loss, batches=calibration)),
+                form=form,
+                evaluate=self._counted(partial(loss_with_error, batches=calibration)),
                 criterion=criterion,
                 tolerance=tolerance,
                 batch_size=self.target.batch_size,
@@ -239,16 +265,16 @@ class _Work:
         finally:
             probe.close()
 
-    def finished(self, found: SearchResult, budget: float, began_s: float) -> Result:
+    def finished(self, found: SearchResult, budget: float, began_s: float, int8: Int8) -> Result:
         """The best of the finalists, trained and measured with its true weights."""
-        best = self._confirmed(found.finalists, budget)
+        best = self._confirmed(found.finalists, budget, int8.form)
         student = pruned_by(self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
         kept = kept_indices(self.graph, best.plan)
         recalibrate(student, calibration, DenseOrigin(self.dense, kept))
         self._train(student)
         self.display.show("measuring the result", 0.97)
-        return self._result(student.eval(), best.plan, found, budget, began_s)
+        return self._result(student.eval(), best.plan, found, budget, began_s, int8)
 
     def unpruned(self, budget: float, began_s: float) -> Result:
         """The dense network, which meets the budget already."""
@@ -263,9 +289,13 @@ class _Work:
         found: SearchResult | None,
         budget: float,
         began_s: float,
+        int8: Int8 | None = None,
     ) -> Result:
         dense = self._delivered(self.dense)
         made = dense if found is None else self._delivered(student, plan)
+        rounded, reached = None, None
+        if int8 is not None and int8.form is not None and plan.precision:
+            rounded, made, reached = self._rounded(student, plan, int8.form)
         measured = self._strictly([made.onnx_bytes, dense.onnx_bytes], made.sizes)[0]
         validation = self.parts.validation.batches()
         return Result(
@@ -277,25 +307,55 @@ class _Work:
             ratio_interval=(measured.ratio_low, measured.ratio_high),
             latency_ms=measured.latency_ms,
             dense_latency_ms=measured.measurement.reference_ms,
-            accuracy=accuracy(student, validation),
+            accuracy=accuracy(student, validation) if reached is None else reached,
             dense_accuracy=accuracy(self.dense, validation),
             examples=len(self.parts.validation),
             onnx=made.onnx_bytes,
             dense_onnx=dense.onnx_bytes,
             delivery={"way": made.way, "reason": made.reason, "opset": made.opset}
             | {"notes": list(made.notes)},
+            int8={}
+            if int8 is None or int8.form is None
+            else {
+                "format": int8.form.name,
+                "layers": sorted(plan.precision),
+                "dense": dict(int8.ratios),
+            },
+            rounded=rounded,
             tree=tuple(found.tree) if found else (),
             target=self.target.key,
             batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,
         )
 
-    def _confirmed(self, finalists: Sequence[Node], budget: float) -> Node:
+    def _rounded(
+        self, student: nn.Module, plan: Plan, form: Format
+    ) -> tuple[QuantizedModel, Delivered, float]:
+        """The student with layers in int8, its file, and the accuracy of that file."""
+        calibration = [images for images, _ in self.parts.calibration.batches()]
+        model = quantized(self.dense, self.graph, plan, student, calibration, form)
+        made = deliver_quantized(
+            model,
+            student,
+            self.dense,
+            self.graph.example_inputs,
+            self._samples,
+            source=self.given.source,
+            batch_size=self.target.batch_size,
+        )
+        validation = self.parts.validation.batches()
+        return model, made, file_accuracy(exact_file(made.onnx_bytes), validation)
+
+    def _samples(self, count: int) -> tuple[Tensor, ...]:
+        inputs = self.parts.validation.inputs
+        return (inputs[torch.arange(count) % len(inputs)],)
+
+    def _confirmed(self, finalists: Sequence[Node], budget: float, form: Format | None) -> Node:
         """The best whose strict interval is within the budget, else the fastest of those tried."""
         tried: list[tuple[float, int, Node]] = []
         for number, node in enumerate(finalists[:SHORTLIST]):
             self.display.show("confirming the best", 0.55, f"{number + 1} of {SHORTLIST}")
-            candidate = self._skeleton(node.plan)
+            candidate = self._skeleton(node.plan, form)
             reference = self._skeleton(self.graph.dense_plan())
             measured = self._strictly([candidate, reference])[0]
             if measured.ratio_high <= budget:
@@ -320,12 +380,11 @@ class _Work:
 
     def _delivered(self, model: nn.Module, plan: Plan | None = None) -> Delivered:
         """The file of a model, with the interface of what came in; compared on validation data."""
-        inputs = self.parts.validation.inputs
         return deliver(
             model,
             self.dense,
             self.graph.example_inputs,
-            lambda count: (inputs[torch.arange(count) % len(inputs)],),
+            self._samples,
             source=self.given.source,
             analysis=self.graph,
             plan=plan,
@@ -356,14 +415,15 @@ class _Work:
             )
         return measured
 
-    def _skeleton(self, plan: Plan) -> bytes:
-        return skeleton(self.graph, plan, batch_size=self.target.batch_size).onnx_bytes
+    def _skeleton(self, plan: Plan, form: Format | None = None) -> bytes:
+        batch_size = self.target.batch_size
+        return skeleton(self.graph, plan, batch_size=batch_size, form=form).onnx_bytes
 
-    def _counted(self, evaluate: Callable[..., float]) -> Callable[[nn.Module], float]:
+    def _counted(self, evaluate: Evaluate) -> Evaluate:
         """The loss; its first calls, one per group and ratio, are the sensitivities."""
         planned, calls = len(self.graph.prunable) * len(RATIOS) + 1, 0
 
-        def loss(model: nn.Module) -> float:
+        def loss(model: nn.Module) -> float | tuple[float, float]:
             nonlocal calls
             calls += 1
             if calls <= planned:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from search.graph import PruningGraph
     from search.plan import Plan
+    from search.quantization import QuantizedModel
 
 
 class Report(dict[str, Any]):
@@ -81,6 +82,10 @@ class Result:
         onnx: The pruned network as an ONNX file, which is what was measured; dense_onnx: the dense
             one.
         delivery: How that file was made: `way`, `reason`, `opset`, `notes` (docs/models.md).
+        int8: `format`, the `layers` that run in it, and `dense`, the ratio of the dense network in
+            every format; empty where this machine has no int8.
+        rounded: The network with layers in int8, as the file computes; `model` is the float one
+            that it was made of. None where all layers are float.
         tree: Every candidate as a JSON object.
         target: Runtime, provider, batch size and threads that were measured.
         batch_size: Of the target.
@@ -101,6 +106,8 @@ class Result:
     onnx: bytes
     dense_onnx: bytes
     delivery: Mapping[str, Any]
+    int8: Mapping[str, Any]
+    rounded: QuantizedModel | None
     tree: tuple[Mapping[str, Any], ...]
     target: str
     seconds: float
@@ -140,6 +147,7 @@ class Result:
             memory_mb=self._memory_mb(self.plan),
             dense_memory_mb=self._memory_mb(self.graph.dense_plan()),
             delivery=dict(self.delivery),
+            int8=dict(self.int8),
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
             target=self.target,
@@ -163,7 +171,7 @@ class Result:
 
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        plan = plan_document(self.graph.model, self.graph, self.plan)
+        plan = plan_document(self.graph.model, self.graph, self.plan, self.rounded)
         files = {
             "plan.json": json.dumps(plan, indent=1).encode(),
             "model.safetensors": save(stored_tensors(self.model)),

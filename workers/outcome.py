@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.footprint import Footprint
 from jobs.tables import Measurement
+from workers.phases import precision
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -70,6 +71,8 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         },
         "devices": devices_part(snapshot),
         "levels": 0 if best is None else snapshot.spec.search.levels,
+        "int8_layers": 0 if best is None else len(best.chosen.to_plan().precision),
+        "int8_format": None if (form := precision.format_of(snapshot)) is None else form.name,
     }
 
 

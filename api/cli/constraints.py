@@ -40,6 +40,13 @@ MaxAccuracyDrop = Annotated[
     str | None,
     typer.Option(help="Most of that accuracy that may be lost: 1% or 0.01 is one point."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="auto: layers in int8 where the device has it and that is faster; float32: none; "
+        "int8: refused where the device has none."
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a call, as they are measured.")]
 
 

@@ -17,6 +17,7 @@ from api.cli.constraints import (
     MaxSizeMb,
     MinAccuracy,
     Multiple,
+    Precision,
     PruneFrozen,
     constraints_of,
 )
@@ -86,6 +87,7 @@ def submit(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     batch_size: BatchSize = None,
+    precision: Precision = None,
     exclude: Exclude = None,
     prune_frozen: PruneFrozen = False,
     multiple: Multiple = None,
@@ -114,6 +116,7 @@ def submit(
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)
+    put(spec, ("search", "precision"), precision)
     put(spec, ("finetune", "steps"), steps)
     put(spec, ("target", "batch_size"), batch_size)
     limits = constraints_of(

@@ -25,6 +25,7 @@ from api.cli.constraints import (
     MaxSizeMb,
     MinAccuracy,
     Multiple,
+    Precision,
     PruneFrozen,
     checked,
     constraints_of,
@@ -120,6 +121,7 @@ def prune(
         str | None, typer.Option(help="Runtime on the device; onnxruntime by default.")
     ] = None,
     batch_size: BatchSize = None,
+    precision: Precision = None,
     exclude: Exclude = None,
     prune_frozen: PruneFrozen = False,
     multiple: Multiple = None,
@@ -165,6 +167,7 @@ def prune(
     )
     given_here = {
         "target": given_only(runtime=runtime, batch_size=batch_size),
+        "search": given_only(precision=precision),
         "finetune": given_only(steps=steps),
         "constraints": limits,
     }

@@ -52,6 +52,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         told.append(f"accuracy on {result['test_images']} test images")
     if result.get("measured"):
         told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
+    if result.get("int8_layers"):
+        told.append(f"{result['int8_layers']} layers in int8 ({result['int8_format']})")
     if result.get("disturbed_ratio"):
         told.append(f"{percent(result['disturbed_ratio'])} while the device was disturbed")
     reuse = result.get("measurements") or {}

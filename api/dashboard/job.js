@@ -4,7 +4,7 @@ import { ProblemError, all, download, get, hasKey, post } from "./api.js";
 import { badge, h, ownPath, panel, slot, table } from "./dom.js";
 import { clock, count, duration, interval, ms, number, percent, short } from "./format.js";
 import { budgetText, isFinished } from "./jobs.js";
-import { front, isPoint, searched, watch } from "./nodes.js";
+import { bits, front, isPoint, searched, watch } from "./nodes.js";
 import { resultPanel } from "./result.js";
 import { scatterChart } from "./scatter.js";
 import { treeChart } from "./tree.js";
@@ -193,7 +193,7 @@ function legend() {
 function describe(candidate) {
   if (!candidate) return "";
   const latency = candidate.error ?? `${percent(candidate.ratio)} of dense (${interval(candidate.ratio_low, candidate.ratio_high)}), ${ms(candidate.latency_ms)}`;
-  return `${short(candidate.digest)} · level ${candidate.level} · ${candidate.origin ?? ""} · ${latency} · loss ${number(candidate.loss)} · ${candidate.kept ? "kept" : "not kept"}`;
+  return `${short(candidate.digest)} · level ${candidate.level} · ${candidate.origin ?? ""}${bits(candidate)} · ${latency} · loss ${number(candidate.loss)} · ${candidate.kept ? "kept" : "not kept"}`;
 }
 
 function frontTable(tree, best, finished) {

@@ -51,3 +51,8 @@ export function watch(chart, root, show) {
   chart.addEventListener("pointerout", out);
   chart.addEventListener("focusout", out);
 }
+
+// How many layers of a candidate run in int8, where any do.
+export function bits(candidate) {
+  return candidate.int8_layers ? ` · ${candidate.int8_layers} layers in int8` : "";
+}

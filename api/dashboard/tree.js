@@ -2,7 +2,7 @@
 
 import { svg } from "./dom.js";
 import { percent, short } from "./format.js";
-import { isPoint, levelColour, searched } from "./nodes.js";
+import { bits, isPoint, levelColour, searched } from "./nodes.js";
 
 const COLUMN = 150;
 const RETRY = 26;
@@ -110,5 +110,5 @@ function mark(node, [x, y], levels, chosen, size) {
   return svg("g", { class: kinds, "data-digest": node.digest },
     svg("circle", { cx: x, cy: y, r: (node.kept ? 6 : 4) * size, style: `--mark: ${levelColour(node.level, levels)}` }),
     chosen && node.kept ? svg("text", { x: x + 9, y: y - 6, class: "axis strong" }, percent(node.ratio)) : null,
-    svg("title", {}, `${short(node.digest)} · ${node.origin ?? ""} · ${says}`));
+    svg("title", {}, `${short(node.digest)} · ${node.origin ?? ""}${bits(node)} · ${says}`));
 }

@@ -80,7 +80,11 @@ class EventView(_View):
 
 
 class CandidateView(_View):
-    """A node of the tree. Level 0 holds the measurements of single groups."""
+    """A node of the tree. Level 0 holds the measurements of single groups.
+
+    Attributes:
+        int8_layers: How many layers of the plan are in int8.
+    """
 
     digest: str
     parent: str | None
@@ -94,6 +98,7 @@ class CandidateView(_View):
     loss: float | None
     kept: bool
     error: str | None
+    int8_layers: int
 
 
 class TreeView(BaseModel):

@@ -66,10 +66,7 @@ def _dense_weights(work: Work) -> str:
 
 
 def _put_plan(work: Work, plan: Plan, rounding: QuantizedModel | None = None) -> str:
-    document = plan_document(work.graph.model, work.graph, plan)
-    if rounding is not None:
-        ranges = {key: list(found) for key, found in sorted(rounding.ranges.items())}
-        document["quantization"] = {"format": rounding.form.name, "ranges": ranges}
+    document = plan_document(work.graph.model, work.graph, plan, rounding)
     location = job_file_name(work.snapshot.job.id, f"work/{plan.digest}/plan.json")
     work.context.store.put(location, json.dumps(document, indent=1).encode())
     return location
