@@ -35,6 +35,7 @@ from search.sensitivity import RATIOS
 from search.skeleton import skeleton
 from search.surgery import kept_indices
 from search.surgery import prune as pruned_by
+from search.tensors import load_tensors
 from secateur.data import Parts, parts_of
 from secateur.errors import AccuracyOutOfReach, BudgetOutOfReach, MeasuringError
 from secateur.models import Given, opened
@@ -272,7 +273,7 @@ class _Work:
         calibration = [images for images, _ in self.parts.calibration.batches()]
         kept = kept_indices(self.graph, best.plan)
         recalibrate(student, calibration, DenseOrigin(self.dense, kept))
-        self._train(student)
+        self._train(student, best.plan, int8.form)
         self.display.show("measuring the result", 0.97)
         return self._result(student.eval(), best.plan, found, budget, began_s, int8)
 
@@ -363,11 +364,15 @@ class _Work:
             tried.append((measured.ratio, number, node))
         return min(tried)[2]
 
-    def _train(self, student: nn.Module) -> None:
+    def _train(self, student: nn.Module, plan: Plan, form: Format | None) -> None:
+        """Fine-tunes the student in place; one with layers in int8 trains with them rounded."""
         if self.wishes.finetune.steps == 0:
             return
-        fit = self.parts.fit
-        run = Finetune(student, self.dense, fit.inputs, fit.labels, self.wishes.finetune)
+        fit, trained = self.parts.fit, student
+        if form is not None and plan.precision:
+            calibration = [images for images, _ in self.parts.calibration.batches()]
+            trained = quantized(self.dense, self.graph, plan, student, calibration, form)
+        run = Finetune(trained, self.dense, fit.inputs, fit.labels, self.wishes.finetune)
         while not run.done:
             run.run(time_limit_s=SLICE_S)
             done, went = run.step / self.wishes.finetune.steps, run.trained
@@ -377,6 +382,8 @@ class _Work:
                 f"step {run.step} of {self.wishes.finetune.steps}, loss {went.loss:.3f}, "
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
+        if isinstance(trained, QuantizedModel):
+            load_tensors(student, trained.float_tensors(), strict=False)
 
     def _delivered(self, model: nn.Module, plan: Plan | None = None) -> Delivered:
         """The file of a model, with the interface of what came in; compared on validation data."""

@@ -18,6 +18,7 @@ from search.quantization.ranges import Observer, Range
 from search.quantization.rounding import RoundedValue
 from search.quantization.torch_graph import TorchGraph, rounded_graph
 from search.surgery import smaller_copy
+from search.tensors import stored_tensors
 from search.training_flags import in_evaluation
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class QuantizedModel(nn.Module):
         pruned.run_instead(written)
         self.float_graph = pruned
         self.ranges: dict[str, Range] = {}
+
+    def float_tensors(self) -> dict[str, Tensor]:
+        """The weights and statistics of the float model that it rounds, by the names that they
+        have there."""
+        tensors = stored_tensors(self.float_graph)
+        return {name: t for name, t in tensors.items() if not name.startswith(f"{ROUNDINGS}.")}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.float_graph(*args, **kwargs)

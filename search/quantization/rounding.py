@@ -18,22 +18,27 @@ from search.quantization.formats import Format
 from search.quantization.ranges import Observer
 from search.quantization.scales import LEAST_SCALE, affine
 
+FOLLOWED = 0.05  # the part of its distance that a range moves to that of a batch
+
 
 class RoundedValue(nn.Module):
-    """Rounds an activation by a fixed scale; sees values first, if it is observing.
+    """Rounds an activation within a range. In training the range follows the batches; gradients
+    pass where the value lies within it.
 
     Attributes:
+        low: the least value that is not cut, high: the greatest; part of the state.
         observer: gets every value while it is there, and nothing is rounded then.
     """
 
-    scale: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, form: Format) -> None:
         super().__init__()
         self._kind = form.activation
         self.observer: Observer | None = None
-        self.register_buffer("scale", torch.tensor(1.0))
-        self._zero = form.activation.middle
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(1.0))
 
     def fix(self, low: float, high: float) -> None:
         """Round values between `low` and `high` from now on.
@@ -41,17 +46,28 @@ class RoundedValue(nn.Module):
         Raises:
             QuantizationError: the range is not finite.
         """
-        found = affine(low, high, self._kind)
-        self.scale.fill_(found.scale)
-        self._zero, self.observer = found.zero, None
+        affine(low, high, self._kind)
+        self.low.fill_(low)
+        self.high.fill_(high)
+        self.observer = None
 
     def forward(self, value: Tensor) -> Tensor:
         if self.observer is not None:
             self.observer.see(value)
             return value
-        return torch.fake_quantize_per_tensor_affine(
-            value, float(self.scale), self._zero, self._kind.low, self._kind.high
+        if self.training:
+            self._follow(value)
+        found = affine(float(self.low), float(self.high), self._kind)
+        rounded = torch.fake_quantize_per_tensor_affine(
+            value.float(), found.scale, found.zero, self._kind.low, self._kind.high
         )
+        return rounded.to(value.dtype)
+
+    def _follow(self, value: Tensor) -> None:
+        with torch.no_grad():
+            low, high = torch.aminmax(value.detach().float())
+            self.low.lerp_(low, FOLLOWED)
+            self.high.lerp_(high, FOLLOWED)
 
 
 def rounded_layer(layer: nn.Module, norm: nn.Module | None, reach: int, value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from jobs.artifacts import job_file_name
 from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
+from search.loading import load_pruned
+from tests.e2e_tests.nets import tiny_resnet
 from tests.workers_tests.nets import SHAPE
 from tests.workers_tests.rows import CAPABILITIES, measured, online_device
 from tests.workers_tests.workshop import Question, Workshop
@@ -63,20 +66,31 @@ def _device(workshop: Workshop, *formats: str) -> str:
 
 def _files(workshop: Workshop, job_id: str) -> dict[str, bytes]:
     store = workshop.bench.context.store
-    names = ("model.onnx", "plan.json", "report.json", "report.html", "model.md")
+    names = (
+        "model.onnx",
+        "model.safetensors",
+        "plan.json",
+        "report.json",
+        "report.html",
+        "model.md",
+    )
     return {name: store.get(job_file_name(job_id, name)) for name in names}
 
 
 def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
-    workshop: Workshop,
+    workshop: Workshop, tmp_path: Path
 ) -> None:
     device = _device(workshop, "u8s8", "s8s8")
-    job_id = workshop.submit(budget={"ratio": 0.3})
+    finetune = {"steps": 3, "batch_size": 16}
+    job_id = workshop.submit(budget={"ratio": 0.3}, finetune=finetune)
     job = workshop.play(job_id, quick_integers, device_id=device)
     assert job.state == "succeeded", job.problem
     assert (job.result or {})["ratio"] <= 0.3
     files = _files(workshop, job_id)
     plan = json.loads(files["plan.json"])
+    (tmp_path / "plan.json").write_bytes(files["plan.json"])
+    (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
+    load_pruned(tiny_resnet(), tmp_path / "plan.json", tmp_path / "model.safetensors")
     assert plan["plan"]["version"] == 2
     assert plan["plan"]["precision"]
     assert plan["quantization"]["format"] == "u8s8"

@@ -7,7 +7,7 @@ before the new one counts goes on from the other.
 from __future__ import annotations
 
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
@@ -15,9 +15,10 @@ from search.candidate import quantized
 from search.evaluation import accuracy, cross_entropy_loss
 from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
 from search.plan import Plan
+from search.quantization import QuantizedModel
 from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
-from search.tensors import stored_tensors
+from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
 from workers.results import Finetuned, Training
 from workers.tasks.metrics import batches
@@ -37,11 +38,11 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     )
     if work.snapshot.spec.finetune.steps == 0:
         _recalibrate(work, student)
-        return _finished(work, student, 0)
+        return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student)
     run.run(time_limit_s=slice_s)
     if run.done or work.snapshot.job.stop_requested:
-        return _finished(work, student, run.step)
+        return _finished(work, student, run.student, run.step)
     location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
     went = Training(loss=run.trained.loss, accuracy=run.trained.accuracy)
@@ -60,31 +61,33 @@ def finetune_config(spec: JobSpec) -> FinetuneConfig:
 
 
 def _opened(work: Work, student: nn.Module) -> Finetune:
-    spec = work.snapshot.spec
+    spec, checkpoint = work.snapshot.spec, work.payload["checkpoint"]
     config = finetune_config(spec)
+    if checkpoint is None:
+        _recalibrate(work, student)
+    student = rounded(work, student.eval())  # it trains as it will be used
     images, labels = work.library.fit_tensors(work.snapshot)
     last = work.data.images.feed.channels_last
     run = Finetune(student, work.graph.model, images, labels, config, channels_last=last)
-    checkpoint = work.payload["checkpoint"]
-    if checkpoint is None:
-        _recalibrate(work, student)
-    else:
+    if checkpoint is not None:
         run.load_state_dict(load(work.context.store.get(checkpoint)))
     return run
 
 
-def _finished(work: Work, student: nn.Module, steps: int) -> Done:
-    location = _file(work, "weights.safetensors")
+def _finished(work: Work, student: nn.Module, trained: nn.Module, steps: int) -> Done:
+    """Stores the weights of the student, which is float; `trained` is it, or what rounds it."""
+    location, data = _file(work, "weights.safetensors"), work.data
+    if isinstance(trained, QuantizedModel):
+        trained.observe(calibration_inputs(work))
+        load_tensors(student, trained.float_tensors(), strict=False)
     work.context.store.put(location, save(stored_tensors(student)))
-    data = work.data
     validation = batches(data.images, data.splits.validation)
-    judged = rounded(work, student.eval())
     return Done(
         Finetuned(
             weights=location,
             steps=steps,
-            validation_loss=cross_entropy_loss(judged, validation),
-            validation_accuracy=accuracy(judged, validation),
+            validation_loss=cross_entropy_loss(trained, validation),
+            validation_accuracy=accuracy(trained, validation),
         ).document(),
         spent=_checkpoints(work),
     )
@@ -95,9 +98,14 @@ def rounded(work: Work, student: nn.Module) -> nn.Module:
     plan, form = Plan.from_document(work.payload["plan"]), precision.format_of(work.snapshot)
     if form is None or not plan.precision:
         return student
-    graph, data = work.graph, work.data
-    inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
-    return quantized(graph.model, graph, plan, student, inputs, form)
+    graph = work.graph
+    return quantized(graph.model, graph, plan, student, calibration_inputs(work), form)
+
+
+def calibration_inputs(work: Work) -> list[Tensor]:
+    """The calibration images in batches."""
+    data = work.data
+    return [images for images, _ in batches(data.images, data.splits.calibration)]
 
 
 def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
@@ -116,10 +124,9 @@ def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
 
 
 def _recalibrate(work: Work, student: nn.Module) -> None:
-    data, graph = work.data, work.graph
-    inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
+    graph = work.graph
     kept = kept_indices(graph, Plan.from_document(work.payload["plan"]))
-    recalibrate(student, inputs, DenseOrigin(graph.model, kept))
+    recalibrate(student, calibration_inputs(work), DenseOrigin(graph.model, kept))
 
 
 def _file(work: Work, name: str) -> str:
