@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -328,7 +329,8 @@ class ConstraintsSpec(_Spec):
 class FinetuneSpec(_Spec):
     """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out.
 
-    Precision `auto` is bfloat16 where the worker's CPU multiplies it in hardware.
+    `amp` is the precision of training; `auto` is bfloat16 where the worker's CPU multiplies it
+    in hardware.
     """
 
     steps: Annotated[int, Field(ge=0, le=1_000_000)] = 600
@@ -341,7 +343,9 @@ class FinetuneSpec(_Spec):
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
     shift: Annotated[int, Field(ge=0, le=64)] = 2
     flip: bool = True
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    amp: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", validation_alias=AliasChoices("amp", "precision")
+    )  # `precision` in jobs of before
 
 
 class JobSpec(_Spec):

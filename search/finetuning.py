@@ -24,7 +24,7 @@ from torch.nn import functional
 from search.errors import ConfigError, WeightsError
 from search.training_flags import in_evaluation
 
-Precision = Literal["float32", "bfloat16"]
+Amp = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FinetuneConfig:
     seed: int = 0
     shift: int = 2
     flip: bool = True
-    precision: Precision = "float32"
+    amp: Amp = "float32"
 
     def __post_init__(self) -> None:
         _require(self.steps >= 0, "steps must be ≥ 0", self.steps)
@@ -61,8 +61,8 @@ class FinetuneConfig:
         weight = self.distillation_weight
         _require(0 <= weight <= 1, "distillation_weight must be in [0, 1]", weight)
         _require(self.shift >= 0, "shift must be ≥ 0", self.shift)
-        known = get_args(Precision)
-        _require(self.precision in known, f"precision must be one of {known}", self.precision)
+        known = get_args(Amp)
+        _require(self.amp in known, f"amp must be one of {known}", self.amp)
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a half cosine down to zero."""
@@ -79,7 +79,7 @@ def _require(holds: bool, rule: str, value: object) -> None:
 
 
 def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware, so that `precision="bfloat16"` pays."""
+    """Whether this CPU multiplies bfloat16 in hardware, so that `amp="bfloat16"` pays."""
     return any(name.endswith("bf16") and has for name, has in torch.cpu.get_capabilities().items())
 
 
@@ -242,7 +242,7 @@ class Finetune:
         images, labels = self._batch()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_mixed(config.seed, self.step, 2))
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.amp == "bfloat16"):
                 with torch.no_grad():
                     teacher_logits = self.teacher(images)
                 logits = self.student(images)

@@ -2,9 +2,11 @@
 
 from search.evaluation import Batches, accuracy, cross_entropy_loss
 from search.finetuning import (
+    Amp as Precision,
+)
+from search.finetuning import (
     Finetune,
     FinetuneConfig,
-    Precision,
     augment,
     distillation_loss,
     native_bfloat16,

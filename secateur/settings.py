@@ -144,7 +144,7 @@ def finetune_config(given: Mapping[str, Any], seed: int) -> FinetuneConfig:
         "shift": 0,
         "flip": False,
         "seed": seed,
-        "precision": "bfloat16" if native_bfloat16() else "float32",
+        "amp": "bfloat16" if native_bfloat16() else "float32",
     }
     try:
         return FinetuneConfig(**{**usual, **given})

@@ -55,8 +55,8 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
 def finetune_config(spec: JobSpec) -> FinetuneConfig:
     """The settings of the job's fine-tuning on this machine."""
     settings = spec.finetune.model_dump()
-    if settings["precision"] == "auto":
-        settings["precision"] = "bfloat16" if native_bfloat16() else "float32"
+    if settings["amp"] == "auto":
+        settings["amp"] = "bfloat16" if native_bfloat16() else "float32"
     return FinetuneConfig(seed=spec.search.seed, **settings)
 
 

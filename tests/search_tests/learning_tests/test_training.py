@@ -124,9 +124,9 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert math.isclose(rates[100], 0.0, abs_tol=1e-12)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_any_slicing_with_any_restart_gives_the_same_bits(precision: str) -> None:
-    config = FinetuneConfig(steps=9, batch_size=16, precision=precision, shift=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("amp", ["float32", "bfloat16"])
+def test_any_slicing_with_any_restart_gives_the_same_bits(amp: str) -> None:
+    config = FinetuneConfig(steps=9, batch_size=16, amp=amp, shift=1)  # type: ignore[arg-type]
     whole = finetune(config)
     assert whole.run() == 9
     state = finetune(config).state_dict()
