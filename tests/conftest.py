@@ -17,6 +17,15 @@ SHARED = {
     "tests/workers_tests/test_library.py": WORKSHOP,
     "tests/workers_tests/test_running.py": WORKSHOP,
 }
+# Of a file here all tests go to one process, because they share what took seconds to make.
+TOGETHER = (
+    "tests/api_tests/cli_tests/test_secrets.py",
+    "tests/api_tests/cli_tests/test_up.py",
+    "tests/search_tests/explorer_tests/test_block_search.py",
+    "tests/search_tests/explorer_tests/test_driver.py",
+    "tests/search_tests/learning_tests/test_export.py",
+    "tests/search_tests/learning_tests/test_skeleton.py",
+)
 OWN_STACK = ("tests/e2e_tests/test_faults.py", "tests/e2e_tests/test_prune.py")
 # There are as many test processes as cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +35,8 @@ def scope(nodeid: str) -> str:
     """Each test goes wherever there is time, but those that share a stack or a network."""
     if nodeid.startswith(OWN_STACK):
         return nodeid
+    if nodeid.startswith(TOGETHER):
+        return nodeid.partition("::")[0]
     return next((kind for place, kind in SHARED.items() if nodeid.startswith(place)), nodeid)
 
 
