@@ -84,7 +84,7 @@ def constrained(graph: PruningGraph, constraints: Constraints) -> PruningGraph:
             reason = next(_reasons(tensors, constraints.exclude, frozen), None)
             if reason is not None:
                 reasons[group.name] = reason
-    made = frozen_by(graph, reasons) if reasons else graph
+    made = frozen_by(graph, reasons) if reasons else graph  # what is kept for it serves again
     if reasons and not made.searched(blocks=constraints.blocks):
         raise ConfigError(
             f"exclude must leave something to prune, but {list(constraints.exclude)} and frozen "

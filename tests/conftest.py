@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -17,6 +18,12 @@ SHARED = {
     "tests/workers_tests/test_library.py": WORKSHOP,
     "tests/workers_tests/test_running.py": WORKSHOP,
 }
+# All tests of a file here go to one process, because they share what took seconds to make.
+TOGETHER = (
+    "tests/api_tests/cli_tests/test_secrets.py",
+    "tests/api_tests/cli_tests/test_up.py",
+    "tests/search_tests/",
+)
 OWN_STACK = ("tests/e2e_tests/test_faults.py", "tests/e2e_tests/test_prune.py")
 # There are as many test processes as cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,12 +33,22 @@ def scope(nodeid: str) -> str:
     """Each test goes wherever there is time, but those that share a stack or a network."""
     if nodeid.startswith(OWN_STACK):
         return nodeid
+    if nodeid.startswith(TOGETHER):
+        return nodeid.partition("::")[0]
     return next((kind for place, kind in SHARED.items() if nodeid.startswith(place)), nodeid)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What stays in one process begins first, so that no process is left with it at the end."""
     items.sort(key=lambda item: scope(item.nodeid) not in (STACK, WORKSHOP))
+
+
+def pytest_collection_finish() -> None:
+    """Torch and the tests stay until the end: a collection that looks at them again and again
+    takes a sixth of the time of traces and exports."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

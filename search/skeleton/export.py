@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import onnx_ir
@@ -19,6 +20,7 @@ import torch
 from onnx import ModelProto
 from onnx_ir.passes import common
 from torch import Tensor, nn
+from torch.onnx._internal.exporter import _core, _registration  # private: see _registry
 
 from search.errors import ConfigError, InputError, SkeletonError
 from search.graph.exported.export import batched
@@ -124,28 +126,35 @@ def _exported(
     model: nn.Module, inputs: tuple[Tensor, ...], opset: int, free: int | None
 ) -> onnx_ir.Model:
     """With the batch open where `free` is its size in the inputs."""
-    options: dict[str, Any] = {}
+    sizes: tuple[Any, ...] | None = None
     if free is not None:
         batch = torch.export.Dim("batch")
         sizes = tuple({0: batch} if batched(value, free) else None for value in inputs)
-        options["dynamic_shapes"] = _as_arguments(model, sizes)
+        sizes = _as_arguments(model, sizes)
     try:
         with in_evaluation(model), _exporter_hushed(), torch.no_grad():
-            program = torch.onnx.export(
+            program = _core.export(
                 model,
                 inputs,
-                dynamo=True,
+                registry=_registry(opset),
+                dynamic_shapes=sizes,
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
-                **options,
             )
+            if sizes is not None:
+                program._rename_dynamic_axes(sizes)
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
         raise SkeletonError(f"a model must export to ONNX, but got: {cause}") from error
-    if program is None:
-        raise SkeletonError("torch.onnx.export must return a program, but got None")
     return program.model
+
+
+@cache
+def _registry(opset: int) -> _registration.ONNXRegistry:
+    """The exporter's table of operators. `torch.onnx.export` reads all of it from source code
+    again in each call, which takes as long as the export of a small network."""
+    return _registration.ONNXRegistry.from_torchlib(opset)
 
 
 def _as_arguments(model: nn.Module, sizes: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -95,13 +95,13 @@ def add_inputs(running: Service, folder: Path) -> None:
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
-    """A job of about a minute: three levels, two children, a short fine-tuning."""
+    """A job of half a minute: two levels, two children, a short fine-tuning."""
     return {
         "model": "tiny",
         "dataset": "stripes",
         "budget": {"ratio": 0.6},
         "target": {"runtime": "replay"},
-        "search": {"levels": 3, "beam_width": 2, "children": 3, "calibration_images": 128},
+        "search": {"levels": 2, "beam_width": 2, "children": 2, "calibration_images": 128},
         "finetune": {"steps": 60, "batch_size": 64, "learning_rate": 0.02},
         **changes,
     }

@@ -72,7 +72,7 @@ def test_events_are_numbered_without_gaps_and_tell_every_state(
 ) -> None:
     events = running.client.jobs.events(finished_job)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
-    assert [event.data["level"] for event in events if event.kind == "level"][-1] == 3
+    assert [event.data["level"] for event in events if event.kind == "level"][-1] == 2
     states = [event.data["to"] for event in events if event.kind == "state"]
     assert states == [
         "queued", "preparing", "searching", "finetuning", "verifying", "succeeded"

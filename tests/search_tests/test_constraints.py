@@ -44,7 +44,7 @@ def reason(graph: PruningGraph, name: str) -> str:
 
 def test_without_constraints_nothing_changes(graph: PruningGraph) -> None:
     assert open_groups(graph) == {"stem", "body.0", "body"}
-    assert constrained(graph, Constraints()).groups == graph.groups
+    assert constrained(graph, Constraints()) is graph  # so that its skeletons are kept
 
 
 @pytest.mark.parametrize(

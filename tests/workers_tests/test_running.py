@@ -23,7 +23,7 @@ from workers.advance import advance
 from workers.library import Library
 from workers.running import MAX_CRASHES, run_task
 from workers.tasks import HANDLERS
-from workers.tasks.finetune import finetune
+from workers.tasks.finetune import finetune, next_slice_s
 from workers.work import Again, Done, Handler, Work
 
 SHORT_S = 0.005
@@ -176,6 +176,12 @@ def test_finetuning_in_slices_gives_the_same_bits_as_in_one_go(
     assert slices >= 2
     assert outcome.result == whole.result
     assert store.get(outcome.result["weights"]) == wanted
+
+
+def test_the_first_slices_are_short_and_the_later_ones_as_long_as_allowed() -> None:
+    assert [next_slice_s({"slices": done}) for done in range(5)] == [2.0, 4.0, 8.0, 12.0, 12.0]
+    assert next_slice_s({}) == next_slice_s({"slices": 0})
+    assert next_slice_s({"slices": 100_000}) == 12.0
 
 
 def test_lease_of_a_long_task_is_renewed_while_it_runs(bench: Bench, job_id: str) -> None:

@@ -6,6 +6,9 @@ before the new one counts goes on from the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -24,11 +27,11 @@ from workers.results import Finetuned, Training
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
 
-SLICE_S = 12.0
+FIRST_SLICE_S, SLICE_S = 2.0, 12.0  # each is twice as long as the one before
 SUFFIX = ".safetensors"
 
 
-def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
+def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
     student = prune(
         work.graph.model,
@@ -40,7 +43,7 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student)
-    run.run(time_limit_s=slice_s)
+    run.run(time_limit_s=slice_s or next_slice_s(work.payload))
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.student, run.step)
     location = _file(work, f"{run.step}{SUFFIX}")
@@ -50,6 +53,12 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
         **work.payload, "step": run.step, "checkpoint": location, "training": went.document()
     }  # fmt: skip
     return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
+
+
+def next_slice_s(payload: Mapping[str, Any]) -> float:
+    """Short at first: a user soon sees how the training goes, and may stop it."""
+    doublings = min(int(payload.get("slices", 0)), 8)
+    return min(FIRST_SLICE_S * 2.0**doublings, SLICE_S)
 
 
 def finetune_config(spec: JobSpec) -> FinetuneConfig:

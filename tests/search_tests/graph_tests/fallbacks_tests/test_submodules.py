@@ -146,17 +146,25 @@ def test_parts_that_the_time_limit_leaves_unverified_are_frozen_with_that_reason
     assert LATE in {group.reason for group in late.groups}
 
 
+@pytest.fixture(scope="module")
+def readings() -> int:
+    """How often a whole trace looks at the clock."""
+    clock = Readings()
+    assert trace(Detector(), image(), clock=clock).parts
+    return clock.count
+
+
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.4])
-def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(share: float) -> None:
-    whole = Readings()
-    assert trace(Detector(), image(), clock=whole).parts
+def test_parts_that_were_not_tried_for_lack_of_time_may_have_more(
+    readings: int, share: float
+) -> None:
     count = 0
 
     def jumping() -> float:
         """A clock on which one step takes more than half of the time."""
         nonlocal count
         count += 1
-        return 35.0 if count > share * whole.count else 0.0
+        return 35.0 if count > share * readings else 0.0
 
     with suppress(LateError):  # any other error would end the analysis for good
         graph = trace(Detector(), image(), time_limit_s=60.0, clock=jumping)
