@@ -3,8 +3,8 @@
     python -m benchmarks.joint --data DIR --out DIR [--quick] [--networks resnet20 vit mobilenet]
 
 DIR of `--data` holds Fashion-MNIST (`python -m examples.fetch_fashion_mnist --out DIR`). All ways
-get the same fine-tuning. The cells lie in `--out`, one JSON each; a run that was ended goes on. Where
-the processor has no int8 instructions, the table says so.
+get the same fine-tuning. The cells lie in `--out`, one JSON each; a run that was ended goes on.
+Where the processor has no int8 instructions, the table says so.
 """
 
 from __future__ import annotations
