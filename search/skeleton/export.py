@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import Any
 
 import onnx_ir
@@ -113,7 +112,7 @@ def _exported(
     sizes = tuple(
         ({0: batch} if free is not None and batched(value, free) else {})
         | dict.fromkeys(dims, torch.export.Dim.AUTO)
-        for value, dims in zip_longest(inputs, free_sizes, fillvalue=())
+        for value, dims in zip(inputs, free_sizes or [()] * len(inputs), strict=True)
     )
     if any(sizes):
         options["dynamic_shapes"] = _as_arguments(model, tuple(each or None for each in sizes))
