@@ -120,10 +120,12 @@ def _function() -> ModelProto:
     return proto
 
 
-def mutated(data: bytes, source: random.Random) -> bytes:
-    """The file with one to four changes, of its bytes or of what it says."""
+def mutated(data: bytes, source: random.Random, *, whole: bool = False) -> bytes:
+    """The file with one to four changes, of its bytes or of what it says; `whole`: of that alone,
+    so that it can still be parsed."""
+    ways = (_saying,) if whole else (_flip, _cut, _repeat, _saying, _saying, _saying)
     for _ in range(source.choice((1, 1, 1, 2, 4))):
-        data = source.choice((_flip, _cut, _repeat, _saying, _saying, _saying))(data, source)
+        data = source.choice(ways)(data, source)
     return data
 
 

@@ -10,6 +10,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from search.errors import OnnxError
 from search.onnx_in import from_onnx
 from search.onnx_in.files import load_file
 from search.scores import scores_only
@@ -38,13 +39,21 @@ def opened(model: nn.Module | str | Path, example: Tensor) -> Given:
         example: inputs (B, …); they settle the sizes that a file leaves free.
 
     Raises:
-        search.errors.OnnxError: the file cannot be read.
+        search.errors.OnnxError: the file cannot be read, or gives several outputs.
     """
+    source: ModelProto | None = None
+    dense: nn.Module
     if isinstance(model, nn.Module):
-        source, dense = None, copy.deepcopy(model).cpu().eval()
+        dense = copy.deepcopy(model).cpu().eval()
     else:
         source = load_file(model)
-        dense = from_onnx(source, input_shapes=[tuple(example.shape[1:])])
+        dense = read = from_onnx(source, input_shapes=[tuple(example.shape[1:])])
+        if len(read.outputs) != 1:
+            raise OnnxError(
+                "the ONNX file must give one output, the class scores, but gives "
+                f"{', '.join(map(repr, read.outputs))}: cut the others off, as by "
+                "onnx.utils.extract_model"
+            )
     with torch.no_grad():
         output = dense(example)
     if isinstance(output, Tensor):

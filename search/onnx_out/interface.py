@@ -93,6 +93,7 @@ class Interface:
         for value, port, has_batch in ports:
             _with_cast_behind(proto, value, port)
             _set_batch(value, port if has_batch else None, free=self.free_batch)
+            _name_free_sizes(value, port)
         for value, port in zip(graph.output, self.outputs, strict=True):
             _with_cast_before(proto, value, port)
             if port.sizes is not None:
@@ -166,6 +167,16 @@ def _set_batch(value: ValueInfoProto, port: Port | None, *, free: bool) -> None:
     dims[0].Clear()
     if isinstance(size, str):
         dims[0].dim_param = size
+
+
+def _name_free_sizes(value: ValueInfoProto, port: Port) -> None:
+    """Those beside the batch that the exporter left free are named as they were."""
+    dims = value.type.tensor_type.shape.dim
+    for dim, size in list(zip(dims, port.sizes or (), strict=False))[1:]:
+        if not dim.HasField("dim_value"):
+            dim.Clear()
+            if isinstance(size, str):
+                dim.dim_param = size
 
 
 def _set_sizes(value: ValueInfoProto, sizes: Sequence[Size]) -> None:

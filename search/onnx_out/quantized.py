@@ -13,7 +13,8 @@ from search.errors import ConfigError, QuantizationError, SkeletonError
 from search.graph.exported.export import batched
 from search.onnx_in.files import parsed
 from search.onnx_out.checking import Samples
-from search.onnx_out.delivery import BATCHES, Delivered
+from search.onnx_out.delivered import Delivered
+from search.onnx_out.exporting import BATCHES
 from search.onnx_out.interface import Interface
 from search.quantization import QuantizedModel
 from search.quantization.onnx_graph import with_precision, with_unsigned_weights

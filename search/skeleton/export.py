@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -63,6 +63,7 @@ def export_proto(
     batch_size: int = 1,
     free_batch: bool = False,
     opset: int = OPSET,
+    free_sizes: Sequence[Sequence[int]] = (),
 ) -> ModelProto:
     """What `export_onnx` serialises.
 
@@ -70,13 +71,15 @@ def export_proto(
         free_batch: the first dimension of inputs that have the batch is left open; `batch_size`
             is then what the exporter sees, and must be 2 or more.
         opset: of the standard operators, 18 or more.
+        free_sizes: of each input, dimensions beside the batch that are left open where the model
+            allows it.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be ≥ 1, but got {batch_size}")
     names = {name for name, _ in model.named_parameters()}
     names |= {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     inputs = _with_batch(example_inputs, batch_size)
-    ir = _exported(model, inputs, opset, batch_size if free_batch else None)
+    ir = _exported(model, inputs, opset, batch_size if free_batch else None, free_sizes)
     common.InlinePass()(ir)
     weights = _depending_on(ir, names)
     layers = _name_layers(ir, names)
@@ -123,14 +126,22 @@ def _with_batch(examples: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, 
 
 
 def _exported(
-    model: nn.Module, inputs: tuple[Tensor, ...], opset: int, free: int | None
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    opset: int,
+    free: int | None,
+    free_sizes: Sequence[Sequence[int]],
 ) -> onnx_ir.Model:
     """With the batch open where `free` is its size in the inputs."""
     sizes: tuple[Any, ...] | None = None
-    if free is not None:
-        batch = torch.export.Dim("batch")
-        sizes = tuple({0: batch} if batched(value, free) else None for value in inputs)
-        sizes = _as_arguments(model, sizes)
+    batch = torch.export.Dim("batch")
+    each = tuple(
+        ({0: batch} if free is not None and batched(value, free) else {})
+        | dict.fromkeys(dims, torch.export.Dim.AUTO)
+        for value, dims in zip(inputs, free_sizes or [()] * len(inputs), strict=True)
+    )
+    if any(each):
+        sizes = _as_arguments(model, tuple(size or None for size in each))
     try:
         with in_evaluation(model), _exporter_hushed(), torch.no_grad():
             program = _core.export(

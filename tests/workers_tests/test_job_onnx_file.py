@@ -73,6 +73,13 @@ def test_the_report_says_input_shape_and_recalibration(tmp_path: Path) -> None:
     assert report["prunable_groups"] == 2
 
 
+def test_a_file_with_several_outputs_is_refused(tmp_path: Path) -> None:
+    proto = classifier()
+    proto.graph.output.add(name="e")
+    with pytest.raises(OnnxFileError, match="must give one output, .* but gives 'y', 'e'"):
+        load_model(SPEC, stored(tmp_path, proto), allow=[])
+
+
 def test_a_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     proto = classifier()
     proto.graph.node[1].op_type = "Sorcery"

@@ -63,7 +63,7 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
 
     Raises:
         OnnxFileError: It cannot be read or run, takes several inputs or other things than images,
-            or its weights are not finite.
+            gives several outputs, or its weights are not finite.
     """
     try:
         shapes = None if input_shape is None else [input_shape]
@@ -76,6 +76,12 @@ def load_onnx(path: Path, input_shape: tuple[int, ...] | None) -> OnnxModule:
             f"the ONNX file must take one input, the images, but takes {first} and "
             f"{', '.join(others)}, for which a data set has nothing: prune it by "
             "search.from_onnx, or make the others constants"
+        )
+    if len(model.outputs) != 1:
+        raise OnnxFileError(
+            "the ONNX file must give one output, the class scores, but gives "
+            f"{', '.join(map(repr, model.outputs))}: cut the others off, as by "
+            "onnx.utils.extract_model, because what they are made of would be pruned as well"
         )
     Feed.of(model.example_inputs(1)[0].shape[1:], model.inputs[0].dtype)
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]

@@ -266,6 +266,18 @@ class PrunedGraph(nn.Module):
             return True
         return self._free is not None and self._free.inputs.take(given)
 
+    def at_free_sizes(self) -> PrunedGraph | None:
+        """The same modules under the graph for other sizes alone, which an exporter can follow;
+        None where there is no such graph."""
+        free = self._free
+        if free is None:
+            return None
+        made = _empty(self._inputs.signature)
+        made.__dict__.update(self.__dict__)
+        made._steps, made._inputs, made._opens_levels = free.steps, free.inputs, free.opens_levels
+        made._free = None
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (self._inputs.signature,), self.__dict__
 

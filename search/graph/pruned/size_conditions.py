@@ -1,4 +1,5 @@
-"""Conditions on the sizes of inputs, as torch.export writes them: Python over `L['x'].size()`.
+"""Conditions on the sizes of inputs, as torch.export writes them: Python over `L['x'].size()`, or
+`L['rest'][0].size()` for those of `*rest`, which are named `rest[0]`.
 
 It knows no graph.
 """
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 SizesByName: TypeAlias = Mapping[str, tuple[int, ...]]
 
-_SIZE = re.compile(r"L\['(\w+)'\]\.size\(\)")
+_SIZE = re.compile(r"L\['(\w+)'\]((?:\[\d+\])?)\.size\(\)")
 _GLOBALS = {"math": math, "max": max, "min": min, "__builtins__": {}}
 
 
@@ -41,7 +42,7 @@ def are_plain(conditions: Sequence[str]) -> bool:
 
 def _compiled(conditions: Sequence[str]) -> Callable[[SizesByName], bool]:
     """One function, so that a compiler can trace it."""
-    sizes = [_SIZE.sub(r"sizes['\1']", each) for each in conditions]
+    sizes = [_SIZE.sub(r"sizes['\1\2']", each) for each in conditions]
     body = " and ".join(f"bool({each})" for each in sizes) or "True"
     names: dict[str, Any] = {**_GLOBALS, "bool": bool}
     exec(f"def hold(sizes):\n    return {body}\n", names)

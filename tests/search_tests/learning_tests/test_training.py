@@ -191,7 +191,7 @@ def test_a_snapshot_of_another_student_is_refused_whole() -> None:
         ("temperature", 0.0),
         ("distillation_weight", 1.5),
         ("shift", -1),
-        ("precision", "float16"),
+        ("amp", "float16"),
     ],
 )
 def test_bad_settings_are_refused_by_name(setting: str, value: object) -> None:

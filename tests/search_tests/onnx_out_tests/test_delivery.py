@@ -17,7 +17,7 @@ from search.onnx_in import OnnxModule, from_onnx
 from search.onnx_out import Delivered, deliver
 from search.plan import Plan
 from search.surgery import prune
-from tests.search_tests.onnx_in_tests.graphs import model, noise
+from tests.search_tests.onnx_in_tests.graphs import by_runtime, model, noise
 
 node = helper.make_node
 
@@ -274,6 +274,100 @@ def test_what_cannot_be_edited_is_exported_with_its_interface_put_back() -> None
     assert found.metadata_props == source.metadata_props
     assert (found.producer_name, found.doc_string) == ("exporter", "a model")
     assert made.opset == 12 or "the opset is" in made.notes[0]
+
+
+def freed(proto: ModelProto) -> ModelProto:
+    """The file with free sizes of images, one of them without a name."""
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dims[2].dim_param = "height"
+    dims[3].Clear()
+    return proto
+
+
+def grouped() -> ModelProto:
+    """A norm that holds one value per group before opset 21."""
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"]),
+        node("GroupNormalization", ["c1", "g", "b0"], ["n"], num_groups=4),
+        node("Relu", ["n"], ["s"]),
+        node("GlobalAveragePool", ["s"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("MatMul", ["f", "w3"], ["y"]),
+    ]
+    weights = {"w1": noise(16, 3, 3, 3), "g": noise(4) + 2, "b0": noise(4), "w3": noise(16, 4)}
+    proto = model(nodes, {"x": noise(2, 3, 8, 8)}, weights, opset=18, batch="examples")
+    result(proto, TensorProto.FLOAT, "examples", 4)
+    return proto
+
+
+def summed() -> ModelProto:
+    """A block that ends inside a node, which sums three values."""
+    nodes = [
+        node("Conv", ["x", "w0"], ["s"]),
+        node("Conv", ["s", "w1"], ["a1"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a1"], ["a2"]),
+        node("Conv", ["a2", "w2"], ["a3"], pads=[1, 1, 1, 1]),
+        node("Sigmoid", ["s"], ["t"]),
+        node("Sum", ["a3", "s", "t"], ["a"]),
+        node("GlobalAveragePool", ["a"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("MatMul", ["f", "w3"], ["y"]),
+    ]
+    weights = {"w0": noise(8, 3, 3, 3), "w3": noise(8, 4)}
+    weights |= {f"w{n}": noise(8, 8, 3, 3, seed=n) / 8 for n in (1, 2)}
+    proto = model(nodes, {"x": noise(2, 3, 8, 8)}, weights, opset=18, batch="examples")
+    result(proto, TensorProto.FLOAT, "examples", 4)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("made_by", "form", "reason"),
+    [(grouped, "module", "one value per group"), (summed, "graph", "must end with a node")],
+)
+def test_an_export_keeps_the_free_sizes_where_the_network_has_them(
+    made_by: Callable[[], ModelProto], form: str, reason: str
+) -> None:
+    source = freed(made_by())
+    dense = from_onnx(source, input_shapes=[(3, 8, 8)])
+    graph = trace(dense, dense.example_inputs(2))
+    gone = dict.fromkeys((group.name for group in graph.removable), ())
+    plan = Plan({**half(graph).kept, **gone})
+    assert graph.form(plan) == form
+    pruned = prune(dense, graph, plan, free_sizes=False).eval()
+    with torch.no_grad():  # as if trained further: channels of one group differ
+        for value in pruned.parameters():
+            if value.ndim == 1:
+                value.add_(torch.rand(value.shape, generator=torch.Generator().manual_seed(0)))
+    made = deliver(pruned, dense, graph.example_inputs, samples(dense), source=source,
+                   analysis=graph, plan=plan)  # fmt: skip
+    found = onnx.load_from_string(made.onnx_bytes)
+    assert (made.way, made.sizes) == ("exported", {"x": (3, 8, 8)})
+    assert reason in made.reason
+    assert list(found.graph.input) == list(source.graph.input)
+    assert not any("fixed" in note for note in made.notes)
+    (scores,) = by_runtime(made.onnx_bytes, [noise(3, 3, 12, 20)])
+    assert scores.shape == (3, 4)
+
+
+def test_free_sizes_that_an_export_fixes_are_told() -> None:
+    """A flattened map: its head holds for one size alone."""
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"]),
+        node("ReduceMean", ["c1"], ["m"], axes=[1], keepdims=1),
+        node("Sub", ["c1", "m"], ["d"]),
+        node("Flatten", ["d"], ["f"]),
+        node("MatMul", ["f", "w3"], ["y"]),
+    ]
+    proto = model(nodes, {"x": noise(2, 3, 8, 8)}, {"w1": noise(8, 3, 3, 3), "w3": noise(288, 4)})
+    result(proto)
+    source = freed(described(proto))
+    dense = from_onnx(source, input_shapes=[(3, 8, 8)])
+    graph = trace(dense, dense.example_inputs(2))
+    pruned = prune(dense, graph, half(graph), free_sizes=False).eval()
+    made = deliver(pruned, dense, graph.example_inputs, samples(dense), source=source,
+                   analysis=graph, plan=half(graph))  # fmt: skip
+    assert (made.way, made.batches) == ("exported", (1, 2, 7))
+    assert "sizes that were free are fixed: x[2], x[3]" in made.notes
 
 
 class Nested(nn.Module):

@@ -206,4 +206,7 @@ def test_conditions_are_expressions_of_sizes() -> None:
         assert not each.hold({"x": (3, 4), "y": (3,)})
     assert SizeConditions([]).hold({})
     assert are_plain(written)
-    assert not are_plain(["L['args'][0].size()[1] == 3"])
+    rest = ["L['rest'][1].size()[1] == 3"]
+    assert are_plain(rest)
+    assert SizeConditions(rest).hold({"rest[0]": (1, 2), "rest[1]": (2, 3)})
+    assert not are_plain(["L['x'].stride()[1] == 3"])
