@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from search.candidates import candidate as pruned_candidate
+from search.candidates import recalibrated
 from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
@@ -21,10 +23,8 @@ from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchCon
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
-from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
+from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity, pruned_loss
 from search.skeleton import Skeleton, skeleton
-from search.surgery import kept_indices, prune
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float]
@@ -130,8 +130,8 @@ def run_search(
         _measure_latencies(explorer, graph, latency, batch_size, candidates)
         for candidate in candidates:
             if candidate.needs == "loss":
-                pruned = _pruned(model, graph, candidate.plan, inputs)
-                explorer.tell(candidate, Scored(float(loss_of(pruned))))
+                loss = pruned_loss(model, graph, candidate.plan, loss_of, inputs)
+                explorer.tell(candidate, Scored(float(loss)))
         if progress is not None:
             progress(explorer.progress())
     return _result(model, graph, explorer, sensitivity, inputs)
@@ -191,14 +191,6 @@ def _measure_latencies(
         explorer.tell(candidate, outcome)
 
 
-def _pruned(
-    model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
-) -> nn.Module:
-    pruned = prune(model, graph, plan, free_sizes=False)
-    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
-    return pruned
-
-
 def _result(
     model: nn.Module,
     graph: PruningGraph,
@@ -210,7 +202,7 @@ def _result(
     best = finalists[0] if finalists else None
     return SearchResult(
         plan=best.plan if best else None,
-        model=_pruned(model, graph, best.plan, inputs) if best else None,
+        model=_finalist(model, graph, best.plan, inputs) if best else None,
         ratio=best.ratio if best else None,
         loss=best.loss if best else None,
         dense_loss=explorer.root.loss,
@@ -222,3 +214,9 @@ def _result(
         staircases=explorer.staircases(),
         infeasible=explorer.infeasible,
     )
+
+
+def _finalist(
+    model: nn.Module, graph: PruningGraph, plan: Plan, inputs: Sequence[Tensor]
+) -> nn.Module:
+    return recalibrated(pruned_candidate(model, graph, plan), model, graph, plan, inputs)

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from search.candidates import candidate, recalibrated
 from search.criteria import best_units
 from search.errors import ConfigError
 from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
-from search.surgery import kept_indices, prune
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -122,9 +121,8 @@ def pruned_loss(
     recalibration_batches: Iterable[Tensor],
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
-    pruned = prune(model, graph, plan, free_sizes=False)
-    recalibrate(pruned, recalibration_batches, DenseOrigin(model, kept_indices(graph, plan)))
-    return evaluate(pruned)
+    pruned = candidate(model, graph, plan)
+    return evaluate(recalibrated(pruned, model, graph, plan, recalibration_batches))
 
 
 def layer_sensitivity(

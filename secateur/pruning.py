@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
 from latency_probes.messages import Settings, Target
+from search.candidates import recalibrated
 from search.constraints import constrained
 from search.driver import SearchResult, run_search
 from search.errors import ConfigError
@@ -25,12 +26,12 @@ from search.explorer import Node, SearchConfig
 from search.explorer.limits import limits_of as keeps_to_limits
 from search.finetuning import Finetune
 from search.graph import PruningGraph, trace
+from search.onnx_out import deliver
+from search.onnx_out.delivery import Delivered
 from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
 from search.scores import scores_only
 from search.sensitivity import RATIOS
-from search.skeleton import export_onnx, skeleton
-from search.surgery import kept_indices
+from search.skeleton import skeleton
 from search.surgery import prune as pruned_by
 from secateur.data import Parts, parts_of
 from secateur.errors import AccuracyOutOfReach, BudgetOutOfReach, MeasuringError
@@ -147,15 +148,16 @@ def prune(
         graph = constrained(trace(dense, example, time_limit_s=trace_limit_s), wishes.constraints)
         work = _Work(dense, graph, parts, wishes, display)
         work.check_floor()
-        budget = wishes.budget.at(work.dense_latency_ms())
+        measured = work.dense_measured()
+        budget = wishes.budget.at(measured.latency_ms)
         config = wishes.search_config(budget)
         fits = keeps_to_limits(graph, config)
         if budget >= 1 and (fits is None or fits(graph.dense_plan())):
-            return work.unpruned(budget, began_s)
+            return work.unpruned(measured, budget, began_s)
         found = work.searched(config, criterion, tolerance)
         if found.infeasible is not None or not found.finalists:
             raise out_of_reach(budget, found, config)
-        result = work.finished(found, budget, began_s)
+        result = work.finished(found, measured, budget, began_s)
     if is_adapted and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
     least = wishes.limits.least_accuracy(result.dense_accuracy)
@@ -216,9 +218,11 @@ class _Work:
                 "max_accuracy_drop"
             )
 
-    def dense_latency_ms(self) -> float:
+    def dense_measured(self) -> Measured:
+        """The dense network against itself."""
         self.display.show("measuring the dense network", 0.05)
-        return self._strictly([self._skeleton(self.graph.dense_plan())])[0].latency_ms
+        skeleton = self._skeleton(self.graph.dense_plan())
+        return self._strictly(skeleton, skeleton, profile=True)
 
     def searched(self, config: SearchConfig, criterion: str, tolerance: float) -> SearchResult:
         calibration = self.parts.calibration.batches()
@@ -242,36 +246,34 @@ class _Work:
         finally:
             probe.close()
 
-    def finished(self, found: SearchResult, budget: float, began_s: float) -> Result:
+    def finished(
+        self, found: SearchResult, dense: Measured, budget: float, began_s: float
+    ) -> Result:
         """The best of the finalists, trained and measured with its true weights."""
         best = self._confirmed(found.finalists, budget)
         student = pruned_by(self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
-        kept = kept_indices(self.graph, best.plan)
-        recalibrate(student, calibration, DenseOrigin(self.dense, kept))
+        recalibrated(student, self.dense, self.graph, best.plan, calibration)
         self._train(student)
         self.display.show("measuring the result", 0.97)
-        return self._result(student.eval(), best.plan, found, budget, began_s)
+        return self._result(student.eval(), best.plan, found, dense, budget, began_s)
 
-    def unpruned(self, budget: float, began_s: float) -> Result:
+    def unpruned(self, dense: Measured, budget: float, began_s: float) -> Result:
         """The dense network, which meets the budget already."""
-        return self._result(
-            copy.deepcopy(self.dense), self.graph.dense_plan(), None, budget, began_s
-        )
+        whole = self.graph.dense_plan()
+        return self._result(copy.deepcopy(self.dense), whole, None, dense, budget, began_s)
 
     def _result(
         self,
         student: nn.Module,
         plan: Plan,
         found: SearchResult | None,
+        dense: Measured,
         budget: float,
         began_s: float,
     ) -> Result:
-        exported = [
-            export_onnx(each, self.graph.example_inputs, batch_size=self.target.batch_size)
-            for each in (student, self.dense)
-        ]
-        measured = self._strictly(exported)[0]
+        made, whole = (self._delivered(each) for each in (student, self.dense))
+        measured = self._strictly(made.onnx_bytes, whole.onnx_bytes, made.sizes, profile=True)
         validation = self.parts.validation.batches()
         return Result(
             model=student,
@@ -285,12 +287,27 @@ class _Work:
             accuracy=accuracy(student, validation),
             dense_accuracy=accuracy(self.dense, validation),
             examples=len(self.parts.validation),
-            onnx=exported[0],
-            dense_onnx=exported[1],
+            onnx=made.onnx_bytes,
+            dense_onnx=whole.onnx_bytes,
             tree=tuple(found.tree) if found else (),
             target=self.target.key,
             batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,
+            unpruned=found is None,
+            delivery=made,
+            measurement=measured.measurement,
+            dense_measurement=dense.measurement,
+        )
+
+    def _delivered(self, model: nn.Module) -> Delivered:
+        """The checked file of a network, with the interface of the dense one."""
+        held = self.parts.validation.inputs
+        return deliver(
+            model,
+            self.dense,
+            self.graph.example_inputs,
+            lambda count: (held[torch.arange(count) % len(held)],),
+            batch_size=self.target.batch_size,
         )
 
     def _confirmed(self, finalists: Sequence[Node], budget: float) -> Node:
@@ -298,9 +315,8 @@ class _Work:
         tried: list[tuple[float, int, Node]] = []
         for number, node in enumerate(finalists[:SHORTLIST]):
             self.display.show("confirming the best", 0.55, f"{number + 1} of {SHORTLIST}")
-            candidate = self._skeleton(node.plan)
             reference = self._skeleton(self.graph.dense_plan())
-            measured = self._strictly([candidate, reference])[0]
+            measured = self._strictly(self._skeleton(node.plan), reference)
             if measured.ratio_high <= budget:
                 return node
             tried.append((measured.ratio, number, node))
@@ -321,24 +337,34 @@ class _Work:
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
 
-    def _strictly(self, models: Sequence[bytes]) -> list[Measured]:
-        """The first of the models against the last, carefully.
+    def _strictly(
+        self,
+        model: bytes,
+        reference: bytes,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        profile: bool = False,
+    ) -> Measured:
+        """A model against another, carefully.
+
+        Args:
+            sizes: Input -> its shape without the batch, for files that leave sizes free.
 
         Raises:
             MeasuringError: It could not be measured.
         """
-        probe = LocalProbe(models[-1], self.target, Settings.strict(seed=self.wishes.seed))
+        strict = Settings.strict(seed=self.wishes.seed, profile=profile)
+        settings = strict.model_copy(update={"sizes": None if sizes is None else dict(sizes)})
+        probe = LocalProbe(reference, self.target, settings)
         try:
-            outcomes = probe([LocalModel(models[0])])
+            (outcome,) = probe([LocalModel(model)])
         finally:
             probe.close()
-        measured = [each for each in outcomes if isinstance(each, Measured)]
-        if len(measured) < len(outcomes):
-            failed = next(each for each in outcomes if not isinstance(each, Measured))
+        if not isinstance(outcome, Measured):
             raise MeasuringError(
-                f"{self.target.key} must run the network, but: {failed.kind}: {failed.message}"
+                f"{self.target.key} must run the network, but: {outcome.kind}: {outcome.message}"
             )
-        return measured
+        return outcome
 
     def _skeleton(self, plan: Plan) -> bytes:
         return skeleton(self.graph, plan, batch_size=self.target.batch_size).onnx_bytes

@@ -13,7 +13,9 @@ from secateur.tables import milliseconds, percent, size, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from latency_probes.samples import Measurement
     from search.graph import PruningGraph
+    from search.onnx_out.delivery import Delivered
     from search.plan import Plan
 
 
@@ -83,6 +85,10 @@ class Result:
         target: Runtime, provider, batch size and threads that were measured.
         batch_size: Of the target.
         seconds: How long it all took.
+        unpruned: The budget was met already, and nothing was pruned.
+        delivery: How the ONNX file was made and compared.
+        measurement: Of the result, with its samples; dense_measurement: of the dense network
+            against itself.
     """
 
     model: nn.Module
@@ -101,7 +107,11 @@ class Result:
     tree: tuple[Mapping[str, Any], ...]
     target: str
     seconds: float
-    batch_size: int = 1
+    batch_size: int
+    unpruned: bool
+    delivery: Delivered
+    measurement: Measurement
+    dense_measurement: Measurement
 
     def __repr__(self) -> str:
         low, high = self.ratio_interval
@@ -122,7 +132,7 @@ class Result:
             version=1,
             budget=self.budget,
             within_budget=self.within_budget,
-            unpruned=self.budget >= 1,
+            unpruned=self.unpruned,
             ratio=self.ratio,
             ratio_interval=list(self.ratio_interval),
             latency_ms=self.latency_ms,
@@ -150,22 +160,28 @@ class Result:
         return self.graph.memory_bytes(plan, self.batch_size) / 1e6
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `plan.json`, `model.safetensors`, `model.onnx`, `dense.onnx`, `report.json` and
-        `report.svg`; returns their paths. `secateur.load` reads the first two."""
+        """Writes the files that a job makes, `plan.json`, `model.safetensors`, `model.onnx`,
+        `dense.onnx`, `model.md`, `report.json` and `report.html`, and `report.svg`; returns their
+        paths. `secateur.load` reads the first two."""
         from safetensors.torch import save
 
         from search.loading import plan_document
         from search.tensors import stored_tensors
+        from secateur.document import document
+        from workers.report.card import model_card
+        from workers.report.page import report_page
 
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        plan = plan_document(self.graph.model, self.graph, self.plan)
+        plan, told = plan_document(self.graph.model, self.graph, self.plan), document(self)
         files = {
             "plan.json": json.dumps(plan, indent=1).encode(),
             "model.safetensors": save(stored_tensors(self.model)),
             "model.onnx": self.onnx,
             "dense.onnx": self.dense_onnx,
-            "report.json": json.dumps(self.report(), indent=1).encode(),
+            "model.md": model_card(told).encode(),
+            "report.json": json.dumps(told, indent=1).encode(),
+            "report.html": report_page(told).encode(),
         }
         for name, content in files.items():
             (place / name).write_bytes(content)

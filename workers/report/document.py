@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from jobs.tables import Measurement
 from workers.outcome import latency_part
 from workers.phases.advice import advice
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
+from workers.report.loading import loading
 from workers.results import Finished, Packaged
 from workers.snapshot import Snapshot
-
-OWN_CLASS = """\
-import json, safetensors.torch
-
-model, weights = build_your_network(), safetensors.torch.load_file("model.safetensors")
-for name, attributes in json.load(open("plan.json"))["modules"].items():
-    vars(model.get_submodule(name)).update(attributes)
-tensors = model.state_dict(keep_vars=True)
-for name, tensor in weights.items():
-    tensors[name].data = tensor.to(tensors[name])
-"""
-AS_GRAPH = """\
-import secateur
-
-model = secateur.load(".", build_your_network())
-"""
 
 
 def report_document(
@@ -71,21 +55,6 @@ def report_document(
         "advice": advice(snapshot),
         "loading": loading(snapshot.model.report or {}, widths),
     }
-
-
-def loading(report: dict[str, Any], widths: Mapping[str, int]) -> str:
-    """The lines that load a result: those of the README, unless it is an exported graph.
-
-    Args:
-        report: the analysis of the model.
-        widths: group -> units that are left; empty where nothing was pruned.
-    """
-    cut = (
-        group
-        for group in report.get("groups", ())
-        if widths.get(group["name"], group["width"]) < group["width"]
-    )
-    return AS_GRAPH if any(group["form"] == "graph" for group in cut) else OWN_CLASS
 
 
 def measurement_part(row: Measurement) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from workers.report.details import judged_on, sizes_of
 from workers.report.plots import scatter
 
 STYLE = """
@@ -26,7 +27,7 @@ th,td{border-color:#33423b}text{fill:#dfe9e4}}
 
 def report_page(report: Mapping[str, Any]) -> str:
     """The page of a report document."""
-    result, job = report["result"], report["job"]
+    result = report["result"]
     title = f"Secateur report: {report['model']['name']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -57,7 +58,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         "<h2>Loading the result</h2>",
         "<p>Needs what these lines import, and the code of your network.</p>",
         f"<pre>{escape(report['loading'])}</pre>",
-        f"<p>Job {escape(job['id'])}, plan {escape(result['plan_digest'])}.</p>",
+        f"<p>{escape(_origin(report))}</p>",
     ]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -80,7 +81,7 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"Latency is {result['ratio']:.3f} of the dense model's "
         f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "
         f"{within} the budget of {result['budget_ratio']:.3f}.{beside} Accuracy on "
-        f"{result['test_images']} test images: {result['accuracy']:.2%}, "
+        f"{result['test_images']} {judged_on(result)} images: {result['accuracy']:.2%}, "
         f"dense {result['dense_accuracy']:.2%}."
     )
 
@@ -91,8 +92,19 @@ def _comparison(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         f"{result['dense_latency_ms']:.3f} ms",
         f"{result['latency_ms']:.3f} ms",
     )
-    yield "test accuracy", f"{result['dense_accuracy']:.2%}", f"{result['accuracy']:.2%}"
+    yield (
+        f"{judged_on(result)} accuracy",
+        f"{result['dense_accuracy']:.2%}",
+        f"{result['accuracy']:.2%}",
+    )
     yield "ONNX size", f"{result['dense_bytes']:,} bytes", f"{result['bytes']:,} bytes"
+    yield from sizes_of(result)
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    """Which job, if there was one, and which plan."""
+    plan = f"plan {report['result']['plan_digest']}."
+    return f"Job {report['job']['id']}, {plan}" if report["job"] else plan.capitalize()
 
 
 def _detailed(report: Mapping[str, Any], which: str) -> Mapping[str, Any]:

@@ -11,11 +11,10 @@ from torch import nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
+from search.candidates import candidate, recalibrated
 from search.evaluation import accuracy, cross_entropy_loss
-from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
+from search.finetuning import Finetune, FinetuneConfig, precision_here
 from search.plan import Plan
-from search.recalibration import DenseOrigin, recalibrate
-from search.surgery import kept_indices, prune
 from search.tensors import stored_tensors
 from workers.results import Finetuned, Training
 from workers.tasks.metrics import batches
@@ -27,12 +26,8 @@ SUFFIX = ".safetensors"
 
 def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
-    student = prune(
-        work.graph.model,
-        work.graph,
-        Plan.from_document(work.payload["plan"]),
-        free_sizes=False,
-    )
+    plan = Plan.from_document(work.payload["plan"])
+    student = candidate(work.graph.model, work.graph, plan)
     if work.snapshot.spec.finetune.steps == 0:
         _recalibrate(work, student)
         return _finished(work, student, 0)
@@ -52,9 +47,8 @@ def finetune(work: Work, *, slice_s: float = SLICE_S) -> Done | Again:
 def finetune_config(spec: JobSpec) -> FinetuneConfig:
     """The settings of the job's fine-tuning on this machine."""
     settings = spec.finetune.model_dump()
-    if settings["precision"] == "auto":
-        settings["precision"] = "bfloat16" if native_bfloat16() else "float32"
-    return FinetuneConfig(seed=spec.search.seed, **settings)
+    precision = precision_here(settings.pop("precision"))
+    return FinetuneConfig(seed=spec.search.seed, precision=precision, **settings)
 
 
 def _opened(work: Work, student: nn.Module) -> Finetune:
@@ -105,8 +99,8 @@ def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
 def _recalibrate(work: Work, student: nn.Module) -> None:
     data, graph = work.data, work.graph
     inputs = [images for images, _ in batches(data.images, data.splits.calibration)]
-    kept = kept_indices(graph, Plan.from_document(work.payload["plan"]))
-    recalibrate(student, inputs, DenseOrigin(graph.model, kept))
+    plan = Plan.from_document(work.payload["plan"])
+    recalibrated(student, graph.model, graph, plan, inputs)
 
 
 def _file(work: Work, name: str) -> str:
