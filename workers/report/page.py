@@ -36,7 +36,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
         _table(("device", "measurements", ""), _devices(result)),
-        f"<p>{escape(_reused(result['measurements']))}</p>",
+        f"<p>{escape(_reused(result['measurements'], report['job']))}</p>",
     ]
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
@@ -149,10 +149,21 @@ def _layers(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
 
 def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name in ("device", "target", "runtime_version", "kind", "verdict", "protocol"):
-        yield name.replace("_", " "), str(measurement[name])
+        yield _in_words(name), str(measurement[name])
     for name, value in sorted((measurement["conditions"] or {}).items()):
         if name != "disturbed_ratio":  # the summary tells it where it differs
-            yield name.replace("_", " "), "unknown" if value is None else str(value)
+            yield _in_words(name), "unknown" if value is None else str(value)
+
+
+_UNITS = {"mb": "MB", "mhz": "MHz", "c": "°C", "ns": "ns"}
+
+
+def _in_words(name: str) -> str:
+    """The name of a field, with its unit behind it."""
+    words, _, unit = name.rpartition("_")
+    if unit in _UNITS:
+        return f"{words.replace('_', ' ')} ({_UNITS[unit]})"
+    return name.replace("_", " ")
 
 
 def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -160,8 +171,10 @@ def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         yield device["name"] or device["id"], str(device["measured"]), device["note"] or ""
 
 
-def _reused(measurements: Mapping[str, Any]) -> str:
+def _reused(measurements: Mapping[str, Any], job: Mapping[str, Any] | None) -> str:
     measured = f"{measurements['measured']} candidates were measured"
+    if job is None:
+        return f"{measured}."
     if not measurements["reused"]:
         return f"{measured}, all of them for this job."
     earlier = ", ".join(measurements["from_jobs"])
