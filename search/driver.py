@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from search.candidate import candidate_model
+from search.candidates import rounded_candidate
 from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
@@ -151,7 +151,7 @@ def run_search(
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
             if candidate.needs == "loss":
-                pruned = candidate_model(model, graph, candidate.plan, inputs, form)
+                pruned = rounded_candidate(model, graph, candidate.plan, inputs, form)
                 explorer.tell(candidate, _score(scored(pruned)))
         if progress is not None:
             progress(explorer.progress())
@@ -230,7 +230,7 @@ def _result(
     best = finalists[0] if finalists else None
     return SearchResult(
         plan=best.plan if best else None,
-        model=candidate_model(model, graph, best.plan, inputs, form) if best else None,
+        model=rounded_candidate(model, graph, best.plan, inputs, form) if best else None,
         ratio=best.ratio if best else None,
         loss=best.loss if best else None,
         dense_loss=explorer.root.loss,

@@ -83,6 +83,13 @@ def native_bfloat16() -> bool:
     return any(name.endswith("bf16") and has for name, has in torch.cpu.get_capabilities().items())
 
 
+def amp_here(asked: Amp | Literal["auto"]) -> Amp:
+    """The precision; of `auto` the one that is fastest on this CPU."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if native_bfloat16() else "float32"
+
+
 def augment(images: Tensor, *, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Each image shifted by its own offset, zeros moving in, and mirrored with probability ½.
 

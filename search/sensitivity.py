@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from search.candidate import candidate_model
+from search.candidates import rounded_candidate
 from search.criteria import best_units
 from search.errors import ConfigError
 from search.explorer.segments import Segment
@@ -130,7 +130,7 @@ def pruned_loss(
     form: Format | None = None,
 ) -> float:
     """The loss of the pruned, recalibrated model; the given model is not touched."""
-    return evaluate(candidate_model(model, graph, plan, recalibration_batches, form))
+    return evaluate(rounded_candidate(model, graph, plan, recalibration_batches, form))
 
 
 def layer_sensitivity(

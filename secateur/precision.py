@@ -27,10 +27,12 @@ class Int8:
     Attributes:
         form: the fastest format; None where layers stay float.
         ratios: format -> ratio of the dense network with all layers in int8 that may be.
+        layers: those.
     """
 
     form: Format | None
     ratios: Mapping[str, float]
+    layers: tuple[str, ...] = ()
 
 
 def int8_here(
@@ -76,7 +78,7 @@ def int8_here(
             f"formats {known} here, and {len(plan.precision)} layers may be in int8"
         )
     fastest = min(ratios, key=lambda name: (ratios[name], name), default=None)
-    return Int8(None if fastest is None else FORMATS[fastest], ratios)
+    return Int8(None if fastest is None else FORMATS[fastest], ratios, tuple(plan.precision))
 
 
 def _announced(target: Target) -> tuple[Format, ...]:

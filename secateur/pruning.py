@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
 from latency_probes.messages import Settings, Target
-from search.candidate import quantized
+from search.candidates import quantized, recalibrated
 from search.constraints import constrained
 from search.driver import Evaluate, SearchResult, run_search
 from search.errors import ConfigError
@@ -30,10 +30,8 @@ from search.graph import PruningGraph, trace
 from search.onnx_out import Delivered, deliver, deliver_quantized, exact_file, file_accuracy
 from search.plan import Plan
 from search.quantization import Format, QuantizedModel
-from search.recalibration import DenseOrigin, recalibrate
 from search.sensitivity import RATIOS
 from search.skeleton import skeleton
-from search.surgery import kept_indices
 from search.surgery import prune as pruned_by
 from search.tensors import load_tensors
 from secateur.data import Parts, parts_of
@@ -158,16 +156,17 @@ def prune(
         )
         work = _Work(given, graph, parts, wishes, display)
         work.check_floor()
-        budget = wishes.budget.at(work.dense_latency_ms())
+        measured = work.dense_measured()
+        budget = wishes.budget.at(measured.latency_ms)
         config = wishes.search_config(budget)
         fits = keeps_to_limits(graph, config)
         if budget >= 1 and (fits is None or fits(graph.dense_plan())):
-            return work.unpruned(budget, began_s)
+            return work.unpruned(measured, budget, began_s)
         int8 = work.int8(precision)
         found = work.searched(config, criterion, tolerance, int8.form)
         if found.infeasible is not None or not found.finalists:
             raise out_of_reach(budget, found, config)
-        result = work.finished(found, budget, began_s, int8)
+        result = work.finished(found, measured, budget, began_s, int8)
     if given.is_adapted and isinstance(model, nn.Module) and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
     least = wishes.limits.least_accuracy(result.dense_accuracy)
@@ -221,9 +220,11 @@ class _Work:
                 "max_accuracy_drop"
             )
 
-    def dense_latency_ms(self) -> float:
+    def dense_measured(self) -> Measured:
+        """The dense network against itself."""
         self.display.show("measuring the dense network", 0.05)
-        return self._strictly([self._skeleton(self.graph.dense_plan())])[0].latency_ms
+        skeleton = self._skeleton(self.graph.dense_plan())
+        return self._strictly(skeleton, skeleton, profile=True)
 
     def int8(self, precision: str) -> Int8:
         """What int8 brings to the dense network here."""
@@ -266,38 +267,39 @@ class _Work:
         finally:
             probe.close()
 
-    def finished(self, found: SearchResult, budget: float, began_s: float, int8: Int8) -> Result:
+    def finished(
+        self, found: SearchResult, dense: Measured, budget: float, began_s: float, int8: Int8
+    ) -> Result:
         """The best of the finalists, trained and measured with its true weights."""
         best = self._confirmed(found.finalists, budget, int8.form)
         student = pruned_by(self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
-        kept = kept_indices(self.graph, best.plan)
-        recalibrate(student, calibration, DenseOrigin(self.dense, kept))
+        recalibrated(student, self.dense, self.graph, best.plan, calibration)
         self._train(student, best.plan, int8.form)
         self.display.show("measuring the result", 0.97)
-        return self._result(student.eval(), best.plan, found, budget, began_s, int8)
+        return self._result(student.eval(), best.plan, found, dense, budget, began_s, int8)
 
-    def unpruned(self, budget: float, began_s: float) -> Result:
+    def unpruned(self, dense: Measured, budget: float, began_s: float) -> Result:
         """The dense network, which meets the budget already."""
-        return self._result(
-            copy.deepcopy(self.dense), self.graph.dense_plan(), None, budget, began_s
-        )
+        whole = self.graph.dense_plan()
+        return self._result(copy.deepcopy(self.dense), whole, None, dense, budget, began_s)
 
     def _result(
         self,
         student: nn.Module,
         plan: Plan,
         found: SearchResult | None,
+        dense: Measured,
         budget: float,
         began_s: float,
         int8: Int8 | None = None,
     ) -> Result:
-        dense = self._delivered(self.dense)
-        made = dense if found is None else self._delivered(student, plan)
+        whole = self._delivered(self.dense)
+        made = whole if found is None else self._delivered(student, plan)
         rounded, reached = None, None
         if int8 is not None and int8.form is not None and plan.precision:
             rounded, made, reached = self._rounded(student, plan, int8.form)
-        measured = self._strictly([made.onnx_bytes, dense.onnx_bytes], made.sizes)[0]
+        measured = self._strictly(made.onnx_bytes, whole.onnx_bytes, made.sizes, profile=True)
         validation = self.parts.validation.batches()
         return Result(
             model=student,
@@ -312,14 +314,13 @@ class _Work:
             dense_accuracy=accuracy(self.dense, validation),
             examples=len(self.parts.validation),
             onnx=made.onnx_bytes,
-            dense_onnx=dense.onnx_bytes,
-            delivery={"way": made.way, "reason": made.reason, "opset": made.opset}
-            | {"notes": list(made.notes)},
+            dense_onnx=whole.onnx_bytes,
             int8={}
             if int8 is None or int8.form is None
             else {
                 "format": int8.form.name,
                 "layers": sorted(plan.precision),
+                "searched": list(int8.layers),
                 "dense": dict(int8.ratios),
             },
             rounded=rounded,
@@ -327,6 +328,10 @@ class _Work:
             target=self.target.key,
             batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,
+            unpruned=found is None,
+            delivery=made,
+            measurement=measured.measurement,
+            dense_measurement=dense.measurement,
         )
 
     def _rounded(
@@ -356,9 +361,8 @@ class _Work:
         tried: list[tuple[float, int, Node]] = []
         for number, node in enumerate(finalists[:SHORTLIST]):
             self.display.show("confirming the best", 0.55, f"{number + 1} of {SHORTLIST}")
-            candidate = self._skeleton(node.plan, form)
             reference = self._skeleton(self.graph.dense_plan())
-            measured = self._strictly([candidate, reference])[0]
+            measured = self._strictly(self._skeleton(node.plan), reference)
             if measured.ratio_high <= budget:
                 return node
             tried.append((measured.ratio, number, node))
@@ -399,28 +403,33 @@ class _Work:
         )
 
     def _strictly(
-        self, models: Sequence[bytes], sizes: Mapping[str, tuple[int, ...]] | None = None
-    ) -> list[Measured]:
-        """The first of the models against the last, carefully; `sizes` that they leave free are
-        fixed when they are loaded.
+        self,
+        model: bytes,
+        reference: bytes,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        profile: bool = False,
+    ) -> Measured:
+        """A model against another, carefully.
+
+        Args:
+            sizes: Input -> its shape without the batch, for files that leave sizes free.
 
         Raises:
             MeasuringError: It could not be measured.
         """
-        strict = Settings.strict(seed=self.wishes.seed)
-        settings = strict.model_copy(update={"sizes": sizes})
-        probe = LocalProbe(models[-1], self.target, settings)
+        strict = Settings.strict(seed=self.wishes.seed, profile=profile)
+        settings = strict.model_copy(update={"sizes": None if sizes is None else dict(sizes)})
+        probe = LocalProbe(reference, self.target, settings)
         try:
-            outcomes = probe([LocalModel(models[0])])
+            (outcome,) = probe([LocalModel(model)])
         finally:
             probe.close()
-        measured = [each for each in outcomes if isinstance(each, Measured)]
-        if len(measured) < len(outcomes):
-            failed = next(each for each in outcomes if not isinstance(each, Measured))
+        if not isinstance(outcome, Measured):
             raise MeasuringError(
-                f"{self.target.key} must run the network, but: {failed.kind}: {failed.message}"
+                f"{self.target.key} must run the network, but: {outcome.kind}: {outcome.message}"
             )
-        return measured
+        return outcome
 
     def _skeleton(self, plan: Plan, form: Format | None = None) -> bytes:
         batch_size = self.target.batch_size

@@ -13,7 +13,9 @@ from secateur.tables import milliseconds, percent, size, table
 if TYPE_CHECKING:
     from torch import nn
 
+    from latency_probes.samples import Measurement
     from search.graph import PruningGraph
+    from search.onnx_out import Delivered
     from search.plan import Plan
     from search.quantization import QuantizedModel
 
@@ -81,15 +83,19 @@ class Result:
         examples: How many examples the validation data has.
         onnx: The pruned network as an ONNX file, which is what was measured; dense_onnx: the dense
             one.
-        delivery: How that file was made: `way`, `reason`, `opset`, `notes` (docs/models.md).
-        int8: `format`, the `layers` that run in it, and `dense`, the ratio of the dense network in
-            every format; empty where this machine has no int8.
+        int8: `format`, the `layers` that run in it, those that were `searched`, and `dense`, the
+            ratio of the dense network in every format; empty where this machine has no int8.
         rounded: The network with layers in int8, as the file computes; `model` is the float one
             that it was made of. None where all layers are float.
         tree: Every candidate as a JSON object.
         target: Runtime, provider, batch size and threads that were measured.
         batch_size: Of the target.
         seconds: How long it all took.
+        unpruned: The budget was met already, and nothing was pruned.
+        delivery: How the ONNX file was made and compared: `way`, `reason`, `opset`, `notes`
+            (docs/models.md).
+        measurement: Of the result, with its samples; dense_measurement: of the dense network
+            against itself.
     """
 
     model: nn.Module
@@ -105,13 +111,16 @@ class Result:
     examples: int
     onnx: bytes
     dense_onnx: bytes
-    delivery: Mapping[str, Any]
     int8: Mapping[str, Any]
     rounded: QuantizedModel | None
     tree: tuple[Mapping[str, Any], ...]
     target: str
     seconds: float
-    batch_size: int = 1
+    batch_size: int
+    unpruned: bool
+    delivery: Delivered
+    measurement: Measurement
+    dense_measurement: Measurement
 
     def __repr__(self) -> str:
         low, high = self.ratio_interval
@@ -128,11 +137,13 @@ class Result:
 
     def report(self) -> Report:
         """Everything that is known, as a JSON document; as text it is a table."""
+        from secateur.document import delivery_part
+
         return Report(
             version=1,
             budget=self.budget,
             within_budget=self.within_budget,
-            unpruned=self.budget >= 1,
+            unpruned=self.unpruned,
             ratio=self.ratio,
             ratio_interval=list(self.ratio_interval),
             latency_ms=self.latency_ms,
@@ -146,7 +157,7 @@ class Result:
             dense_parameters=self.graph.parameters(self.graph.dense_plan()),
             memory_mb=self._memory_mb(self.plan),
             dense_memory_mb=self._memory_mb(self.graph.dense_plan()),
-            delivery=dict(self.delivery),
+            delivery=delivery_part(self.delivery),
             int8=dict(self.int8),
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
@@ -162,22 +173,29 @@ class Result:
         return self.graph.memory_bytes(plan, self.batch_size) / 1e6
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `plan.json`, `model.safetensors`, `model.onnx`, `dense.onnx`, `report.json` and
-        `report.svg`; returns their paths. `secateur.load` reads the first two."""
+        """Writes the files that a job makes, `plan.json`, `model.safetensors`, `model.onnx`,
+        `dense.onnx`, `model.md`, `report.json` and `report.html`, and `report.svg`; returns their
+        paths. `secateur.load` reads the first two."""
         from safetensors.torch import save
 
         from search.loading import plan_document
         from search.tensors import stored_tensors
+        from secateur.document import document
+        from workers.report.card import model_card
+        from workers.report.page import report_page
 
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         plan = plan_document(self.graph.model, self.graph, self.plan, self.rounded)
+        told = document(self)
         files = {
             "plan.json": json.dumps(plan, indent=1).encode(),
             "model.safetensors": save(stored_tensors(self.model)),
             "model.onnx": self.onnx,
             "dense.onnx": self.dense_onnx,
-            "report.json": json.dumps(self.report(), indent=1).encode(),
+            "model.md": model_card(told).encode(),
+            "report.json": json.dumps(told, indent=1).encode(),
+            "report.html": report_page(told).encode(),
         }
         for name, content in files.items():
             (place / name).write_bytes(content)

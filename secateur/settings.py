@@ -14,7 +14,7 @@ from latency_probes.messages import Target
 from search.constraints import Constraints
 from search.errors import ConfigError
 from search.explorer import SearchConfig
-from search.finetuning import FinetuneConfig, native_bfloat16
+from search.finetuning import FinetuneConfig, amp_here
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,11 @@ def finetune_config(given: Mapping[str, Any], seed: int) -> FinetuneConfig:
         "shift": 0,
         "flip": False,
         "seed": seed,
-        "amp": "bfloat16" if native_bfloat16() else "float32",
+        "amp": "auto",
     }
+    fields: dict[str, Any] = {**usual, **given}
     try:
-        return FinetuneConfig(**{**usual, **given})
+        return FinetuneConfig(**{**fields, "amp": amp_here(fields["amp"])})
     except TypeError as error:
         known = ", ".join(FinetuneConfig.__dataclass_fields__)
         raise ConfigError(f"finetune must hold fields of ({known}), but: {error}") from None

@@ -28,7 +28,7 @@ from search.loading import load_pruned, plan_document
 from search.plan import Plan
 from search.surgery import prune
 from search.tensors import stored_tensors
-from workers.report.document import AS_GRAPH, OWN_CLASS, loading
+from workers.report.loading import AS_GRAPH, OWN_CLASS, loading
 
 ROOT = Path(__file__).parent.parent
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)

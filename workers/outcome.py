@@ -18,6 +18,7 @@ from workers.phases.facts import (
     dense_ms,
     prepared_result,
 )
+from workers.report.details import ratio_while_disturbed
 from workers.results import Finished, Packaged
 from workers.snapshot import Snapshot
 
@@ -96,11 +97,7 @@ def sizes_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
 
 def disturbed_ratio(row: Measurement) -> float | None:
     """The ratio while the device was disturbed, where that is not what the interval says too."""
-    disturbed = (row.conditions or {}).get("disturbed_ratio")
-    bounds = row.ratio_low, row.ratio_high
-    if disturbed is None or None in bounds or bounds[0] <= disturbed <= bounds[1]:
-        return None
-    return float(disturbed)
+    return ratio_while_disturbed(row.conditions, row.ratio_low, row.ratio_high)
 
 
 def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:

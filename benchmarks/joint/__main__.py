@@ -27,7 +27,7 @@ from benchmarks.joint.networks import NETWORKS, trained
 from latency_probes.local import Failed, LocalModel, LocalProbe
 from latency_probes.machine import read as read_machine
 from latency_probes.messages import Settings, Target
-from search.candidate import quantized
+from search.candidates import quantized
 from search.constraints import Constraints
 from search.graph import PruningGraph, trace
 from search.onnx_out import deliver_quantized, exact_file, file_accuracy

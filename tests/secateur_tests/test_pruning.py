@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -55,9 +57,24 @@ def test_a_network_is_pruned_trained_measured_saved_and_loaded(
     files = result.save(tmp_path)
     assert {file.name for file in files} == {
         "plan.json", "model.safetensors", "model.onnx", "dense.onnx", "report.json", "report.svg",
+        "model.md", "report.html",
     }  # fmt: skip
     assert ElementTree.parse(tmp_path / "report.svg").getroot().tag.endswith("svg")
+    page, card = ((tmp_path / name).read_text() for name in ("report.html", "model.md"))
+    for text in (page, card):
+        assert "Accuracy on 100 validation images" in text
+        assert "parameters" in text
+    assert "Job " not in page + card
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["delivery"]["batches"] == [1, 2, 7]
+    assert document["result"]["plan_digest"] == result.plan.digest
+    session = onnxruntime.InferenceSession(result.onnx)
+    assert [each.name for each in session.get_inputs()] == ["x"]
     inputs = stripes(3, 3)[0]
+    (scores,) = session.run(None, {"x": inputs.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(scores), result.model(inputs)["logits"], rtol=1e-3, atol=1e-3
+    )
     loaded = secateur.load(tmp_path, WithLogits())
     assert isinstance(result.model, WithLogits)
     torch.testing.assert_close(loaded(inputs)["logits"], result.model(inputs)["logits"])
@@ -77,8 +94,8 @@ def test_an_onnx_file_comes_back_as_it_was_and_is_what_was_measured(tmp_path: Pa
         search={"levels": 1, "beam_width": 1, "children": 1}, finetune={"steps": 2},
         calibration=32, progress=False,
     )  # fmt: skip
-    assert (result.delivery["way"], result.delivery["notes"]) == ("edited", [])
-    assert result.report()["delivery"] == result.delivery
+    assert (result.delivery.way, result.delivery.notes) == ("edited", ())
+    assert result.report()["delivery"]["way"] == "edited"
     found = onnx.load_from_string(result.onnx)
     assert list(found.graph.input) == list(source.graph.input)
     assert (found.opset_import, found.doc_string) == (source.opset_import, "stripes")

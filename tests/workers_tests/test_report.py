@@ -212,6 +212,18 @@ def test_front_keeps_what_no_faster_point_beats() -> None:
     assert front(points) == [points[0], points[2]]
 
 
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.25, 1.0], [0.4, 0.6, 0.8, 1.0]),
+        ([2.303, 2.322], [2.305, 2.31, 2.315, 2.32]),
+        ([0.1, 480.0], [0, 200, 400]),
+    ],
+)
+def test_ticks_are_round_numbers(values: list[float], ticks: list[float]) -> None:
+    assert Scale(values, 0, 100).ticks() == pytest.approx(ticks)
+
+
 def test_scale_of_equal_values_is_still_a_scale() -> None:
     scale = Scale([2.0, 2.0], 0, 100)
     assert scale(2.0) == pytest.approx(50)

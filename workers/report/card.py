@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from workers.report.details import judged_on, sizes_of
+
 LOAD_ONNX = """\
 import onnxruntime
 
@@ -27,9 +29,7 @@ def model_card(report: Mapping[str, Any]) -> str:
         "## Measurements",
         *_measurements(result, report["measurement"]),
         "## Data",
-        f"Data set `{_plain(report['dataset']['name'])}`. Accuracy on {result['test_images']} "
-        f"test images, which were read once and after the choice: {result['accuracy']:.2%} (dense "
-        f"{result['dense_accuracy']:.2%}).",
+        _data(report),
         "## File",
         *_file(report),
         "## Loading",
@@ -37,9 +37,19 @@ def model_card(report: Mapping[str, Any]) -> str:
         _code(_onnx_lines(report)),
         "With torch:",
         _code(report["loading"]),
-        f"Job `{_plain(report['job']['id'])}`, plan `{_plain(str(result['plan_digest']))}`.",
+        *([f"Job `{_plain(report['job']['id'])}`."] if report["job"] else []),
+        f"Plan `{_plain(str(result['plan_digest']))}`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _data(report: Mapping[str, Any]) -> str:
+    result, which = report["result"], judged_on(report["result"])
+    when = ", which were read once and after the choice" if which == "test" else ""
+    return (
+        f"Data set `{_plain(report['dataset']['name'])}`. Accuracy on {result['test_images']} "
+        f"{which} images{when}: {result['accuracy']:.2%} (dense {result['dense_accuracy']:.2%})."
+    )
 
 
 def _what(report: Mapping[str, Any]) -> str:
@@ -62,6 +72,7 @@ def _measurements(result: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable
             f"| latency | {result['dense_latency_ms']:.3f} ms | {result['latency_ms']:.3f} ms |",
             f"| accuracy | {result['dense_accuracy']:.2%} | {result['accuracy']:.2%} |",
             f"| ONNX file | {result['dense_bytes']:,} bytes | {result['bytes']:,} bytes |",
+            *(f"| {name} | {before} | {after} |" for name, before, after in sizes_of(result)),
         )
     )
     conditions = row["conditions"] or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST_LAYERS = 10
@@ -26,6 +26,30 @@ def details(raw: Mapping[str, Any] | None) -> dict[str, Any]:
         "peak_rss_mb": sent.get("peak_rss_mb"),
         "layers": _dearest(sent.get("profile") or ()),
     }
+
+
+def judged_on(result: Mapping[str, Any]) -> str:
+    """The images on which accuracy is told: a job reads test images, once and after its choice."""
+    return str(result.get("judged_on", "test"))
+
+
+def sizes_of(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What the constraints of size and memory limit, before and after, as rows."""
+    if result.get("parameters") is not None:
+        yield "parameters", f"{result['dense_parameters']:,}", f"{result['parameters']:,}"
+    if result.get("memory_mb") is not None:
+        before, after = result["dense_memory_mb"], result["memory_mb"]
+        yield "held by one call (computed)", f"{before:.3f} MB", f"{after:.3f} MB"
+
+
+def ratio_while_disturbed(
+    conditions: Mapping[str, Any] | None, low: float | None, high: float | None
+) -> float | None:
+    """The ratio while the device was disturbed, where that is not what the interval says too."""
+    disturbed = (conditions or {}).get("disturbed_ratio")
+    if disturbed is None or low is None or high is None or low <= disturbed <= high:
+        return None
+    return float(disturbed)
 
 
 def _dearest(profile: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from jobs.tables import Measurement
@@ -11,24 +10,9 @@ from workers.outcome import latency_part
 from workers.phases import precision
 from workers.phases.advice import advice
 from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
+from workers.report.loading import loading
 from workers.results import Finished, Packaged, finite
 from workers.snapshot import Snapshot
-
-OWN_CLASS = """\
-import json, safetensors.torch
-
-model, weights = build_your_network(), safetensors.torch.load_file("model.safetensors")
-for name, attributes in json.load(open("plan.json"))["modules"].items():
-    vars(model.get_submodule(name)).update(attributes)
-tensors = model.state_dict(keep_vars=True)
-for name, tensor in weights.items():
-    tensors[name].data = tensor.to(tensors[name])
-"""
-AS_GRAPH = """\
-import secateur
-
-model = secateur.load(".", build_your_network())
-"""
 
 
 def report_document(
@@ -101,21 +85,6 @@ def precision_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
             for layer in segment.layers
         ],
     }
-
-
-def loading(report: dict[str, Any], widths: Mapping[str, int]) -> str:
-    """The lines that load a result: those of the README, unless it is an exported graph.
-
-    Args:
-        report: the analysis of the model.
-        widths: group -> units that are left; empty where nothing was pruned.
-    """
-    cut = (
-        group
-        for group in report.get("groups", ())
-        if widths.get(group["name"], group["width"]) < group["width"]
-    )
-    return AS_GRAPH if any(group["form"] == "graph" for group in cut) else OWN_CLASS
 
 
 def measurement_part(row: Measurement) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from workers.report.details import judged_on, sizes_of
 from workers.report.plots import scatter
 
 STYLE = """
@@ -26,7 +27,7 @@ th,td{border-color:#33423b}text{fill:#dfe9e4}}
 
 def report_page(report: Mapping[str, Any]) -> str:
     """The page of a report document."""
-    result, job = report["result"], report["job"]
+    result = report["result"]
     title = f"Secateur report: {report['model']['name']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -35,7 +36,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
         _table(("device", "measurements", ""), _devices(result)),
-        f"<p>{escape(_reused(result['measurements']))}</p>",
+        f"<p>{escape(_reused(result['measurements'], report['job']))}</p>",
     ]
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
@@ -63,7 +64,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         "<h2>Loading the result</h2>",
         "<p>Needs what these lines import, and the code of your network.</p>",
         f"<pre>{escape(report['loading'])}</pre>",
-        f"<p>Job {escape(job['id'])}, plan {escape(result['plan_digest'])}.</p>",
+        f"<p>{escape(_origin(report))}</p>",
     ]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -86,7 +87,7 @@ def _summary(result: Mapping[str, Any]) -> str:
         f"Latency is {result['ratio']:.3f} of the dense model's "
         f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "
         f"{within} the budget of {result['budget_ratio']:.3f}.{beside} Accuracy on "
-        f"{result['test_images']} test images: {result['accuracy']:.2%}, "
+        f"{result['test_images']} {judged_on(result)} images: {result['accuracy']:.2%}, "
         f"dense {result['dense_accuracy']:.2%}."
     )
 
@@ -97,8 +98,19 @@ def _comparison(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         f"{result['dense_latency_ms']:.3f} ms",
         f"{result['latency_ms']:.3f} ms",
     )
-    yield "test accuracy", f"{result['dense_accuracy']:.2%}", f"{result['accuracy']:.2%}"
+    yield (
+        f"{judged_on(result)} accuracy",
+        f"{result['dense_accuracy']:.2%}",
+        f"{result['accuracy']:.2%}",
+    )
     yield "ONNX size", f"{result['dense_bytes']:,} bytes", f"{result['bytes']:,} bytes"
+    yield from sizes_of(result)
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    """Which job, if there was one, and which plan."""
+    plan = f"plan {report['result']['plan_digest']}."
+    return f"Job {report['job']['id']}, {plan}" if report["job"] else plan.capitalize()
 
 
 def _detailed(report: Mapping[str, Any], which: str) -> Mapping[str, Any]:
@@ -143,10 +155,21 @@ def _layers(layers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
 
 def _measured(measurement: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name in ("device", "target", "runtime_version", "kind", "verdict", "protocol"):
-        yield name.replace("_", " "), str(measurement[name])
+        yield _in_words(name), str(measurement[name])
     for name, value in sorted((measurement["conditions"] or {}).items()):
         if name != "disturbed_ratio":  # the summary tells it where it differs
-            yield name.replace("_", " "), "unknown" if value is None else str(value)
+            yield _in_words(name), "unknown" if value is None else str(value)
+
+
+_UNITS = {"mb": "MB", "mhz": "MHz", "c": "°C", "ns": "ns"}
+
+
+def _in_words(name: str) -> str:
+    """The name of a field, with its unit behind it."""
+    words, _, unit = name.rpartition("_")
+    if unit in _UNITS:
+        return f"{words.replace('_', ' ')} ({_UNITS[unit]})"
+    return name.replace("_", " ")
 
 
 def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -154,8 +177,10 @@ def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         yield device["name"] or device["id"], str(device["measured"]), device["note"] or ""
 
 
-def _reused(measurements: Mapping[str, Any]) -> str:
+def _reused(measurements: Mapping[str, Any], job: Mapping[str, Any] | None) -> str:
     measured = f"{measurements['measured']} candidates were measured"
+    if job is None:
+        return f"{measured}."
     if not measurements["reused"]:
         return f"{measured}, all of them for this job."
     earlier = ", ".join(measurements["from_jobs"])
@@ -182,7 +207,7 @@ def _formats(precision: Mapping[str, Any]) -> str:
 
 def _bits(precision: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for row in precision["layers"]:
-        rise = "unknown" if row["rise"] is None else f"{row['rise']:+.4f}"
+        rise = "" if row["rise"] is None else f"{row['rise']:+.4f}"
         yield row["layer"], row["precision"], rise
 
 

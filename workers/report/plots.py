@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor, log10
 from typing import Any
 
-WIDTH, HEIGHT, MARGIN = 640, 340, 52
+WIDTH, HEIGHT, MARGIN, LEFT = 640, 340, 52, 66
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # of ticks, times a power of ten
 
 
 class Scale:
@@ -23,9 +25,12 @@ class Scale:
         return self._start + share * (self._stop - self._start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Evenly spread values."""
-        step = (self.high - self.low) / count
-        return [self.low + step * (index + 0.5) for index in range(count)]
+        """Round values, evenly spread: `count` of them, or some fewer."""
+        rough = (self.high - self.low) / count
+        power = 10.0 ** floor(log10(rough))
+        step = next(power * each for each in STEPS if power * each >= rough * (1 - 1e-9))
+        first, last = ceil(self.low / step), floor(self.high / step)
+        return [number * step for number in range(first, last + 1)]
 
 
 def scatter(rows: Sequence[dict[str, Any]], budget: float, chosen: str | None) -> str:
@@ -33,9 +38,10 @@ def scatter(rows: Sequence[dict[str, Any]], budget: float, chosen: str | None) -
     points = [row for row in rows if row["ratio"] is not None and row["loss"] is not None]
     if not points:
         return "<p>No candidate was scored.</p>"
-    x = Scale([budget, *(row["ratio"] for row in points)], MARGIN, WIDTH - 10)
+    x = Scale([budget, *(row["ratio"] for row in points)], LEFT, WIDTH - 10)
     y = Scale([row["loss"] for row in points], HEIGHT - MARGIN, 10)
-    dots = "".join(_dot(row, x, y, row["digest"] == chosen) for row in points)
+    last = sorted(points, key=lambda row: row["digest"] == chosen)  # nothing hides the choice
+    dots = "".join(_dot(row, x, y, row["digest"] == chosen) for row in last)
     line = " ".join(f"{x(row['ratio']):.1f},{y(row['loss']):.1f}" for row in front(points))
     at = f"{x(budget):.1f}"
     return (
@@ -71,11 +77,11 @@ def _dot(row: dict[str, Any], x: Scale, y: Scale, is_chosen: bool) -> str:
 def _axes(x: Scale, y: Scale) -> str:
     bottom = HEIGHT - MARGIN
     parts = [
-        f'<line class="axis" x1="{MARGIN}" x2="{WIDTH - 10}" y1="{bottom}" y2="{bottom}"/>',
-        f'<line class="axis" x1="{MARGIN}" x2="{MARGIN}" y1="10" y2="{bottom}"/>',
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - 10}" y1="{bottom}" y2="{bottom}"/>',
+        f'<line class="axis" x1="{LEFT}" x2="{LEFT}" y1="10" y2="{bottom}"/>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
         "latency, as a ratio to the dense model</text>",
-        f'<text transform="translate(14 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">'
+        f'<text transform="translate(12 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">'
         "calibration loss</text>",
     ]
     for tick in x.ticks():
@@ -83,7 +89,5 @@ def _axes(x: Scale, y: Scale) -> str:
             f'<text x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:.2f}</text>'
         )
     for tick in y.ticks():
-        parts.append(
-            f'<text x="{MARGIN - 6}" y="{y(tick):.1f}" text-anchor="end">{tick:.3f}</text>'
-        )
+        parts.append(f'<text x="{LEFT - 6}" y="{y(tick):.1f}" text-anchor="end">{tick:.3f}</text>')
     return "".join(parts)

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
-from search.candidate import quantized
+from search.candidates import candidate, quantized, recalibrated
 from search.evaluation import accuracy, cross_entropy_loss
-from search.finetuning import Finetune, FinetuneConfig, native_bfloat16
+from search.finetuning import Finetune, FinetuneConfig, amp_here
 from search.plan import Plan
 from search.quantization import QuantizedModel
-from search.recalibration import DenseOrigin, recalibrate
-from search.surgery import kept_indices, prune
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
 from workers.results import Finetuned, Training
@@ -33,12 +31,8 @@ SUFFIX = ".safetensors"
 
 def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
-    student = prune(
-        work.graph.model,
-        work.graph,
-        Plan.from_document(work.payload["plan"]),
-        free_sizes=False,
-    )
+    plan = Plan.from_document(work.payload["plan"])
+    student = candidate(work.graph.model, work.graph, plan)
     if work.snapshot.spec.finetune.steps == 0:
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
@@ -64,9 +58,8 @@ def next_slice_s(payload: Mapping[str, Any]) -> float:
 def finetune_config(spec: JobSpec) -> FinetuneConfig:
     """The settings of the job's fine-tuning on this machine."""
     settings = spec.finetune.model_dump()
-    if settings["amp"] == "auto":
-        settings["amp"] = "bfloat16" if native_bfloat16() else "float32"
-    return FinetuneConfig(seed=spec.search.seed, **settings)
+    amp = amp_here(settings.pop("amp"))
+    return FinetuneConfig(seed=spec.search.seed, amp=amp, **settings)
 
 
 def _opened(work: Work, student: nn.Module) -> Finetune:
@@ -133,9 +126,8 @@ def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
 
 
 def _recalibrate(work: Work, student: nn.Module) -> None:
-    graph = work.graph
-    kept = kept_indices(graph, Plan.from_document(work.payload["plan"]))
-    recalibrate(student, calibration_inputs(work), DenseOrigin(graph.model, kept))
+    graph, plan = work.graph, Plan.from_document(work.payload["plan"])
+    recalibrated(student, graph.model, graph, plan, calibration_inputs(work))
 
 
 def _file(work: Work, name: str) -> str:

@@ -13,11 +13,10 @@ from jobs.artifacts import Stored, job_file_name
 from jobs.repository import artifacts, candidates, jobs, measurements
 from jobs.states import TERMINAL
 from jobs.tables import Candidate, Measurement
-from search.candidate import quantized
+from search.candidates import candidate, quantized
 from search.evaluation import accuracy
 from search.onnx_out import exact_file, file_accuracy
 from search.plan import Plan
-from search.surgery import prune
 from search.tensors import load_tensors
 from workers.library import job_source
 from workers.loaders.datasets import Images
@@ -108,7 +107,7 @@ def _details(work: Work, row: Measurement) -> dict[str, Any]:
 
 def _pruned(work: Work, best: Verified) -> nn.Module:
     plan = Plan.from_document(best.chosen.plan)
-    model = prune(work.graph.model, work.graph, plan, free_sizes=False)
+    model = candidate(work.graph.model, work.graph, plan)
     load_tensors(model, load(work.context.store.get(best.finetuned.weights)))
     return model
 

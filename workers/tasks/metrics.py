@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search.candidate import candidate_model
+from search.candidates import rounded_candidate
 from search.evaluation import loss_with_error
 from search.plan import Plan
 from search.quantization import Format
@@ -33,7 +33,7 @@ def calibration_loss(work: Work, plan: Plan, form: Format | None = None) -> tupl
     data = work.data
     calibration = batches(data.images, data.splits.calibration)
     inputs = [images for images, _ in calibration]
-    model = candidate_model(work.graph.model, work.graph, plan, inputs, form)
+    model = rounded_candidate(work.graph.model, work.graph, plan, inputs, form)
     return loss_with_error(model, calibration)
 
 

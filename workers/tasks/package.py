@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name, weights_name
 from jobs.spec import ModelSpec
+from search.candidates import candidate
 from search.loading import plan_document
 from search.onnx_out import Delivered, deliver, deliver_quantized, exact_file, file_accuracy
 from search.plan import Plan
 from search.quantization import QuantizedModel
-from search.surgery import prune
 from search.tensors import load_tensors, stored_tensors
 from workers.library import stored_blob
 from workers.phases.facts import finetune_key
@@ -30,7 +30,7 @@ def package(work: Work) -> Done:
     found = work.snapshot.result(finetune_key(work.payload["digest"]))
     finetuned = Finetuned.model_validate(found)
     plan = Plan.from_document(work.payload["plan"])
-    model = prune(work.graph.model, work.graph, plan, free_sizes=False)
+    model = candidate(work.graph.model, work.graph, plan)
     load_tensors(model, load(work.context.store.get(finetuned.weights)), strict=False)
     judged = rounded(work, model.eval())
     ranges = judged if isinstance(judged, QuantizedModel) else None

@@ -1,8 +1,9 @@
-"""The model of a plan as a search scores it: pruned, recalibrated, rounded; not fine-tuned."""
+"""The model of a plan before it is trained: pruned, recalibrated as every candidate is, and with
+the layers rounded that its plan has in int8."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -17,7 +18,35 @@ if TYPE_CHECKING:
     from search.graph import PruningGraph
 
 
-def candidate_model(
+def candidate(model: nn.Module, graph: PruningGraph, plan: Plan) -> nn.Module:
+    """The pruned copy, for inputs of the traced sizes; `recalibrated` comes before its loss."""
+    return prune(model, graph, plan, free_sizes=False)
+
+
+def recalibrated(
+    pruned: nn.Module,
+    model: nn.Module,
+    graph: PruningGraph,
+    plan: Plan,
+    inputs: Iterable[Tensor],
+) -> nn.Module:
+    """The same network, recalibrated in place on these inputs.
+
+    Args:
+        pruned: of `candidate`.
+        model: the dense model, whose means and scales a network without batch norm gets back.
+        graph: its analysis.
+        plan: what `pruned` is pruned to.
+        inputs: batches (B, …) of calibration images.
+
+    Raises:
+        ConfigError: there is something to recalibrate, but no batch.
+    """
+    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
+    return pruned
+
+
+def rounded_candidate(
     model: nn.Module,
     graph: PruningGraph,
     plan: Plan,
@@ -37,8 +66,7 @@ def candidate_model(
         ConfigError: no inputs, or a layer that is none of the model.
         PlanError: the plan does not fit the graph.
     """
-    pruned = prune(model, graph, plan, free_sizes=False)
-    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
+    pruned = recalibrated(candidate(model, graph, plan), model, graph, plan, inputs)
     if form is None or not plan.precision:
         return pruned
     return quantized(model, graph, plan, pruned, inputs, form)
