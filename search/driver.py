@@ -22,6 +22,7 @@ from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchCon
 from search.explorer.segments import INT8, Segment
 from search.floors import layer_floors
 from search.graph import PruningGraph
+from search.objectives import CLASSIFICATION, Objective
 from search.plan import Plan
 from search.quantization import Format, precision_segments
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
@@ -83,6 +84,7 @@ def run_search(
     staircases: Mapping[str, Mapping[str, float]] | None = None,
     int8_staircases: Mapping[str, Mapping[str, float]] | None = None,
     form: Format | None = None,
+    objective: Objective = CLASSIFICATION,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SearchResult:
     """Prunes a model to a latency budget that `latency` measures.
@@ -107,6 +109,7 @@ def run_search(
         int8_staircases: Measured earlier with all layers in int8, likewise.
         form: The integers of int8 layers, one of `search.quantization.FORMATS`: then the precision
             of each layer is searched beside the widths. None: all stays float.
+        objective: What models are judged by; `batches` hold its targets.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
@@ -118,7 +121,7 @@ def run_search(
     limits = constraints_of(config, exclude, prune_frozen=prune_frozen)
     graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
-    scored = evaluate or partial(loss_with_error, batches=batches)
+    scored = evaluate or partial(loss_with_error, batches=batches, objective=objective)
 
     def loss_of(model: nn.Module) -> float:
         return _score(scored(model)).loss
@@ -126,7 +129,9 @@ def run_search(
     segments: tuple[Segment, ...] = ()
     if form is not None:
         segments = precision_segments(graph, operators(graph, batch_size=batch_size), limits)
-    scores = score_channels(model, graph, criterion, batches, blocks=config.blocks)
+    scores = score_channels(
+        model, graph, criterion, batches, blocks=config.blocks, objective=objective
+    )
     if sensitivity is None:
         sensitivity = layer_sensitivity(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,

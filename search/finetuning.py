@@ -1,7 +1,7 @@
 """Fine-tuning by distillation.
 
-Knows nothing of plans, groups or devices. The loss (Hinton et al. 2015) is
-(1 − w) · CE(student, label) + w · T² · KL(teacher/T ‖ student/T):
+Knows nothing of plans, groups or devices. The loss is that of an objective, of labels (Hinton et
+al. 2015) (1 − w) · CE(student, label) + w · T² · KL(teacher/T ‖ student/T):
 
 | symbol | meaning |
 |---|---|
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
+from search.objectives import CLASSIFICATION, Objective
 from search.training_flags import in_evaluation
 
 Amp = Literal["float32", "bfloat16"]
@@ -118,14 +119,7 @@ def distillation_loss(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, weight: float
 ) -> Tensor:
     """(1 − w) · CE + w · T² · KL(teacher/T ‖ student/T), the mean over the batch."""
-    hard = functional.cross_entropy(logits, labels)
-    soft = functional.kl_div(
-        functional.log_softmax(logits / temperature, 1),
-        functional.log_softmax(teacher_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - weight) * hard + weight * temperature**2 * soft
+    return CLASSIFICATION.distillation(logits, teacher_logits, labels, temperature, weight)
 
 
 @dataclass(frozen=True)
@@ -163,9 +157,10 @@ class Finetune:
         student: fine-tuned in place.
         teacher: the dense model; used in eval mode, never changed.
         images: (N, C, H, W), or any (N, …) when neither shift nor flip is on.
-        labels: (N,) class indices.
+        labels: targets of the objective, (N, …): class indices (N,).
         config: how to fine-tune.
         channels_last: images are (N, H, W, C).
+        objective: the loss to learn by.
 
     Attributes:
         step: steps run so far, those before a snapshot included.
@@ -181,6 +176,7 @@ class Finetune:
         config: FinetuneConfig,
         *,
         channels_last: bool = False,
+        objective: Objective = CLASSIFICATION,
     ) -> None:
         if len(images) != len(labels) or len(images) < 2:
             raise ConfigError(
@@ -195,7 +191,7 @@ class Finetune:
         self.student, self.teacher, self.config = student, teacher, config
         self.step = 0
         self.trained = Trained()
-        self._channels_last = channels_last
+        self._channels_last, self._objective = channels_last, objective
         self._images, self._labels = images, labels
         self._batch_size = min(config.batch_size, len(images))
         self._order: tuple[int, Tensor] | None = None
@@ -253,18 +249,18 @@ class Finetune:
                 with torch.no_grad():
                     teacher_logits = self.teacher(images)
                 logits = self.student(images)
-        loss = distillation_loss(
+        loss = self._objective.distillation(
             logits.float(),
             teacher_logits.float(),
             labels,
-            temperature=config.temperature,
-            weight=config.distillation_weight,
+            config.temperature,
+            config.distillation_weight,
         )
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         self.trained = self.trained.with_batch(
-            loss.detach().item(), (logits.argmax(1) == labels).float().mean().item()
+            loss.detach().item(), self._objective.right(logits, labels).float().mean().item()
         )
 
     def _batch(self) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from search.objectives import CLASSIFICATION, UNLABELLED, Objective, scores_of
 from search.splits import split_indices
 from secateur.errors import DataError
 
 BATCH = 128
-FORM = "inputs and labels: two tensors, a data set of pairs, a DataLoader, or a list of batches"
+FORM = (
+    "inputs and labels: two tensors, a data set of pairs, a DataLoader, or a list of batches; or "
+    "inputs alone: a tensor or a list of tensors"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def judged_by(self, dense: nn.Module) -> Labelled:
+        """The same with the scores of the dense network as targets, see `UNLABELLED`."""
+        return Labelled(self.inputs, scores_of(dense, self.inputs.split(BATCH)))
 
     def select(self, index: Tensor) -> Labelled:
         """Those examples alone."""
@@ -48,6 +56,16 @@ class Parts:
     fit: Labelled
     calibration: Labelled
     validation: Labelled
+    objective: Objective = CLASSIFICATION
+
+    def judged_by(self, dense: nn.Module) -> Parts:
+        """Without labels, the dense network's scores in their place."""
+        if self.objective is not UNLABELLED:
+            return self
+        fit, calibration, validation = (
+            part.judged_by(dense) for part in (self.fit, self.calibration, self.validation)
+        )
+        return Parts(fit, calibration, validation, UNLABELLED)
 
 
 def labelled(data: Any, name: str) -> Labelled:
@@ -58,6 +76,8 @@ def labelled(data: Any, name: str) -> Labelled:
     """
     if _is_pair(data):
         return _checked(data[0], data[1], name)
+    if _is_bare(data):
+        return _unlabelled(data)
     loader = data if isinstance(data, Iterable) else None
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _has_batches(data):
         pairs = [data[index] for index in range(len(data))]
@@ -81,11 +101,33 @@ def parts_of(train: Any, val: Any | None, *, calibration: int, seed: int) -> Par
     Args:
         val: Without it the validation part is cut off too.
     """
+    is_bare = _is_bare(train)
+    if val is not None and _is_bare(val) != is_bare:
+        raise DataError("train and val must both have labels or both have none, but do not")
     given = labelled(train, "train")
     splits = split_indices(len(given), seed=seed, calibration=calibration)
     held = given.select(splits.validation) if val is None else labelled(val, "val")
     fit = splits.fit if val is None else torch.cat([splits.fit, splits.validation])
-    return Parts(given.select(fit), given.select(splits.calibration), held)
+    objective = UNLABELLED if is_bare else CLASSIFICATION
+    return Parts(given.select(fit), given.select(splits.calibration), held, objective)
+
+
+def _is_bare(data: Any) -> bool:
+    """Inputs without labels: a tensor, or tensors of more than one dimension."""
+    if isinstance(data, Tensor):
+        return True
+    return (
+        isinstance(data, Sequence)
+        and len(data) > 0
+        and not _is_pair(data)
+        and all(isinstance(each, Tensor) and each.ndim > 1 for each in data)
+    )
+
+
+def _unlabelled(data: Any) -> Labelled:
+    """Inputs alone, with numbers that stand for no label."""
+    inputs = data if isinstance(data, Tensor) else torch.cat(list(data))
+    return Labelled(inputs.detach().cpu(), torch.zeros(len(inputs), dtype=torch.long))
 
 
 def _is_pair(data: Any) -> bool:

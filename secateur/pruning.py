@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ from secateur.progress import Display
 from secateur.result import Result
 from secateur.settings import Wishes, budget_of, finetune_config, limits_of, target_of
 
+T = TypeVar("T")
 SLICE_S = 0.5
 SHORTLIST = 4
 
@@ -86,7 +87,9 @@ def prune(
             the CPU. Or the path of an ONNX file, with its data files beside it.
         train: Training data: inputs (N, …) and labels (N,) as two tensors, a data set of pairs, a
             DataLoader, or a list of batches. It is held in memory as it is given; of a loader that
-            augments, one pass is taken.
+            augments, one pass is taken. Inputs alone, a tensor or a list of tensors, are judged by
+            the dense network: the loss is the distance to its scores, and accuracy is the share of
+            its answers that are kept.
         val: Validation data, likewise; by default at most 2000 examples are cut off `train`.
         latency_ms: The budget in milliseconds, or as text: `"20ms"`, `"0.02s"`.
         ratio: The budget as a part of the dense latency: 0.6 or `"60%"`. One of the two is given.
@@ -150,6 +153,7 @@ def prune(
     with Display(shown=progress) as display:
         display.show("tracing", 0.0)
         given = opened(model, parts.fit.inputs[:2])
+        parts = parts.judged_by(given.dense)
         example = (parts.fit.inputs[:2],) if inputs is None else _tuple(inputs)
         graph = constrained(
             trace(given.dense, example, time_limit_s=trace_limit_s), wishes.constraints
@@ -212,7 +216,7 @@ class _Work:
         if floor is None:
             return
         self.display.show("reading the validation data", 0.04)
-        dense = accuracy(self.dense, self.parts.validation.batches())
+        dense = self._judge(accuracy, self.parts.validation.batches())(self.dense)
         if floor > dense:
             raise ConfigError(
                 f"min_accuracy must be at most the accuracy of the dense network on the "
@@ -225,6 +229,10 @@ class _Work:
         self.display.show("measuring the dense network", 0.05)
         skeleton = self._skeleton(self.graph.dense_plan())
         return self._strictly(skeleton, skeleton, profile=True)
+
+    def _judge(self, measure: Callable[..., T], batches: Any) -> Callable[[nn.Module], T]:
+        """A loss or a share of right answers on batches, by the objective of the data."""
+        return partial(measure, batches=batches, objective=self.parts.objective)
 
     def int8(self, precision: str) -> Int8:
         """What int8 brings to the dense network here."""
@@ -256,7 +264,8 @@ class _Work:
                 calibration,
                 config,
                 form=form,
-                evaluate=self._counted(partial(loss_with_error, batches=calibration)),
+                objective=self.parts.objective,
+                evaluate=self._counted(self._judge(loss_with_error, calibration)),
                 criterion=criterion,
                 tolerance=tolerance,
                 batch_size=self.target.batch_size,
@@ -300,7 +309,7 @@ class _Work:
         if int8 is not None and int8.form is not None and plan.precision:
             rounded, made, reached = self._rounded(student, plan, int8.form)
         measured = self._strictly(made.onnx_bytes, whole.onnx_bytes, made.sizes, profile=True)
-        validation = self.parts.validation.batches()
+        judged = self._judge(accuracy, self.parts.validation.batches())
         return Result(
             model=student,
             plan=plan,
@@ -310,8 +319,9 @@ class _Work:
             ratio_interval=(measured.ratio_low, measured.ratio_high),
             latency_ms=measured.latency_ms,
             dense_latency_ms=measured.measurement.reference_ms,
-            accuracy=accuracy(student, validation) if reached is None else reached,
-            dense_accuracy=accuracy(self.dense, validation),
+            accuracy=judged(student) if reached is None else reached,
+            dense_accuracy=judged(self.dense),
+            metric=self.parts.objective.metric,
             examples=len(self.parts.validation),
             onnx=made.onnx_bytes,
             dense_onnx=whole.onnx_bytes,
@@ -350,7 +360,8 @@ class _Work:
             batch_size=self.target.batch_size,
         )
         validation = self.parts.validation.batches()
-        return model, made, file_accuracy(exact_file(made.onnx_bytes), validation)
+        found = exact_file(made.onnx_bytes)
+        return model, made, file_accuracy(found, validation, self.parts.objective)
 
     def _samples(self, count: int) -> tuple[Tensor, ...]:
         inputs = self.parts.validation.inputs
@@ -376,7 +387,14 @@ class _Work:
         if form is not None and plan.precision:
             calibration = [images for images, _ in self.parts.calibration.batches()]
             trained = quantized(self.dense, self.graph, plan, student, calibration, form)
-        run = Finetune(trained, self.dense, fit.inputs, fit.labels, self.wishes.finetune)
+        run = Finetune(
+            trained,
+            self.dense,
+            fit.inputs,
+            fit.labels,
+            self.wishes.finetune,
+            objective=self.parts.objective,
+        )
         while not run.done:
             run.run(time_limit_s=SLICE_S)
             done, went = run.step / self.wishes.finetune.steps, run.trained

@@ -52,7 +52,7 @@ class Report(dict[str, Any]):
         ]
         text = table(("", "before", "after", "change", "budget"), rows)
         notes = [
-            f"accuracy on {self['examples']} validation examples",
+            f"{self['metric']} on {self['examples']} validation examples",
             f"{len(self['tree'])} candidates",
             self["target"],
             f"{self['seconds']:.0f} s",
@@ -80,6 +80,8 @@ class Result:
         ratio_interval: Its 95 % interval, low and high.
         latency_ms: Measured; dense_latency_ms: of the dense network, in the same processes.
         accuracy: On the validation data; dense_accuracy: of the dense network.
+        metric: What the two are called: accuracy, or the agreement with the dense network where
+            the data has no labels.
         examples: How many examples the validation data has.
         onnx: The pruned network as an ONNX file, which is what was measured; dense_onnx: the dense
             one.
@@ -108,6 +110,7 @@ class Result:
     dense_latency_ms: float
     accuracy: float
     dense_accuracy: float
+    metric: str
     examples: int
     onnx: bytes
     dense_onnx: bytes
@@ -150,6 +153,7 @@ class Result:
             dense_latency_ms=self.dense_latency_ms,
             accuracy=self.accuracy,
             dense_accuracy=self.dense_accuracy,
+            metric=self.metric,
             examples=self.examples,
             bytes=len(self.onnx),
             dense_bytes=len(self.dense_onnx),

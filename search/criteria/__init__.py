@@ -13,6 +13,7 @@ from search.criteria.l2 import l2_scores
 from search.criteria.random import random_scores
 from search.criteria.taylor import taylor_scores
 from search.errors import CriterionError
+from search.objectives import CLASSIFICATION, Objective
 from search.plan import best_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def score_channels(
     *,
     seed: int = 0,
     blocks: bool = False,
+    objective: Objective = CLASSIFICATION,
 ) -> dict[str, Tensor]:
     """One (W_g,) tensor per prunable group; a unit with a higher score is kept longer.
 
@@ -39,16 +41,17 @@ def score_channels(
         model: the model that was traced.
         graph: its graph.
         criterion: one of `CRITERIA`.
-        batches: images and labels, for `taylor`.
+        batches: images and targets of the objective, for `taylor`.
         seed: for `random`.
         blocks: score the removable blocks as well; a search cuts what has scores.
+        objective: what the model is judged by, for `taylor`.
 
     Raises:
         CriterionError: an unknown criterion, or one that lacks its batches.
     """
     removable = graph.removable if blocks else ()
     whole = {group.name: torch.ones(1, dtype=torch.float64) for group in removable}
-    return _unit_scores(model, graph, criterion, batches, seed) | whole
+    return _unit_scores(model, graph, criterion, batches, seed, objective) | whole
 
 
 def _unit_scores(
@@ -57,6 +60,7 @@ def _unit_scores(
     criterion: str,
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
+    objective: Objective,
 ) -> dict[str, Tensor]:
     match criterion:
         case "l1":
@@ -66,7 +70,7 @@ def _unit_scores(
         case "random":
             return random_scores(graph, seed)
         case "taylor":
-            return taylor_scores(model, graph, batches)
+            return taylor_scores(model, graph, batches, objective)
     raise CriterionError(f"criterion must be one of {CRITERIA}, but got {criterion!r}")
 
 

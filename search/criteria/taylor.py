@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from search.criteria.reduction import member_values, scoring_members
 from search.errors import CriterionError
+from search.objectives import CLASSIFICATION, Objective
 from search.training_flags import in_evaluation
 
 if TYPE_CHECKING:
@@ -33,14 +33,18 @@ PART = 8
 
 
 def taylor_scores(
-    model: nn.Module, graph: PruningGraph, batches: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module,
+    graph: PruningGraph,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    objective: Objective = CLASSIFICATION,
 ) -> dict[str, Tensor]:
     """(W_g,) per prunable group, in units of the loss, so that groups compare.
 
     Args:
         model: left as it is; gradients are not accumulated in it.
         graph: the graph of the model.
-        batches: images and class labels.
+        batches: images and targets of the objective, class labels for one.
+        objective: what the model is judged by.
 
     Raises:
         CriterionError: no batch.
@@ -50,7 +54,7 @@ def taylor_scores(
     count = 0
     with in_evaluation(model):
         for images, labels in _parts(batches):
-            products = _products(model, parameters, images, labels)
+            products = _products(model, parameters, images, labels, objective)
             for group in graph.prunable:
                 effect = _effect(group, products).abs()
                 totals[group.name] = totals.get(group.name, torch.zeros_like(effect)) + effect
@@ -66,11 +70,15 @@ def _parts(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
 
 
 def _products(
-    model: nn.Module, parameters: dict[str, nn.Parameter], images: Tensor, labels: Tensor
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    images: Tensor,
+    labels: Tensor,
+    objective: Objective,
 ) -> dict[str, Tensor]:
     """w · ∂L/∂w per parameter."""
     learned = {name: p for name, p in parameters.items() if p.requires_grad}
-    loss = functional.cross_entropy(model(images).float(), labels)
+    loss = objective.saliency(model(images).float(), labels)
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
     return {
         name: (parameter.detach() * gradient).double()

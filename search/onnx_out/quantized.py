@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from search.errors import ConfigError, QuantizationError, SkeletonError
 from search.graph.exported.export import batched
+from search.objectives import CLASSIFICATION, Objective
 from search.onnx_in.files import parsed
 from search.onnx_out.checking import Samples
 from search.onnx_out.delivered import Delivered
@@ -136,13 +137,18 @@ def difference(
     return float(np.quantile(np.concatenate(apart), 0.99)) / max(spread, 1e-6)
 
 
-def file_accuracy(onnx_bytes: bytes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of examples whose label has the largest score, by ONNX Runtime; a file of a fixed
+def file_accuracy(
+    onnx_bytes: bytes,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    objective: Objective = CLASSIFICATION,
+) -> float:
+    """Share of right answers, by ONNX Runtime; a file of a fixed
     batch gets one of that size at a time.
 
     Args:
         onnx_bytes: of a classifier with one input.
-        batches: inputs and labels.
+        batches: inputs and targets of the objective.
+        objective: what is right.
 
     Raises:
         ConfigError: no examples.
@@ -157,8 +163,8 @@ def file_accuracy(onnx_bytes: bytes, batches: Iterable[tuple[Tensor, Tensor]]) -
         said = []
         for part in _parts(inputs, size):
             scores = session.run(None, {port.name: part.numpy()})[0]
-            said.append(torch.from_numpy(scores.argmax(1)))
-        right += int((torch.cat(said)[: len(labels)] == labels).sum())
+            said.append(torch.from_numpy(scores))
+        right += int(objective.right(torch.cat(said)[: len(labels)], labels).sum())
         count += len(labels)
     if count == 0:
         raise ConfigError("batches must hold at least one example, but got none")

@@ -16,6 +16,7 @@ from torch import Tensor
 import secateur
 from latency_probes.messages import Target
 from search.errors import ConfigError
+from secateur.errors import DataError
 from tests.e2e_tests.nets import TinyResNet, images
 from tests.workers_tests.test_job_onnx_file import classifier
 
@@ -182,3 +183,21 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         secateur.load(tmp_path, TinyResNet())
     with pytest.raises(secateur.SecateurError, match="must be the folder"):
         secateur.load(tmp_path / "nothing", TinyResNet())
+
+
+def test_images_without_labels_are_judged_by_the_dense_network() -> None:
+    torch.manual_seed(0)
+    inputs, _ = stripes(300, 1)
+    result = secateur.prune(
+        WithLogits(), inputs, list(stripes(80, 2)[0].split(40)), ratio=0.7,
+        target=REPLAY, search=SEARCH, finetune={**FINETUNE, "steps": 10}, calibration=64,
+        progress=False,
+    )  # fmt: skip
+    assert result.dense_accuracy == 1.0
+    assert 0 < result.accuracy <= 1.0
+    assert "agreement with the dense network on 80" in str(result.report())
+
+
+def test_labels_on_one_side_alone_are_refused() -> None:
+    with pytest.raises(DataError, match="both"):
+        secateur.prune(WithLogits(), stripes(80, 1)[0], stripes(80, 2), ratio=0.5)
