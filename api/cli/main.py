@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; by default that of this process.
     """
+    if not sys.stderr.isatty():  # no box that cuts a message into lines of 80 characters
+        app.rich_markup_mode = None
     try:
         app(args=arguments)
     except Exception as error:
