@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from latency_probes.samples import Measurement
 from workers.report.details import details, ratio_while_disturbed
 from workers.report.loading import loading
 
 if TYPE_CHECKING:
+    from search.graph import PruningGraph
     from search.onnx_out import Delivered
-    from secateur.result import Result
+    from search.plan import Plan
 
 HERE = "this machine"
 
 
-def document(result: Result) -> dict[str, Any]:
+class Outcome(Protocol):
+    """The part of a `Result` that the document tells of."""
+
+    @property
+    def graph(self) -> PruningGraph: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def delivery(self) -> Delivered: ...
+    @property
+    def int8(self) -> Mapping[str, Any]: ...
+    @property
+    def tree(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def measurement(self) -> Measurement: ...
+    @property
+    def dense_measurement(self) -> Measurement: ...
+    @property
+    def ratio_interval(self) -> tuple[float, float]: ...
+    @property
+    def budget(self) -> float: ...
+    @property
+    def dense_latency_ms(self) -> float: ...
+    @property
+    def examples(self) -> int: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def unpruned(self) -> bool: ...
+    def report(self) -> Mapping[str, Any]: ...
+
+
+def document(result: Outcome) -> dict[str, Any]:
     """All that is known, see `workers.report.document`; without a job, and accuracy is that on the
     validation data."""
     analysis = result.graph.report()
@@ -43,7 +76,7 @@ def document(result: Result) -> dict[str, Any]:
     }
 
 
-def _result_part(result: Result) -> dict[str, Any]:
+def _result_part(result: Outcome) -> dict[str, Any]:
     told, measured = result.report(), result.measurement
     low, high = result.ratio_interval
     count = sum(row["ratio"] is not None for row in result.tree)

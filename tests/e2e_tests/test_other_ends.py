@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
+from api.client import ApiProblem
 from tests.e2e_tests.service import Service, job_spec
 
 
@@ -18,15 +21,10 @@ def test_budget_above_the_dense_latency_succeeds_unpruned(running: Service) -> N
     assert {"model.onnx", "plan.json", "model.safetensors", "report.html"} <= names
 
 
-def test_target_that_no_device_offers_makes_the_job_wait_and_say_for_what(
-    running: Service,
-) -> None:
-    job = running.client.jobs.submit(job_spec(target={"runtime": "onnxruntime"}))
-    waiting = running.wait(job.id, lambda job: job.waiting_for is not None)
-    assert waiting.waiting_for is not None
-    assert "onnxruntime" in waiting.waiting_for
-    running.client.jobs.cancel(job.id)
-    assert running.wait(job.id).state == "cancelled"
+def test_target_that_no_device_offers_is_refused_with_what_there_is(running: Service) -> None:
+    with pytest.raises(ApiProblem, match="replay") as refused:
+        running.client.jobs.submit(job_spec(target={"runtime": "onnxruntime"}))
+    assert refused.value.document["status"] == 422
 
 
 def test_stopped_job_finishes_with_the_best_so_far(running: Service) -> None:
