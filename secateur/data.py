@@ -113,15 +113,13 @@ def parts_of(train: Any, val: Any | None, *, calibration: int, seed: int) -> Par
 
 
 def _is_bare(data: Any) -> bool:
-    """Inputs without labels: a tensor, or tensors of more than one dimension."""
+    """Inputs without labels: a tensor, or a list of batches of one shape."""
     if isinstance(data, Tensor):
-        return True
-    return (
-        isinstance(data, Sequence)
-        and len(data) > 0
-        and not _is_pair(data)
-        and all(isinstance(each, Tensor) and each.ndim > 1 for each in data)
-    )
+        return data.ndim > 1 and len(data) > 0
+    if not isinstance(data, list) or _is_pair(data):
+        return False
+    shapes = {each.shape[1:] if isinstance(each, Tensor) else None for each in data}
+    return len(shapes) == 1 and None not in shapes and data[0].ndim > 1
 
 
 def _unlabelled(data: Any) -> Labelled:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from search.objectives import UNLABELLED
 from secateur.data import labelled, parts_of
 from secateur.errors import DataError
 
@@ -37,13 +38,13 @@ def test_every_form_gives_the_same_examples(data: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        INPUTS,
+        LABELS,
         [],
         None,
         3,
         (INPUTS, LABELS[:4]),
         (INPUTS, LABELS.float()),
-        [INPUTS, INPUTS, INPUTS],
+        (INPUTS, INPUTS, INPUTS),
     ],
 )
 def test_other_things_are_refused_in_words(data: Any) -> None:
@@ -57,3 +58,12 @@ def test_parts_are_disjoint_and_validation_is_cut_off_only_where_none_is_given()
     assert sorted(drawn.tolist()) == list(range(10))
     given = parts_of((INPUTS, LABELS), (INPUTS, LABELS), calibration=2, seed=0)
     assert (len(given.fit), len(given.calibration), len(given.validation)) == (8, 2, 10)
+
+
+@pytest.mark.parametrize("data", [INPUTS, list(INPUTS.split(4))])
+def test_inputs_alone_are_judged_by_the_dense_network(data: Any) -> None:
+    parts = parts_of(data, None, calibration=2, seed=0)
+    assert parts.objective is UNLABELLED
+    judged = parts.judged_by(torch.nn.Linear(INPUTS.shape[1], 3))
+    assert judged.fit.labels.shape == (len(parts.fit), 3)
+    assert judged.objective is UNLABELLED
