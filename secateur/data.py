@@ -78,6 +78,8 @@ def labelled(data: Any, name: str) -> Labelled:
         return _checked(data[0], data[1], name)
     if _is_bare(data):
         return _unlabelled(data)
+    if isinstance(data, Tensor):
+        raise DataError(f"{name} must be {FORM}, but got a tensor of shape {tuple(data.shape)}")
     loader = data if isinstance(data, Iterable) else None
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not _has_batches(data):
         pairs = [data[index] for index in range(len(data))]

@@ -39,7 +39,6 @@ from secateur.result import Result
 from workers.loaders.arrays import read_idx
 
 BUDGETS = {"resnet20": (0.42, 0.35, 0.25), "vit": (0.6,), "mobilenet": (0.5, 0.35)}
-MEAN, STD = 0.286, 0.353
 SEARCH = {"levels": 3, "beam_width": 3, "children": 6}
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8", "neon"}
 
@@ -62,11 +61,11 @@ class Subject:
 
 
 def images_of(folder: Path, kind: str) -> tuple[Tensor, Tensor]:
-    """Normalised images (N, 1, 28, 28) and labels (N,)."""
+    """Images (N, 1, 28, 28) in [0, 1], as the networks are trained on them, and labels (N,)."""
     (pixels,) = folder.rglob(f"{kind}-images-idx3-ubyte*")
     (labels,) = folder.rglob(f"{kind}-labels-idx1-ubyte*")
     values = torch.from_numpy(read_idx(pixels, dimensions=3)).float()[:, None] / 255
-    return (values - MEAN) / STD, torch.from_numpy(read_idx(labels, dimensions=1)).long()
+    return values, torch.from_numpy(read_idx(labels, dimensions=1)).long()
 
 
 def pruned(subject: Subject, budget: float, precision: str) -> Result:
