@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # private: BatchNorm1d to 3d, SyncBatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -83,13 +84,18 @@ class TorchGraph:
             return
         layer = self._layer_name(node)
         role: Role = "layer" if layer else self._role(node, inputs)
-        if layer and isinstance(node.target, str):
+        if layer and self._is_single(node):
             self.layers.setdefault(layer, []).append(Layer(node, self._norm_of(node)))
         rounds = bool(layer) and not self._is_linear(node)
         self.ops.append(Op(node.name, tuple(each.name for each in inputs), role, layer, rounds))
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def _is_single(self, node: fx.Node) -> bool:
+        """Whether a module in single precision is called: Q and DQ are written for that."""
+        weight = getattr(self._module(node), "weight", None)
+        return weight is not None and weight.dtype == torch.float32
 
     def _is_same(self, node: fx.Node) -> bool:
         return isinstance(self._module(node), _SAME) or operator_name(node) in _SAME_OPERATORS

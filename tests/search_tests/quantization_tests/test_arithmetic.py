@@ -200,6 +200,12 @@ def test_layers_that_are_none_are_named() -> None:
         with_precision(_exported("Plain"), ["nowhere"], FORMATS["u8s8"])
 
 
+def test_layers_in_half_precision_stay_as_they_are() -> None:
+    pruned = _dense("Plain")
+    pruned.get_submodule("conv2").half()
+    assert quantizable_layers(pruned) == ("conv1", "fc")
+
+
 def test_constant_and_huge_values_are_rounded_without_a_fault() -> None:
     for inputs in (torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 1e30)):
         pruned = _dense("Plain")
