@@ -129,7 +129,7 @@ class Exporter:
         has_batch = [free and batched(value, count) for value in self.examples]
         interface.put_back(proto, batched=has_batch)
         proto = _at_opset(proto, wanted, model, self.samples, batches)
-        said = (*notes, *_opset_note(proto, interface), *_size_notes(proto, interface))
+        said = (*notes, *opset_note(proto, interface), *size_notes(proto, interface))
         return checked(proto, model, self.samples, batches, "exported", reason, said)
 
 
@@ -168,7 +168,7 @@ def _at_opset(
     return proto
 
 
-def _opset_note(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
+def opset_note(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
     if interface.opset is None or opset_of(proto) <= interface.opset:
         return ()
     return (
@@ -177,7 +177,7 @@ def _opset_note(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
     )
 
 
-def _size_notes(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
+def size_notes(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
     """Of sizes beside the batch that were free, and are not."""
     fixed = [
         f"{port.name}[{place}]"

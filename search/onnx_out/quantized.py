@@ -14,17 +14,16 @@ from search.graph.exported.export import batched
 from search.objectives import CLASSIFICATION, Objective
 from search.onnx_in.files import parsed
 from search.onnx_out.checking import Samples
-from search.onnx_out.delivered import Delivered
-from search.onnx_out.exporting import BATCHES
+from search.onnx_out.delivered import Delivered, fixed_batch, opset_of
+from search.onnx_out.exporting import BATCHES, LEAST_OPSET, opset_note, size_notes
 from search.onnx_out.interface import Interface
 from search.quantization import QuantizedModel
 from search.quantization.onnx_graph import with_precision, with_unsigned_weights
 from search.skeleton.export import OPSET, export_proto
 
-LEAST_OPSET = 18  # of the exporter; scales per channel need 13
 MOST_DIFFERENCE = 0.05  # of the outputs' range, in 99 of 100 numbers: a value on the border of two
-# integers falls to one or the other, and layers behind it see that. On ten networks of the tests
-# it is below 0.02.
+# integers falls to one or the other, and layers behind it see that. On the nine networks of
+# the tests it is below 0.02.
 
 
 def deliver_quantized(
@@ -59,30 +58,26 @@ def deliver_quantized(
         interface = Interface.of(parsed(source))
     batch = [batched(value, len(examples[0])) for value in examples]
     notes = list[str]()
-    float_proto, is_free = _exported(pruned, examples, interface, batch_size, notes)
+    fixed = batch_size if interface.free_batch else fixed_batch(interface)
+    float_proto, is_free = _exported(pruned, examples, interface, fixed, notes)
 
     made = with_precision(float_proto, model.int8_layers, model.form, model.ranges)
     interface.put_back(made, batched=batch if is_free else [False] * len(batch))
     data = made.SerializeToString(deterministic=True)
-    batches = BATCHES if is_free else (batch_size,)
+    batches = BATCHES if is_free else (fixed,)
     worst = difference(model, exact_file(data), samples, batches)
     if not worst <= MOST_DIFFERENCE:
         raise ArithmeticError(
             f"the ONNX file must equal the rounded model within {MOST_DIFFERENCE} of its range, "
             f"but differs by {worst:.3g}"
         )
-    if interface.opset is not None and interface.opset < LEAST_OPSET:
-        notes.append(
-            f"the opset is {LEAST_OPSET} instead of {interface.opset}: Q/DQ and what the export "
-            "needs are not in the older one"
-        )
+    notes += [*opset_note(made, interface), *size_notes(made, interface)]
     names = [port.name for port in Interface.of(parsed(data)).inputs]
     sizes = {
         name: tuple(value.shape[1:])
         for name, value in zip(names, samples(batches[0]), strict=True)
     }
-    reason = "layers are in int8"
-    opset = min(max(interface.opset or OPSET, LEAST_OPSET), OPSET)
+    reason, opset = "layers are in int8", opset_of(made)
     return Delivered(data, "exported", reason, opset, tuple(notes), batches, worst, sizes)
 
 

@@ -201,40 +201,35 @@ class _Writer:
         """Weight and bias of an int8 layer."""
         name = layer.input[1]
         tensor, axis = self._tensors[name], _channel_axis(layer)
-        scale, zero = self._weight(layer, tensor, axis)
+        scale = self._weight(tensor, axis)
         if layer.op_type != "MatMul" and len(layer.input) > 2 and layer.input[2]:
             bias = self._tensors[layer.input[2]]
             layer.input[2] = self._bias(bias, scale * self._scales[layer.input[0]].scale)
         layer.input[1] = self._weights[name]
 
-    def _weight(
-        self, layer: NodeProto, tensor: TensorProto, axis: int
-    ) -> tuple[NDArray[np.float32], int]:
+    def _weight(self, tensor: TensorProto, axis: int) -> NDArray[np.float32]:
+        """Rounds a weight, once for all layers that read it; its scale per channel."""
         kind, made = self._form.weight, f"{tensor.name}_rounded"
-        channels = tensor.dims[axis]
+        integers: NDArray[Any] | None = None
         if self._ranges is None:
-            scale = np.full(channels, _PLACEHOLDER / kind.high, dtype=np.float32)
-            given = self._vectors(made, scale, kind.name, kind.middle)
-            if tensor.name not in self._weights:
-                quantized = f"{made}_q"
-                self._constants.append(
-                    helper.make_node(
-                        "QuantizeLinear", [tensor.name, *given], [quantized], axis=axis
-                    )
-                )
-                self._constants.append(
-                    helper.make_node("DequantizeLinear", [quantized, *given], [made], axis=axis)
-                )
+            scale = np.full(tensor.dims[axis], _PLACEHOLDER / kind.high, dtype=np.float32)
         else:
             integers, scale = weight_integers(numpy_helper.to_array(tensor), axis, kind)
-            if tensor.name not in self._weights:
-                given = self._vectors(made, scale, kind.name, kind.middle)
-                self._add(f"{made}_q", integers)
-                self._constants.append(
-                    helper.make_node("DequantizeLinear", [f"{made}_q", *given], [made], axis=axis)
-                )
+        if tensor.name in self._weights:
+            return scale
         self._weights[tensor.name] = made
-        return scale, kind.middle
+        given = self._vectors(made, scale, kind.name, kind.middle)
+        if integers is None:
+            rounding = [tensor.name, *given]
+            self._constants.append(
+                helper.make_node("QuantizeLinear", rounding, [f"{made}_q"], axis=axis)
+            )
+        else:
+            self._add(f"{made}_q", integers)
+        self._constants.append(
+            helper.make_node("DequantizeLinear", [f"{made}_q", *given], [made], axis=axis)
+        )
+        return scale
 
     def _bias(self, bias: TensorProto, scale: NDArray[np.float32]) -> str:
         made = f"{bias.name}_rounded_{len(self._constants)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime as ort
 import pytest
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from search.errors import QuantizationError
 from search.graph import PruningGraph, trace
 from search.graph.pruned.pruned_graph import PrunedGraph
+from search.onnx_in import from_onnx
+from search.onnx_out import deliver_quantized
 from search.quantization import FORMATS, QuantizedModel, graph_form, quantizable_layers
 from search.quantization.onnx_graph import ops_of, with_precision
 from search.quantization.places import segments
@@ -221,3 +224,31 @@ def test_both_graphs_have_the_same_segments() -> None:
         ("blocks.1.0", "blocks.1.3"),
         ("fc",),
     ]
+
+
+def _delivered(source: bytes | None, network: nn.Module) -> Any:
+    graph = trace(network, (INPUTS[:2],))
+    pruned = graph_form(graph.model, graph, graph.dense_plan())
+    model = QuantizedModel(pruned, quantizable_layers(pruned), FORMATS["u8s8"]).eval()
+    model.observe([INPUTS])
+    return deliver_quantized(
+        model, graph.model, graph.model, (INPUTS[:2],), lambda count: (INPUTS[:count],),
+        source=source, batch_size=4,
+    )  # fmt: skip
+
+
+def test_a_file_of_a_fixed_batch_keeps_it_and_says_its_opset() -> None:
+    """Whatever batch is measured: the file that came in takes one example."""
+    source = _exported("Plain")
+    source = onnx.version_converter.convert_version(source, 17)
+    made = _delivered(source.SerializeToString(), from_onnx(source.SerializeToString()))
+    assert made.batches == (1,)
+    (port,) = ort.InferenceSession(made.onnx_bytes).get_inputs()
+    assert port.shape == [1, 3, 8, 8]
+    assert "the opset is 18 instead of 17" in made.notes[0]
+
+
+def test_a_file_of_torch_code_takes_any_number_of_examples() -> None:
+    made = _delivered(None, _traced("Plain").model)
+    assert made.batches == (1, 2, 7)
+    assert not made.notes
