@@ -135,7 +135,7 @@ def run_search(
     if sensitivity is None:
         sensitivity = layer_sensitivity(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
-            segments=segments, form=form,
+            segments=segments, form=form, negligible=negligible_rise(scored, model, segments),
         )  # fmt: skip
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
@@ -176,6 +176,11 @@ def constraints_of(
         batch_size=config.batch_size,
         blocks=config.blocks,
     )
+
+
+def negligible_rise(scored: Evaluate, model: nn.Module, segments: Sequence[Segment]) -> float:
+    """A rise by int8 that is not told from chance: the standard error of the dense loss."""
+    return (_score(scored(model)).standard_error or 0.0) if segments else 0.0
 
 
 def _score(told: float | tuple[float, float]) -> Scored:

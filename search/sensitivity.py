@@ -6,12 +6,14 @@
 | S_g(r) | loss with group g pruned by r and recalibrated, minus the dense loss |
 
 A block goes whole or not at all; S_g(r) is r times the rise without it, so that S_g(1) is that.
-So is that of a segment: S(1) is the rise with only its layers in int8.
+So is that of a segment: S(1) is the greater of two rises, that with its layers alone in int8, and
+the part of the rise of all of them that is gone once its layers are float again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,6 +117,27 @@ def precision_plan(graph: PruningGraph, layers: Sequence[str]) -> Plan:
     return Plan(graph.dense_plan().kept, precision=dict.fromkeys(layers, INT8))
 
 
+def precision_plans(
+    graph: PruningGraph, segments: Sequence[Segment]
+) -> tuple[Plan, dict[str, tuple[Plan, Plan]]]:
+    """What is to be evaluated of segments: all of them in int8, and of each the plans with it
+    alone in int8, and with all but it."""
+    layers = [layer for segment in segments for layer in segment.layers]
+    each = {
+        segment.name: (
+            precision_plan(graph, segment.layers),
+            precision_plan(graph, [name for name in layers if name not in segment.layers]),
+        )
+        for segment in segments
+    }
+    return precision_plan(graph, layers), each
+
+
+def segment_rise(alone: float, whole: float, without: float) -> float:
+    """S(1) of a segment, of three rises: with it alone, with all, and with all but it in int8."""
+    return alone if math.isnan(whole - without) else max(alone, whole - without)
+
+
 def told_rise(graph: PruningGraph, group: str, ratio: float, rise: float) -> float:
     """S_g(r), of the rise that was measured under `sensitivity_plan`."""
     whole = any(each.name == group and each.kind == "block" for each in graph.groups)
@@ -143,6 +166,7 @@ def layer_sensitivity(
     ratios: Sequence[float] = RATIOS,
     segments: Sequence[Segment] = (),
     form: Format | None = None,
+    negligible: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prunes every group alone at every ratio and notes the rise of the loss.
@@ -154,8 +178,9 @@ def layer_sensitivity(
         scores: from `score_channels`; groups without scores are left out.
         recalibration_batches: inputs for `recalibrate`, dense and pruned alike.
         ratios: shares to remove, ascending in (0, 1).
-        segments: layers whose precision is searched; each is put into int8 alone.
+        segments: layers whose precision is searched.
         form: the integers of these layers.
+        negligible: a rise with all segments in int8 of which no segment is asked for its part.
         progress: called with (measured, total) after every group.
     """
     check_ratios(ratios)
@@ -177,9 +202,14 @@ def layer_sensitivity(
         )
         if progress is not None:
             progress(number, len(names) + len(segments))
-    for number, segment in enumerate(segments, start=len(names) + 1):
-        rise = loss_of(precision_plan(graph, segment.layers)) - dense_loss
-        rises[segment.name] = tuple(ratio * rise for ratio in ratios)
+    whole, plans_of = precision_plans(graph, segments)
+    all_rise = loss_of(whole) - dense_loss
+    for number, (name, each) in enumerate(plans_of.items(), start=len(names) + 1):
+        rise = 0.0
+        if not all_rise <= negligible:
+            alone, without = (loss_of(plan) - dense_loss for plan in each)
+            rise = segment_rise(alone, all_rise, without)
+        rises[name] = tuple(ratio * rise for ratio in ratios)
         if progress is not None:
             progress(number, len(names) + len(segments))
     return Sensitivity(tuple(ratios), rises)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from latency_probes.samples import Measurement
 from workers.report.details import details, ratio_while_disturbed
 from workers.report.loading import loading
+from workers.report.ways import simple_ways
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -71,6 +72,9 @@ def document(result: Outcome) -> dict[str, Any]:
         "groups": analysis,
         "widths": {} if result.unpruned else dict(result.plan.widths),
         "precision": _precision_part(result.int8),
+        "ways": simple_ways(
+            result.tree, len(result.int8.get("searched", ())), result.budget, result.plan.digest
+        ),
         "tree": [dict(row) for row in result.tree],
         "loading": loading(analysis, result.plan.widths),
     }

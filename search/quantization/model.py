@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from search.errors import QuantizationError
 from search.graph.pruned.pruned_graph import PrunedGraph
 from search.plan import Plan
+from search.quantization.examples import first_examples
 from search.quantization.formats import Format
 from search.quantization.places import places
 from search.quantization.ranges import Observer, Range
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from search.graph import PruningGraph
 
 ROUNDINGS = "roundings"
-OBSERVED = 128  # examples on which ranges are observed
 
 
 class QuantizedModel(nn.Module):
@@ -84,22 +84,18 @@ class QuantizedModel(nn.Module):
         """Fix all ranges by the values that come up; weights are rounded meanwhile.
 
         Args:
-            batches: inputs; the first `OBSERVED` examples are used.
+            batches: inputs; the first `examples.OBSERVED` examples are used.
             observer: one of `ranges.OBSERVERS`.
 
         Raises:
-            QuantizationError: no batches, or values that are not finite.
+            QuantizationError: no examples, or values that are not finite.
         """
         observers = {key: Observer() for key in self._values}
         for key, value in self._values.items():
             value.observer = observers[key]
-        seen = 0
         with in_evaluation(self), torch.no_grad():
-            for inputs in batches:
-                self.float_graph(inputs[: OBSERVED - seen])
-                seen += len(inputs)
-                if seen >= OBSERVED:
-                    break
+            for inputs in first_examples(batches):
+                self.float_graph(inputs)
         kind = self.form.activation
         self.fix({key: seen.range(observer, kind) for key, seen in observers.items()})
 

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -70,6 +72,55 @@ class RoundedValue(nn.Module):
             self.high.lerp_(high, FOLLOWED)
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A convolution or linear layer with the batch norm behind it folded in.
+
+    Attributes:
+        layer: of torch.nn.
+        weight: W'.
+        bias: with the norm's shift; None where there is neither.
+        gain: g, shape (channels,); None without a norm that has statistics.
+    """
+
+    layer: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+    gain: Tensor | None
+
+    @classmethod
+    def of(cls, layer: nn.Module, norm: nn.Module | None) -> Folded:
+        """By the running statistics of the norm."""
+        assert isinstance(layer, _ConvNd | nn.Linear)
+        weight, bias = layer.weight, layer.bias
+        if (
+            not isinstance(norm, _BatchNorm)
+            or norm.running_mean is None
+            or norm.running_var is None
+        ):
+            return cls(layer, weight, bias, None)
+        gain = torch.rsqrt(norm.running_var + norm.eps)
+        gain = gain if norm.weight is None else norm.weight * gain
+        shift = -norm.running_mean if bias is None else bias - norm.running_mean
+        folded = shift * gain if norm.bias is None else shift * gain + norm.bias
+        return cls(layer, weight * _along(gain, weight), folded, gain)
+
+    def unfolded(self, weight: Tensor) -> Tensor:
+        """The layer's own weight, of a folded one; a channel without gain takes it as it is."""
+        if self.gain is None:
+            return weight
+        safe = torch.where(self.gain == 0, torch.ones_like(self.gain), self.gain)
+        return weight / _along(safe.detach(), weight)
+
+    def scale(self, reach: int) -> Tensor:
+        """Of W', one per output channel, in a shape that goes along with it."""
+        return _along(_scale(self.weight, reach), self.weight)
+
+    def computed(self, value: Tensor, weight: Tensor) -> Tensor:
+        """The outputs with another W'."""
+        return _computed(self.layer, value, weight, self.bias)
+
+
 def rounded_layer(layer: nn.Module, norm: nn.Module | None, reach: int, value: Tensor) -> Tensor:
     """A convolution or linear layer with a rounded weight, and the batch norm behind it.
 
@@ -82,24 +133,13 @@ def rounded_layer(layer: nn.Module, norm: nn.Module | None, reach: int, value: T
         reach: the greatest integer of a weight; there are as many below zero.
         value: the layer's input, rounded.
     """
-    weight, bias = _tensors(layer)
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        return _computed(layer, value, _rounded(weight, reach), bias)
-    gain = torch.rsqrt(norm.running_var + norm.eps)
-    gain = gain if norm.weight is None else norm.weight * gain
-    along = (-1, *[1] * (weight.ndim - 1))
-    rounded = _rounded(weight * gain.reshape(along), reach)
-    if norm.training:
-        safe = torch.where(gain == 0, torch.ones_like(gain), gain).detach()
-        return _as_tensor(norm(_computed(layer, value, rounded / safe.reshape(along), bias)))
-    shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    folded = shift * gain if norm.bias is None else shift * gain + norm.bias
-    return _computed(layer, value, rounded, folded)
-
-
-def _tensors(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    assert isinstance(layer, _ConvNd | nn.Linear)
-    return layer.weight, layer.bias
+    folded = Folded.of(layer, norm)
+    rounded = _rounded(folded.weight, reach)
+    if folded.gain is None or norm is None or not norm.training:
+        return folded.computed(value, rounded)
+    own_bias = layer.bias
+    assert own_bias is None or isinstance(own_bias, Tensor)
+    return _as_tensor(norm(_computed(layer, value, folded.unfolded(rounded), own_bias)))
 
 
 def _computed(layer: nn.Module, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -113,9 +153,19 @@ def _as_tensor(value: object) -> Tensor:
     return value
 
 
+def _along(values: Tensor, weight: Tensor) -> Tensor:
+    """One number per output channel, in a shape that goes along with a weight."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _scale(weight: Tensor, reach: int) -> Tensor:
+    """Per output channel, (channels,): the largest value takes the largest integer."""
+    largest = weight.detach().flatten(1).abs().amax(1)
+    return (largest / reach).clamp_min(LEAST_SCALE)
+
+
 def _rounded(weight: Tensor, reach: int) -> Tensor:
     """Rounded per output channel, symmetric."""
-    largest = weight.detach().flatten(1).abs().amax(1)
-    scale = (largest / reach).clamp_min(LEAST_SCALE)
+    scale = _scale(weight, reach)
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -reach, reach)

@@ -24,6 +24,11 @@ from search.quantization.rounding import rounded_layer
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _SAME_OPERATORS = frozenset(("dropout", "clone", "contiguous", "alias", "detach"))
 _PRODUCTS = frozenset(("conv1d", "conv2d", "conv3d", "linear"))
+# Operators that a file holds as Clip if the least value, their second argument, is such a number;
+# else as Max and Min.
+_CUTS: dict[str, tuple[type, ...]] = {
+    "hardtanh": (float, int), "clamp_min": (float, int), "clamp": (float,)
+}  # fmt: skip
 _WEIGHT = 1  # place of the weight among the arguments of a product
 
 
@@ -89,16 +94,17 @@ class TorchGraph:
         rounds = bool(layer) and not self._is_linear(node)
         self.ops.append(Op(node.name, tuple(each.name for each in inputs), role, layer, rounds))
 
-    def _module(self, node: fx.Node) -> nn.Module | None:
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
 
     def _is_single(self, node: fx.Node) -> bool:
         """Whether a module in single precision is called: Q and DQ are written for that."""
-        weight = getattr(self._module(node), "weight", None)
+        weight = getattr(self.module(node), "weight", None)
         return weight is not None and weight.dtype == torch.float32
 
     def _is_same(self, node: fx.Node) -> bool:
-        return isinstance(self._module(node), _SAME) or operator_name(node) in _SAME_OPERATORS
+        return isinstance(self.module(node), _SAME) or operator_name(node) in _SAME_OPERATORS
 
     def _is_folded(self, node: fx.Node, value: fx.Node) -> bool:
         """Whether the node is the batch norm of the layer that it reads."""
@@ -109,13 +115,13 @@ class TorchGraph:
 
     def _norm_of(self, node: fx.Node) -> fx.Node | None:
         (reader,) = node.users if len(node.users) == 1 else (None,)
-        norm = None if reader is None else self._module(reader)
+        norm = None if reader is None else self.module(reader)
         has_statistics = isinstance(norm, _BatchNorm) and norm.running_mean is not None
         return reader if has_statistics else None
 
     def _layer_name(self, node: fx.Node) -> str:
         """By its weight, a parameter; else empty."""
-        module = self._module(node)
+        module = self.module(node)
         if isinstance(module, _ConvNd | nn.Linear) and not isinstance(module, _ConvTransposeNd):
             weight = f"{node.target}.weight"
         elif operator_name(node) in _PRODUCTS:
@@ -126,15 +132,16 @@ class TorchGraph:
         return self._names.get(weight, "").removesuffix(".weight")
 
     def _is_linear(self, node: fx.Node) -> bool:
-        return isinstance(self._module(node), nn.Linear) or operator_name(node) == "linear"
+        return isinstance(self.module(node), nn.Linear) or operator_name(node) == "linear"
 
     def _role(self, node: fx.Node, inputs: tuple[fx.Node, ...]) -> Role:
-        module, name = self._module(node), operator_name(node)
-        if isinstance(module, nn.ReLU) or name == "relu":
+        module, name = self.module(node), operator_name(node)
+        if isinstance(module, nn.ReLU) or name in ("relu", "relu6"):
             return "rectifier"
         if isinstance(module, nn.Hardtanh) and module.min_val == 0:  # ReLU6 is one
             return "rectifier"
-        if name == "hardtanh" and len(node.args) > 1 and node.args[1] == 0:
+        least = node.args[1] if name in _CUTS and len(node.args) > 1 else None
+        if least == 0 and isinstance(least, _CUTS[name]):
             return "rectifier"
         is_sum = name == "add" and len(node.all_input_nodes) == len(node.args) == 2
         if is_sum and not node.kwargs and len(inputs) == 2:

@@ -107,7 +107,20 @@ def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
     assert report["precision"]["dense"]["u8s8"] < 0.6 < report["precision"]["dense"]["s8s8"]
     chosen = {row["layer"] for row in report["precision"]["layers"] if row["precision"] == "int8"}
     assert chosen == set(plan["plan"]["precision"])
+    ways = {row["way"]: row for row in report["ways"]}
+    assert ways["int8 alone"]["ratio"] == report["precision"]["dense"]["u8s8"]
+    assert ways["both together"]["meets"]
+    asked = workshop.tasks(job_id, "sensitivity")
+    whole = [task for task in asked if task.key.startswith("sensitivity:all in int8:")]
+    parts = [task for task in asked if task.key.startswith("sensitivity:all in int8 but ")]
+    assert len(whole) == 1
+    told = whole[0].result or {}
+    assert told["rise"] == report["precision"]["rise"]
+    is_noise = told["rise"] <= told["standard_error"]
+    segments = {row["segment"] for row in report["precision"]["layers"]}
+    assert len(parts) == (0 if is_noise else len(segments))
     assert b"u8s8" in files["report.html"]
+    assert b"The simple ways" in files["report.html"]
     assert b"int8" in files["model.md"]
 
 

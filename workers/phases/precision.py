@@ -14,7 +14,7 @@ from latency_probes.messages import Settings
 from search.explorer.segments import Segment
 from search.plan import Plan
 from search.quantization import FORMATS, Format
-from search.sensitivity import RATIOS, precision_plan
+from search.sensitivity import RATIOS, precision_plan, segment_rise
 from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
@@ -23,6 +23,7 @@ from workers.results import Segments
 from workers.snapshot import Snapshot
 
 SEGMENTS = "segments"
+ALL, WITHOUT = "all in int8", "all in int8 but "
 
 
 def purpose(form: str) -> str:
@@ -92,26 +93,64 @@ def questions(
         )
         return (), tuple(requests)
     form = format_of(snapshot)
-    if form is None:
-        return (), ()
-    return tuple(
-        NewTask(
-            "sensitivity",
-            sensitivity_key(segment.name, 1.0),
-            {"group": segment.name, "layers": list(segment.layers), "format": form.name},
-        )
+    return (() if form is None else _rise_tasks(snapshot, found, form)), ()
+
+
+def _rise_tasks(
+    snapshot: Snapshot, found: tuple[Segment, ...], form: Format
+) -> tuple[NewTask, ...]:
+    """What all segments in int8 do to the loss; then, unless that is nothing, each alone, and all
+    but each."""
+    every = [layer for segment in found for layer in segment.layers]
+
+    def task(key: str, layers: list[str]) -> NewTask:
+        payload = {"group": key, "layers": layers, "format": form.name}
+        return NewTask("sensitivity", sensitivity_key(key, 1.0), payload)
+
+    whole = task(ALL, every)
+    if snapshot.result(whole.key) is None or whole_rise(snapshot) is None:
+        return (whole,)
+    alone = (task(segment.name, list(segment.layers)) for segment in found)
+    without = (
+        task(WITHOUT + segment.name, [name for name in every if name not in segment.layers])
         for segment in found
-    ), ()
+    )
+    return (whole, *alone, *without)
+
+
+def told_whole_rise(snapshot: Snapshot) -> float | None:
+    """The loss rise with all segments in int8, None before it is known."""
+    result = snapshot.result(sensitivity_key(ALL, 1.0))
+    return None if result is None else _rise(result)
+
+
+def whole_rise(snapshot: Snapshot) -> float | None:
+    """The same; None also where it is within the standard error of the loss, so that no segment
+    is asked for its part."""
+    result, rise = snapshot.result(sensitivity_key(ALL, 1.0)), told_whole_rise(snapshot)
+    if result is None or rise is None:
+        return None
+    return None if rise <= (result.get("standard_error") or 0.0) else rise
 
 
 def rises(snapshot: Snapshot) -> dict[str, tuple[float, ...]]:
     """Segment -> the loss rise of int8 at each of the ratios of sensitivities."""
-    found = {}
+    found, whole = {}, whole_rise(snapshot)
     for segment in segments(snapshot):
-        result = snapshot.result(sensitivity_key(segment.name, 1.0)) or {"rise": None}
-        rise = float("inf") if result["rise"] is None else float(result["rise"])
+        rise = 0.0
+        if whole is not None:
+            alone, without = (
+                _rise(snapshot.result(sensitivity_key(key, 1.0)))
+                for key in (segment.name, WITHOUT + segment.name)
+            )
+            rise = segment_rise(alone, whole, without)
         found[segment.name] = tuple(ratio * rise for ratio in RATIOS)
     return found
+
+
+def _rise(result: Mapping[str, Any] | None) -> float:
+    rise = (result or {}).get("rise")
+    return float("inf") if rise is None else float(rise)
 
 
 def refusal(snapshot: Snapshot) -> Decision | None:

@@ -9,8 +9,9 @@ from search.sensitivity import RATIOS
 from workers.outcome import latency_part
 from workers.phases import precision
 from workers.phases.advice import advice
-from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
+from workers.phases.facts import PACKAGE_DENSE, Verified, beta, dense_measurement, finalists
 from workers.report.loading import loading
+from workers.report.ways import Row, simple_ways
 from workers.results import Finished, Packaged, finite
 from workers.snapshot import Snapshot
 
@@ -32,6 +33,7 @@ def report_document(
         Packaged.model_validate(snapshot.result(PACKAGE_DENSE)) if best is None else best.packaged
     )
     widths = {} if best is None else best.chosen.to_plan().widths
+    bits = precision_part(snapshot, best)
     return {
         "version": 1,
         "job": {"id": snapshot.job.id, "name": snapshot.job.name, "spec": snapshot.job.spec},
@@ -53,11 +55,20 @@ def report_document(
         "groups": snapshot.model.report,
         "recalibration": (snapshot.model.report or {}).get("recalibration"),
         "widths": widths,
-        "precision": precision_part(snapshot, best),
+        "precision": bits,
+        "ways": _ways(tree, bits, snapshot, best),
         "tree": tree,
         "advice": advice(snapshot),
         "loading": loading(snapshot.model.report or {}, widths),
     }
+
+
+def _ways(
+    tree: list[dict[str, Any]], bits: dict[str, Any], snapshot: Snapshot, best: Verified | None
+) -> list[Row]:
+    """The simple ways, and the chosen plan; none without a search."""
+    chosen = "" if best is None else best.chosen.digest
+    return simple_ways(tree, len(bits["layers"]), beta(snapshot), chosen, bits["rise"])
 
 
 def precision_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
@@ -65,21 +76,25 @@ def precision_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
 
     Returns:
         `format` of layers in int8, None where the device has none; `dense`, format -> measured
-        ratio of the dense model in int8; `layers`, each with its `precision` and `rise`, that of
-        the calibration loss with its segment alone in int8.
+        ratio of the dense model in int8; `rise`, that of the calibration loss with all layers in
+        int8; `layers`, each with its `precision` and the `rise` that its segment answers for,
+        None where that of all was within the standard error of the loss.
     """
     form = precision.format_of(snapshot)
     int8 = {} if best is None else best.chosen.to_plan().precision
     rises = {name: values[-1] / RATIOS[-1] for name, values in precision.rises(snapshot).items()}
+    whole = precision.told_whole_rise(snapshot)
+    is_looked_into = precision.whole_rise(snapshot) is not None
     return {
         "format": None if form is None else form.name,
         "dense": precision.int8_ratios(snapshot),
+        "rise": None if whole is None else finite(whole),
         "layers": [
             {
                 "layer": layer,
                 "segment": segment.name,
                 "precision": "int8" if layer in int8 else "float32",
-                "rise": finite(rises[segment.name]),
+                "rise": finite(rises[segment.name]) if is_looked_into else None,
             }
             for segment in precision.segments(snapshot)
             for layer in segment.layers

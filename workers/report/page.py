@@ -52,7 +52,13 @@ def report_page(report: Mapping[str, Any]) -> str:
         parts += [
             "<h2>Precision</h2>",
             f"<p>{escape(_formats(precision))}</p>",
-            _table(("layer", "precision", "loss rise of its segment in int8"), _bits(precision)),
+            _table(("layer", "precision", "loss rise by its segment in int8"), _bits(precision)),
+        ]
+    if ways := report.get("ways"):
+        parts += [
+            "<h2>The simple ways</h2>",
+            "<p>The best candidate of each that was measured, before fine-tuning.</p>",
+            _table(("way", "latency ratio", "calibration loss", "within the budget"), _ways(ways)),
         ]
     for which in ("dense", "result"):
         if layers := _detailed(report, which).get("layers"):
@@ -199,10 +205,18 @@ def _formats(precision: Mapping[str, Any]) -> str:
     """The simple answers: the dense model in int8, in every format that the device has."""
     ratios = sorted(precision["dense"].items(), key=lambda item: (item[1], item[0]))
     told = ", ".join(f"{ratio:.3f} in {name}" for name, ratio in ratios)
+    rise = precision.get("rise")
+    lost = "" if rise is None else f", and its calibration loss rises by {rise:+.4f}"
     return (
-        f"The dense model with all of these layers in int8 takes {told} of the float latency; "
-        f"{precision['format']} was used. Layers that are not listed are float."
+        f"The dense model with all of these layers in int8 takes {told} of the float latency"
+        f"{lost}; {precision['format']} was used. Layers that are not listed are float."
     )
+
+
+def _ways(ways: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
+    for row in ways:
+        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
+        yield row["way"], f"{row['ratio']:.3f}", loss, "yes" if row["meets"] else "no"
 
 
 def _bits(precision: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:

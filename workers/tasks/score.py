@@ -19,13 +19,14 @@ def score(work: Work) -> Done:
 
 
 def sensitivity(work: Work) -> Done:
-    """{"rise"}: of the loss when the payload's ratio of its group alone is removed, or when its
-    layers alone are in int8."""
+    """{"rise", "standard_error"}: of the loss when the payload's ratio of its group alone is
+    removed, or when its layers alone are in int8."""
     prepared = prepared_result(work.snapshot)
     if (layers := work.payload.get("layers")) is not None:
         plan = precision_plan(work.graph, layers)
-        loss, _ = calibration_loss(work, plan, format_in(work))
-        return Done({"rise": finite(loss - prepared.calibration_loss)})
+        loss, error = calibration_loss(work, plan, format_in(work))
+        rise = finite(loss - prepared.calibration_loss)
+        return Done({"rise": rise, "standard_error": finite(error)})
     scores = work.library.scores(prepared.scores)
     group, ratio = work.payload["group"], work.payload["ratio"]
     plan = sensitivity_plan(work.graph, scores, group, ratio)

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,27 @@ class Steps:
         self.graph = graph
         self.run = _compiled(graph)
 
+    def by(self, run: Callable[..., Any]) -> Steps:
+        """The same graph, run by another function."""
+        made = Steps.__new__(Steps)
+        made.graph, made.run = self.graph, run
+        return made
+
     def __deepcopy__(self, memo: object) -> Steps:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _read, ([_written(node) for node in self.graph.nodes],)
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """How outputs are nested; shared by copies, because a spec of one leaf cannot be copied."""
+
+    spec: pytree.TreeSpec
+
+    def __deepcopy__(self, memo: object) -> Nesting:
+        return self
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., Any]:

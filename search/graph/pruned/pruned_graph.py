@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from search.graph.exported.export import BATCH, Exported
 from search.graph.exported.vmap_levels import levels_closed, opens_levels
 from search.graph.pruned.calls import Owners, owners_of, with_module_calls
 from search.graph.pruned.inputs import TracedInputs, traced_inputs
-from search.graph.pruned.pickling import Steps
+from search.graph.pruned.pickling import Nesting, Steps
 from search.graph.pruned.replacements import (
     check_modules,
     first_decimal,
@@ -180,7 +181,7 @@ class PrunedGraph(nn.Module):
     ) -> None:
         super().__init__()
         _take_over(self, body)
-        self._outputs = _Nesting(exported.outputs)
+        self._outputs = Nesting(exported.outputs)
         self._dtype = _dtype_of(exported)
         self._inputs = traced_inputs(exported, self._dtype)
         sources = self._with_constants(CONSTANTS, constants, exported)
@@ -235,6 +236,17 @@ class PrunedGraph(nn.Module):
     def run_instead(self, graph: fx.Graph) -> None:
         """Take another graph of the same inputs and outputs, for the traced sizes alone."""
         self._steps, self._free = Steps(graph), None
+
+    @contextmanager
+    def run_by(self, run: Callable[..., Any]) -> Iterator[None]:
+        """Meanwhile calls go to `run`, a function of this module and of the values of the graph's
+        placeholders that returns what the graph returns."""
+        steps = self._steps
+        self._steps = steps.by(run)
+        try:
+            yield
+        finally:
+            self._steps = steps
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         like = first_decimal(self)
@@ -307,16 +319,6 @@ def _empty(signature: inspect.Signature) -> PrunedGraph:
     """One that a copy or a pickle fills."""
     kind = _called_like(signature)
     return kind.__new__(kind)
-
-
-@dataclass(frozen=True)
-class _Nesting:
-    """How outputs are nested; shared by copies, because a spec of one leaf cannot be copied."""
-
-    spec: pytree.TreeSpec
-
-    def __deepcopy__(self, memo: object) -> _Nesting:
-        return self
 
 
 def _dtype_of(exported: Exported) -> torch.dtype | None:

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from search.constraints import Constraints
 from search.criteria import score_channels
 from search.errors import ConfigError
 from search.evaluation import cross_entropy_loss
 from search.finetuning import Finetune, FinetuneConfig
 from search.graph import PruningGraph, trace
+from search.quantization import FORMATS, QuantizedModel, precision_segments
 from search.sensitivity import Sensitivity, layer_sensitivity, pruned_loss, sensitivity_plan
+from search.skeleton import operators
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
 
@@ -120,3 +123,25 @@ def test_ratios_that_are_not_ascending_shares_are_refused(ratios: tuple[float, .
 def test_a_group_without_scores_is_refused(graph: PruningGraph, scores: dict[str, Tensor]) -> None:
     with pytest.raises(ConfigError, match="scored group of the graph, but got 'fc'"):
         sensitivity_plan(graph, scores, "fc", 0.5)
+
+
+def test_a_segment_answers_for_the_greater_of_its_rise_alone_and_among_all(
+    graph: PruningGraph, scores: dict[str, Tensor]
+) -> None:
+    segments = precision_segments(graph, operators(graph), Constraints())
+    first, second = (frozenset(segment.layers) for segment in segments)
+    images, _ = striped_images(96, seed=1)
+    losses = {frozenset[str](): 1.0, first: 1.05, second: 1.9, first | second: 2.0}
+
+    def loss_of(model: nn.Module) -> float:
+        return losses[model.int8_layers if isinstance(model, QuantizedModel) else frozenset()]
+
+    def rises_of(negligible: float) -> list[float]:
+        found = layer_sensitivity(
+            graph.model, graph, loss_of, scores={}, recalibration_batches=[images],
+            ratios=(0.5,), segments=segments, form=FORMATS["u8s7"], negligible=negligible,
+        )  # fmt: skip
+        return [found.rises[segment.name][0] for segment in segments]
+
+    assert rises_of(0.99) == pytest.approx([0.1 / 2, 0.95 / 2])  # 2.0 - 1.9, and 2.0 - 1.05
+    assert rises_of(1.0) == [0.0, 0.0]  # the rise of all is not told from chance

@@ -22,7 +22,8 @@ from search.onnx_in import from_onnx
 from search.onnx_out import deliver_quantized
 from search.quantization import FORMATS, QuantizedModel, graph_form, quantizable_layers
 from search.quantization.onnx_graph import ops_of, with_precision
-from search.quantization.places import segments
+from search.quantization.places import places, segments
+from search.quantization.torch_graph import TorchGraph
 from search.skeleton.export import export_proto
 from tests.search_tests.models import (
     Dense,
@@ -142,6 +143,56 @@ def test_torch_and_onnx_agree_whatever_is_in_int8(name: str) -> None:
         assert 0 < np.abs(in_torch - exact).max() <= 0.3 * spread  # rounded, and not broken
 
 
+RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": nn.functional.relu,
+    "relu in place": lambda x: nn.functional.relu(x, inplace=True),
+    "relu6": nn.functional.relu6,
+    "relu6 in place": lambda x: nn.functional.relu6(x, inplace=True),
+    "hardtanh": lambda x: nn.functional.hardtanh(x, 0.0, 4.0),
+    "hardtanh below zero": nn.functional.hardtanh,
+    "clamp": lambda x: x.clamp(0, 3),
+    "clamp by name": lambda x: x.clamp(min=0.0, max=2.0),
+    "clamp below alone": lambda x: x.clamp(min=0),
+    "clamp from one": lambda x: x.clamp(1.0, 3.0),
+    "clamp below alone by a decimal": lambda x: x.clamp(min=0.0),
+    "clamp_min": lambda x: x.clamp_min(0.0),
+    "clamp_min by an integer": lambda x: x.clamp_min(0),
+    "module": nn.ReLU6(),
+}
+
+
+OTHERS = {"hardtanh below zero", "clamp", "clamp from one", "clamp below alone"}
+
+
+class Cut(nn.Module):
+    """A rectifier between two convolutions; (B, 3, 8, 8) -> (B, 5)."""
+
+    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6, 5)
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.cut(self.first(x)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("name", RECTIFIERS)
+def test_both_graphs_take_the_same_operators_for_rectifiers(name: str) -> None:
+    graph = trace(Cut(RECTIFIERS[name]).eval(), (INPUTS[:2],))
+    pruned = graph_form(graph.model, graph, graph.dense_plan())
+    layers = quantizable_layers(pruned)
+    view, proto = TorchGraph(pruned), export_proto(pruned, (INPUTS[:2],))
+    in_torch = places(view.ops, view.outputs, layers)
+    in_onnx = places(ops_of(proto.graph), [each.name for each in proto.graph.output], layers)
+    assert len(layers) == 3
+    assert in_torch.keys == in_onnx.keys
+    assert in_torch.rectified == in_onnx.rectified
+    assert bool(in_torch.rectified) == (name not in OTHERS)
+
+
 def test_all_of_a_residual_network_runs_in_int8_kernels(tmp_path: Any) -> None:
     proto, layers = _exported("Residual"), quantizable_layers(_dense("Residual"))
     made = with_precision(proto, layers, FORMATS["u8s8"])
@@ -187,7 +238,7 @@ def test_in_training_the_norm_takes_its_batch() -> None:
 def test_ranges_that_cannot_be_are_refused() -> None:
     pruned = _dense("Plain")
     model = QuantizedModel(pruned, ["conv2"], FORMATS["u8s8"])
-    with pytest.raises(QuantizationError, match="at least one batch"):
+    with pytest.raises(QuantizationError, match="at least one example"):
         model.observe([])
     with pytest.raises(QuantizationError, match="must be finite"):
         model.observe([torch.full((2, 3, 8, 8), float("inf"))])

@@ -1,0 +1,62 @@
+"""The simple ways beside the search: what each of them reached on the same device.
+
+Only what the search measured is told. Losses are those of candidates, before fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def simple_ways(
+    tree: Sequence[Row], layers: int, budget: float, chosen: str, rise: float | None = None
+) -> list[Row]:
+    """The best candidates of the simple ways, and the chosen one.
+
+    Args:
+        tree: its rows, of a job or of `Node.row`.
+        layers: how many may be in int8.
+        budget: as a ratio.
+        chosen: digest of the result's plan.
+        rise: of the loss with all of these layers in int8, where it is known.
+
+    Returns:
+        `way`, `ratio`, `loss` (None if it was not evaluated) and `meets`, whether within the
+        budget, for `int8 alone`, `pruning alone`, `pruning, then int8`, `both together`.
+    """
+    root = next((row for row in tree if row["origin"] == "dense"), None)
+    if root is None or not layers:
+        return []
+    measured = [row for row in tree if row["ratio"] is not None]
+    floats = [row for row in measured if not _int8(row) and row["loss"] is not None]
+    within = [row for row in floats if row["ratio"] <= budget]
+    pruned = min(within, key=lambda row: (row["loss"], row["digest"]), default=None)
+    whole = {_widths(row): row for row in measured if len(_int8(row)) == layers}
+    found = {
+        "int8 alone": whole.get(_widths(root)),
+        "pruning alone": pruned,
+        "pruning, then int8": None if pruned is None else whole.get(_widths(pruned)),
+        "both together": next((row for row in measured if row["digest"] == chosen), None),
+    }
+    known = None if rise is None or root["loss"] is None else root["loss"] + rise
+    return [
+        {
+            "way": way,
+            "ratio": row["ratio"],
+            "loss": known if row["loss"] is None and way == "int8 alone" else row["loss"],
+            "meets": row["ratio"] <= budget,
+        }
+        for way, row in found.items()
+        if row is not None
+    ]
+
+
+def _int8(row: Row) -> Sequence[str]:
+    return row.get("plan", row).get("int8") or ()
+
+
+def _widths(row: Row) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(row.get("plan", row)["widths"].items()))
