@@ -1,6 +1,7 @@
 """Ways to choose the integers of a network in int8, one table.
 
-    python -m benchmarks.rounding --data DIR [--pictures DIR --weights FILE] [--json OUT]
+    python -m benchmarks.rounding --data DIR [--pictures DIR --weights FILE] [--ways NAME ...]
+    [--json OUT]
 
 `--data` holds Fashion-MNIST (`python -m examples.fetch_fashion_mnist --out DIR`): ResNet-20, top-1
 accuracy on 2 000 test images. `--pictures` and `--weights` are those of `benchmarks.pictures`:
@@ -121,13 +122,15 @@ def scores(model: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([model(part).log_softmax(1) for part in inputs.split(32)])
 
 
-def rows_of(subject: Subject) -> list[Row]:
-    """Every way on one network."""
+def rows_of(subject: Subject, ways: Sequence[str]) -> list[Row]:
+    """These ways on one network."""
     dense = scores(subject.model, subject.inputs)
     right = accuracy(subject.model, [(subject.inputs, subject.labels)])
     rows = [Row(subject.name, "float", right, 0.0, 0.0)]
     graph = subject.graph
     for name, way in WAYS.items():
+        if not any(each in name for each in ways):
+            continue
         pruned = graph_form(graph.model, graph, graph.dense_plan())
         began = time.monotonic()
         model = way(subject, pruned)
@@ -176,12 +179,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--ways", nargs="+", default=[""], help="parts of their names")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     subjects = [_resnet20(options.data)] if options.data else []
     if options.pictures and options.weights:
         subjects.append(_mobilenet(options.pictures, options.weights))
-    rows = [row for subject in subjects for row in rows_of(subject)]
+    rows = [row for subject in subjects for row in rows_of(subject, options.ways)]
     sys.stdout.write(table(rows) + "\n")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+import examples
 from examples.resnet20 import resnet20
 
-CHECKPOINT = Path("examples/checkpoints/resnet20_fashion_mnist.safetensors")
+CHECKPOINT = Path(examples.__file__).parent / "checkpoints/resnet20_fashion_mnist.safetensors"
 BATCH, RATE = 128, 3e-3
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency [--quick] [--only PART ...] [--json OUT] [--plot OUT.png]
 
-Needs a machine on which nothing else runs; the extra `zoo` for the part `filling`, of which
+Needs a machine on which nothing else runs; the extra `zoo` for the parts `filling`, of which
 `--quick` and an environment without it run the trained ResNet-20 alone. Parts that OUT holds
 already, made in the same form, are not run again.
 """
@@ -26,7 +26,14 @@ from typing import Any
 from benchmarks.latency import comparisons, pools, repeatability, service
 from benchmarks.latency.bench import Bench
 from benchmarks.latency.figures import Figure, table
-from benchmarks.latency.models import ARCHITECTURES, TRAINED, Pair, filled_pair, resnet20_pair
+from benchmarks.latency.models import (
+    ARCHITECTURES,
+    TRAINED,
+    Pair,
+    filled_int8_pair,
+    filled_pair,
+    resnet20_pair,
+)
 from benchmarks.latency.neighbour import neighbour
 from benchmarks.latency.plots import draw
 from latency_probes import machine
@@ -35,6 +42,7 @@ from latency_probes.messages import Settings
 
 Found = tuple[list[Figure], dict[str, Any]]
 IDLE_LIMIT, BUSY_LIMIT = 0.01, 0.02
+INT8_MODELS = 10
 
 
 @dataclass(frozen=True)
@@ -116,11 +124,22 @@ def _trials(
 
 def filling(extent: Extent, say: Callable[[str], None]) -> Found:
     """Filled weights against true ones."""
+    with Bench() as bench:
+        return comparisons.filling(bench, _models(extent, say), say)
+
+
+def filling_int8(extent: Extent, say: Callable[[str], None]) -> Found:
+    """The same with all layers in int8: placeholders against true scales."""
+    names = _models(extent, say)[:INT8_MODELS]
+    with Bench() as bench:
+        return comparisons.filling(bench, names, say, filled_int8_pair, "int8 weights and scales")
+
+
+def _models(extent: Extent, say: Callable[[str], None]) -> tuple[str, ...]:
     zoo = all(map(find_spec, ("timm", "torchvision")))
     if not zoo and len(extent.models) > 1:
-        say("timm and torchvision are not installed (extra zoo): one model instead of 20")
-    with Bench() as bench:
-        return comparisons.filling(bench, extent.models if zoo else (TRAINED,), say)
+        say("timm and torchvision are not installed (extra zoo): the trained model alone")
+    return extent.models if zoo else (TRAINED,)
 
 
 def interleaving(extent: Extent, say: Callable[[str], None]) -> Found:
@@ -165,6 +184,7 @@ PARTS: dict[str, Callable[[Extent, Callable[[str], None]], Found]] = {
     "aa-neighbour": aa_neighbour,
     "aa-strict": aa_strict,
     "filling": filling,
+    "filling-int8": filling_int8,
     "interleaving": interleaving,
     "allocator": allocator,
     "service": through_the_service,

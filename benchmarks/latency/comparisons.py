@@ -26,20 +26,26 @@ Found = tuple[list[Figure], dict[str, Any]]
 FILL_MEDIAN, FILL_WORST = 1.0, 2.0  # per cent
 
 
-def filling(bench: Bench, names: Sequence[str], say: Say) -> Found:
+def filling(
+    bench: Bench,
+    names: Sequence[str],
+    say: Say,
+    made: Callable[[str], Pair] = filled_pair,
+    what: str = "weights",
+) -> Found:
     """Filled weights against true ones: the ratio should be 1."""
     ratios = {}
     for name in names:
-        pair = filled_pair(name)
+        pair = made(name)
         settings = Settings.strict()
         found = bench.measure(pair.candidate, pair.reference, settings)
         ratios[name] = (found.ratio, found.ratio_low, found.ratio_high, found.reference_ms)
         say(f"{name}: {found.ratio:.4f} [{found.ratio_low:.4f}, {found.ratio_high:.4f}]")
     errors = [100 * abs(ratio - 1) for ratio, *_ in ratios.values()]
     figures = [
-        Figure(f"filled against true weights, {len(names)} models: median error",
+        Figure(f"filled against true {what}, {len(names)} models: median error",
                median(errors), "%", high=FILL_MEDIAN),
-        Figure("filled against true weights: worst error", max(errors), "%", high=FILL_WORST),
+        Figure(f"filled against true {what}: worst error", max(errors), "%", high=FILL_WORST),
     ]  # fmt: skip
     return figures, {"ratios": ratios}
 

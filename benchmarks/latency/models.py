@@ -12,8 +12,21 @@ from torch import Tensor, nn
 from benchmarks.coverage.plans import half_plan
 from benchmarks.coverage.subjects import load
 from examples.resnet20 import resnet20
+from latency_probes.messages import MeasureError
+from latency_probes.runtimes import registry
+from latency_probes.spawn import describe_device
 from search import trace
+from search.quantization import (
+    FORMATS,
+    Format,
+    QuantizedModel,
+    graph_form,
+    quantizable_layers,
+)
+from search.quantization.onnx_graph import with_precision
+from search.sensitivity import precision_plan
 from search.skeleton import export_onnx, skeleton
+from search.skeleton.export import export_proto
 from search.skeleton.weightless import weightless
 
 CHECKPOINT = Path(__file__).parents[2] / "examples/checkpoints/resnet20_fashion_mnist.safetensors"
@@ -65,6 +78,28 @@ def filled_pair(name: str) -> Pair:
     model, inputs = (trained()[0], (trained()[1],)) if name == TRAINED else load(name)
     true = export_onnx(model, inputs)
     return Pair(true, weightless(true).onnx_bytes)
+
+
+def filled_int8_pair(name: str) -> Pair:
+    """The model with all layers in int8, true weights and scales, against its skeleton with
+    placeholders."""
+    model, inputs = (trained()[0], (trained()[1],)) if name == TRAINED else load(name)
+    graph = trace(model, inputs)
+    pruned = graph_form(model, graph, graph.dense_plan())
+    layers, form = quantizable_layers(pruned), announced()[0]
+    true = export_proto(pruned, inputs)
+    rounded = QuantizedModel(pruned, layers, form).eval()
+    rounded.observe([torch.cat([value] * 2) if len(value) == 1 else value for value in inputs])
+    made = with_precision(true, layers, form, rounded.ranges).SerializeToString()
+    return Pair(made, skeleton(graph, precision_plan(graph, layers), form=form).onnx_bytes)
+
+
+def announced() -> list[Format]:
+    """The formats that ONNX Runtime computes exactly on this machine, the usual one first."""
+    found = describe_device(registry.offered(("onnxruntime",)), ())
+    if isinstance(found, MeasureError):
+        raise SystemExit(f"ONNX Runtime must answer, but: {found.message}")
+    return [FORMATS[name] for name in found.runtimes["onnxruntime"].formats]
 
 
 def trained() -> tuple[nn.Module, Tensor]:

@@ -19,11 +19,13 @@ from search.onnx_out.checking import Samples, tolerance, worst_difference
 from search.onnx_out.delivered import REFUSALS, Delivered, checked, fixed_batch, opset_of
 from search.onnx_out.interface import Interface
 from search.skeleton.export import OPSET, export_proto
+from search.skeleton.folding import kept_norms
 
 BATCHES = (1, 2, 7)
 LEAST_OPSET = 18  # of the exporter
 TRIED = (2.0, 1.5, 0.5)  # factors on the free sizes, at which file and model are compared
 MOST_WORDS = 500
+MOST_NORMS = 5
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,12 @@ class Exporter:
         has_batch = [free and batched(value, count) for value in self.examples]
         interface.put_back(proto, batched=has_batch)
         proto = _at_opset(proto, wanted, model, self.samples, batches)
-        said = (*notes, *opset_note(proto, interface), *size_notes(proto, interface))
+        said = (
+            *notes,
+            *opset_note(proto, interface),
+            *size_notes(proto, interface),
+            *norm_note(proto),
+        )
         return checked(proto, model, self.samples, batches, "exported", reason, said)
 
 
@@ -174,6 +181,19 @@ def opset_note(proto: ModelProto, interface: Interface) -> tuple[str, ...]:
     return (
         f"the opset is {opset_of(proto)} instead of {interface.opset}: the operators that the "
         "export needs are not in the older one",
+    )
+
+
+def norm_note(proto: ModelProto) -> tuple[str, ...]:
+    """Of batch norms that no layer could absorb, and why."""
+    kept = kept_norms(proto.graph)
+    if not kept:
+        return ()
+    told = "; ".join(f"{name} ({why})" for name, why in list(kept.items())[:MOST_NORMS])
+    more = len(kept) - MOST_NORMS
+    return (
+        f"{len(kept)} batch norms are operators of their own: {told}"
+        + (f"; and {more} more" if more > 0 else ""),
     )
 
 

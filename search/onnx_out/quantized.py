@@ -15,7 +15,7 @@ from search.objectives import CLASSIFICATION, Objective
 from search.onnx_in.files import parsed
 from search.onnx_out.checking import Samples
 from search.onnx_out.delivered import Delivered, fixed_batch, opset_of
-from search.onnx_out.exporting import BATCHES, LEAST_OPSET, opset_note, size_notes
+from search.onnx_out.exporting import BATCHES, LEAST_OPSET, norm_note, opset_note, size_notes
 from search.onnx_out.interface import Interface
 from search.quantization import QuantizedModel
 from search.quantization.onnx_graph import with_precision, with_unsigned_weights
@@ -71,7 +71,7 @@ def deliver_quantized(
             f"the ONNX file must equal the rounded model within {MOST_DIFFERENCE} of its range, "
             f"but differs by {worst:.3g}"
         )
-    notes += [*opset_note(made, interface), *size_notes(made, interface)]
+    notes += [*opset_note(made, interface), *size_notes(made, interface), *norm_note(made)]
     names = [port.name for port in Interface.of(parsed(data)).inputs]
     sizes = {
         name: tuple(value.shape[1:])

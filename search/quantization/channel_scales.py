@@ -25,6 +25,7 @@ from torch.nn.modules.conv import _ConvNd
 from search.graph.exported.nodes import operator_name
 from search.graph.pruned.pruned_graph import PrunedGraph
 from search.quantization.examples import first_examples
+from search.quantization.rounding import by_input
 from search.quantization.torch_graph import Layer, TorchGraph
 from search.training_flags import in_evaluation
 
@@ -187,7 +188,5 @@ def _divide(modules: dict[str, nn.Module], call: Layer, scale: Tensor) -> None:
 
 def _multiply(layer: nn.Module, scale: Tensor) -> None:
     """The layer reads its input channels times `scale`."""
-    weight = _weight(layer)
-    groups = layer.groups if isinstance(layer, _ConvNd) else 1
-    each = scale.reshape(groups, 1, weight.shape[1]).expand(-1, len(weight) // groups, -1)
-    weight.mul_(each.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2)))
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    layer.weight.mul_(by_input(layer, scale))

@@ -65,7 +65,7 @@ def float_outputs(
 
 
 def _keep(kept: list[Tensor], module: nn.Module, inputs: object, output: Tensor) -> None:
-    kept.append(output.detach())
+    kept.append(output.detach().clone())  # a rectifier may change it in place
 
 
 def correct_biases(
@@ -133,21 +133,29 @@ class _Corrections:
             pruned(inputs)
 
     def visit(
-        self, path: str, layer: nn.Module, norm: nn.Module | None, reach: int, value: Tensor
+        self,
+        path: str,
+        layer: nn.Module,
+        norm: nn.Module | None,
+        reach: int,
+        value: Tensor,
+        ahead: nn.Module | None = None,
     ) -> None:
         """Corrects one layer for this input."""
         if path not in self._wanted:
             return
         wanted, done = self._wanted[path], False
         if self._steps:
-            adapted = adapted_weight(Folded.of(layer, norm), reach, value, wanted, self._steps)
+            adapted = adapted_weight(
+                Folded.of(layer, norm, ahead), reach, value, wanted, self._steps
+            )
             if adapted is not None:
                 layer.weight.copy_(adapted)  # type: ignore[operator]
                 done = True
         if self._biases:
             bias = getattr(layer if norm is None else norm, "bias", None)
             if bias is not None:
-                off = wanted - rounded_layer(layer, norm, reach, value)
+                off = wanted - rounded_layer(layer, norm, reach, value, ahead)
                 bias.add_(_channel_means(layer, off))
                 done = True
         self.corrected += done

@@ -74,13 +74,14 @@ class RoundedValue(nn.Module):
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution or linear layer with the batch norm behind it folded in.
+    """A convolution or linear layer with the batch norms beside it folded in.
 
     Attributes:
         layer: of torch.nn.
         weight: W'.
-        bias: with the norm's shift; None where there is neither.
-        gain: g, shape (channels,); None without a norm that has statistics.
+        bias: with the norms' shifts; None where there is none of all.
+        gain: what W' is the layer's own weight times, in a shape that goes along with it; None
+            without norms that have statistics.
     """
 
     layer: nn.Module
@@ -89,28 +90,28 @@ class Folded:
     gain: Tensor | None
 
     @classmethod
-    def of(cls, layer: nn.Module, norm: nn.Module | None) -> Folded:
-        """By the running statistics of the norm."""
+    def of(
+        cls, layer: nn.Module, norm: nn.Module | None, ahead: nn.Module | None = None
+    ) -> Folded:
+        """By the running statistics of the norm behind the layer, and of that before it."""
         assert isinstance(layer, _ConvNd | nn.Linear)
-        weight, bias = layer.weight, layer.bias
-        if (
-            not isinstance(norm, _BatchNorm)
-            or norm.running_mean is None
-            or norm.running_var is None
-        ):
-            return cls(layer, weight, bias, None)
-        gain = torch.rsqrt(norm.running_var + norm.eps)
-        gain = gain if norm.weight is None else norm.weight * gain
-        shift = -norm.running_mean if bias is None else bias - norm.running_mean
-        folded = shift * gain if norm.bias is None else shift * gain + norm.bias
-        return cls(layer, weight * _along(gain, weight), folded, gain)
+        weight, bias, gain = layer.weight, layer.bias, None
+        if (before := _affine(ahead)) is not None:
+            gain, shift = (by_input(layer, values) for values in before)
+            moved = (weight * shift).flatten(1).sum(1)
+            weight, bias = weight * gain, moved if bias is None else bias + moved
+        if (behind := _affine(norm)) is not None:
+            scale = _along(behind[0], weight)
+            weight, gain = weight * scale, scale if gain is None else gain * scale
+            bias = behind[1] if bias is None else behind[0] * bias + behind[1]
+        return cls(layer, weight, bias, gain)
 
     def unfolded(self, weight: Tensor) -> Tensor:
-        """The layer's own weight, of a folded one; a channel without gain takes it as it is."""
+        """The layer's own weight, of a folded one; what has no gain takes it as it is."""
         if self.gain is None:
             return weight
         safe = torch.where(self.gain == 0, torch.ones_like(self.gain), self.gain)
-        return weight / _along(safe.detach(), weight)
+        return weight / safe.detach()
 
     def scale(self, reach: int) -> Tensor:
         """Of W', one per output channel, in a shape that goes along with it."""
@@ -121,25 +122,52 @@ class Folded:
         return _computed(self.layer, value, weight, self.bias)
 
 
-def rounded_layer(layer: nn.Module, norm: nn.Module | None, reach: int, value: Tensor) -> Tensor:
-    """A convolution or linear layer with a rounded weight, and the batch norm behind it.
+def rounded_layer(
+    layer: nn.Module,
+    norm: nn.Module | None,
+    reach: int,
+    value: Tensor,
+    ahead: nn.Module | None = None,
+) -> Tensor:
+    """A convolution or linear layer with a rounded weight, and the batch norms beside it.
 
-    In training the norm takes its batch's statistics, as it always does, and what is rounded is
+    In training norms take their batch's statistics, as they always do, and what is rounded is
     W' all the same, by the running statistics.
 
     Args:
         layer: of torch.nn.
-        norm: the batch norm that is folded into the layer; None where there is none.
+        norm: the batch norm behind the layer that is folded into it; None where there is none.
         reach: the greatest integer of a weight; there are as many below zero.
-        value: the layer's input, rounded.
+        value: the layer's input, rounded; with `ahead`, that norm's.
+        ahead: the batch norm before the layer that is folded into it.
     """
-    folded = Folded.of(layer, norm)
+    folded = Folded.of(layer, norm, ahead)
     rounded = _rounded(folded.weight, reach)
-    if folded.gain is None or norm is None or not norm.training:
+    if folded.gain is None or not any(each and each.training for each in (norm, ahead)):
         return folded.computed(value, rounded)
     own_bias = layer.bias
     assert own_bias is None or isinstance(own_bias, Tensor)
-    return _as_tensor(norm(_computed(layer, value, folded.unfolded(rounded), own_bias)))
+    value = value if ahead is None else _as_tensor(ahead(value))
+    out = _computed(layer, value, folded.unfolded(rounded), own_bias)
+    return out if norm is None else _as_tensor(norm(out))
+
+
+def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
+    """Gain and shift of a batch norm by its running statistics, (channels,) each."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    gain = torch.rsqrt(norm.running_var + norm.eps)
+    gain = gain if norm.weight is None else norm.weight * gain
+    shift = -norm.running_mean * gain
+    return gain, shift if norm.bias is None else shift + norm.bias
+
+
+def by_input(layer: _ConvNd | nn.Linear, values: Tensor) -> Tensor:
+    """One number per input channel, in a shape that goes along with the weight."""
+    outputs, inputs = layer.weight.shape[:2]
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    each = values.reshape(groups, 1, inputs).expand(-1, outputs // groups, -1)
+    return each.reshape(outputs, inputs, *[1] * (layer.weight.ndim - 2))
 
 
 def _computed(layer: nn.Module, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 | term | meaning |
 |---|---|
-| layer | a convolution or linear layer, and the batch norm behind it if a file folds that in |
+| layer | a convolution or linear layer, and the batch norms that a file folds into it |
 | root | the value that another one is but for dropout, which does nothing in a model's use |
 """
 
@@ -38,11 +38,19 @@ class Layer:
 
     Attributes:
         node: the call of the convolution or linear layer.
-        norm: the call of the batch norm that is folded into it.
+        norm: the call of the batch norm behind it that is folded into it.
+        ahead: that of the one before it.
     """
 
     node: fx.Node
     norm: fx.Node | None
+    ahead: fx.Node | None = None
+
+    @property
+    def source(self) -> fx.Node:
+        """The value that it reads, before a norm."""
+        (read,) = (self.ahead or self.node).all_input_nodes
+        return read
 
 
 class TorchGraph:
@@ -67,6 +75,7 @@ class TorchGraph:
         self.ops: list[Op] = []
         self.layers: dict[str, list[Layer]] = {}
         self._roots: dict[fx.Node, fx.Node] = {}
+        self._ahead: set[fx.Node] = set()
         inputs = self.graph.find_nodes(op="placeholder")[2:]
         self._values: set[fx.Node] = set(inputs)
         for node in self.graph.nodes:
@@ -87,10 +96,15 @@ class TorchGraph:
         if self._is_same(node) or self._is_folded(node, inputs[0]):
             self._roots[node] = inputs[0]
             return
+        if self._is_folded_behind(node):
+            self._roots[node] = inputs[0]
+            self._ahead.add(node)
+            return
         layer = self._layer_name(node)
         role: Role = "layer" if layer else self._role(node, inputs)
         if layer and self._is_single(node):
-            self.layers.setdefault(layer, []).append(Layer(node, self._norm_of(node)))
+            ahead = node.all_input_nodes[0] if node.all_input_nodes[0] in self._ahead else None
+            self.layers.setdefault(layer, []).append(Layer(node, self._norm_of(node), ahead))
         rounds = bool(layer) and not self._is_linear(node)
         self.ops.append(Op(node.name, tuple(each.name for each in inputs), role, layer, rounds))
 
@@ -112,6 +126,28 @@ class TorchGraph:
             layer.norm is node for layers in self.layers.values() for layer in layers
             if layer.node is value
         )  # fmt: skip
+
+    def _is_folded_behind(self, node: fx.Node) -> bool:
+        """Whether the node is a batch norm that a file folds into all layers that read it, as
+        `search.skeleton.folding.leading_norms` does."""
+        norm = self.module(node)
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or not node.users:
+            return False
+        return all(self._takes_norm(user, norm) for user in node.users)
+
+    def _takes_norm(self, node: fx.Node, norm: _BatchNorm) -> bool:
+        layer = self.module(node)
+        if not self._layer_name(node) or not self._is_single(node) or self._is_called_again(node):
+            return False
+        if isinstance(layer, nn.Linear):
+            is_flat = isinstance(norm, nn.BatchNorm1d)
+            return bool(is_flat and layer.in_features == norm.num_features)
+        assert isinstance(layer, _ConvNd)
+        nothing = ("valid", (0,) * len(layer.kernel_size))
+        return layer.padding_mode == "zeros" and bool(layer.padding in nothing)
+
+    def _is_called_again(self, node: fx.Node) -> bool:
+        return sum(bool(each.target == node.target) for each in self.graph.nodes) > 1
 
     def _norm_of(self, node: fx.Node) -> fx.Node | None:
         (reader,) = node.users if len(node.users) == 1 else (None,)
@@ -183,6 +219,11 @@ class _Writer:
         chosen = [call for name in int8_layers for call in graph.layers[name]]
         self._layers = {call.node: call for call in chosen}
         self._norms = {call.norm for call in chosen if call.norm is not None}
+        self._norms |= {
+            call.ahead
+            for call in chosen
+            if call.ahead is not None and call.ahead.users.keys() <= self._layers.keys()
+        }
         self._made = fx.Graph()
         self._copies: dict[fx.Node, fx.Node] = {}
         self._exact: dict[fx.Node, fx.Node] = {}
@@ -206,11 +247,12 @@ class _Writer:
 
     def _layer(self, call: Layer) -> fx.Node:
         layer = self._made.get_attr(str(call.node.target))
-        norm = None if call.norm is None else self._made.get_attr(str(call.norm.target))
-        (value,) = (each for each in call.node.all_input_nodes)
-        return self._made.call_function(
-            rounded_layer, (layer, norm, self._reach, self._read(value, True))
+        norm, ahead = (
+            None if each is None else self._made.get_attr(str(each.target))
+            for each in (call.norm, call.ahead)
         )
+        value = self._read(call.source, True)
+        return self._made.call_function(rounded_layer, (layer, norm, self._reach, value, ahead))
 
     def _read(self, node: fx.Node, is_int8: bool) -> fx.Node:
         """What an operator reads: an int8 one reads an entering value rounded."""

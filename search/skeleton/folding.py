@@ -1,12 +1,14 @@
 """Simplifies an exported ONNX graph by rules that never look at a weight's value.
 
-Batch norm is folded into the convolution or linear layer before it, and the zeros that stand for
-"no bias" are dropped. Knows nothing of torch or of plans.
+Batch norm is folded into the convolution or linear layer before it; else into all layers behind
+it, where that is exact ("To Fold or Not to Fold"). The zeros that stand for "no bias" are dropped.
+Knows nothing of torch or of plans.
 
 | symbol | meaning |
 |---|---|
-| s | γ / √(σ² + ε), per output channel |
-| W', b' | s · W, s · (b − μ) + β: the layer after folding |
+| s, t | γ / √(σ² + ε) and β − s · μ, per channel |
+| W', b' | s · W, s · b + t: the layer before, after folding |
+| W', b' | W · s (per input channel), b + Σ W · t: a layer behind, which pads nothing |
 """
 
 from __future__ import annotations
@@ -80,21 +82,78 @@ def foldable_norms(
 def _fold_batch_norms(graph: GraphProto, weights: set[str]) -> None:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     for layer, norm in foldable_norms(graph, initializers):
-        weight, bias = _folded(layer, norm, initializers)
-        name = layer.input[1]
-        bias_name = layer.input[2] if len(layer.input) > 2 else ""
-        if not bias_name or bias_name not in weights:
-            bias_name = _free_name(name.removesuffix("weight") + "bias", initializers)
-        for made, value in ((name, weight), (bias_name, bias)):
-            tensor = numpy_helper.from_array(value, made)
-            if made in initializers:
-                initializers[made].CopyFrom(tensor)
-            else:
-                graph.initializer.append(tensor)
-                initializers[made] = graph.initializer[-1]
-            weights.add(made)
-        del layer.input[2:]
-        layer.input.append(bias_name)
+        _put(graph, layer, _folded(layer, norm, initializers), initializers, weights)
+    for layers, norm in leading_norms(graph, initializers):
+        for layer in layers:
+            _put(graph, layer, _folded_behind(layer, norm, initializers), initializers, weights)
+
+
+def _put(
+    graph: GraphProto,
+    layer: NodeProto,
+    folded: tuple[NDArray[np.generic], NDArray[np.generic]],
+    initializers: dict[str, TensorProto],
+    weights: set[str],
+) -> None:
+    """Give a layer another weight and bias."""
+    name = layer.input[1]
+    bias_name = layer.input[2] if len(layer.input) > 2 else ""
+    if not bias_name or bias_name not in weights:
+        bias_name = _free_name(name.removesuffix("weight") + "bias", initializers)
+    for made, value in zip((name, bias_name), folded, strict=True):
+        tensor = numpy_helper.from_array(value, made)
+        if made in initializers:
+            initializers[made].CopyFrom(tensor)
+        else:
+            graph.initializer.append(tensor)
+            initializers[made] = graph.initializer[-1]
+        weights.add(made)
+    del layer.input[2:]
+    layer.input.append(bias_name)
+
+
+def leading_norms(
+    graph: GraphProto, initializers: Mapping[str, TensorProto]
+) -> Iterator[tuple[list[NodeProto], NodeProto]]:
+    """Every batch norm that all layers behind it can absorb: (layers, norm).
+
+    When the next one is requested, the norm is removed, and the layers read what it read.
+    """
+    outputs = {value.name for value in graph.output}
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        uses = uses_of(graph)
+        readers = [node for node in graph.node if norm.output[0] in node.input]
+        if (
+            norm.output[0] not in outputs
+            and all(name in initializers for name in norm.input[1:5])
+            and readers
+            and all(_absorbs_before(each, norm.output[0], initializers, uses) for each in readers)
+        ):
+            yield readers, norm
+            for layer in readers:
+                layer.input[0] = norm.input[0]
+            graph.node.remove(norm)
+
+
+def kept_norms(graph: GraphProto) -> dict[str, str]:
+    """The batch norms that are left in a simplified graph, by their names, and why."""
+    makers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for norm in (node for node in graph.node if node.op_type == "BatchNormalization"):
+        before = makers.get(norm.input[0])
+        first = f"{before.op_type} lies before it" if before else "it reads an input"
+        if before is not None and before.op_type in ("Conv", "Gemm"):
+            first = f"others read the {before.op_type} before it, or share its weight"
+        after = sorted({node.op_type for node in readers.get(norm.output[0], ())})
+        last = f"{', '.join(after)} behind it" if after else "it gives an output"
+        if after == ["Conv"]:
+            last = "a Conv behind it pads with zeros, or shares its weight"
+        found[norm.input[3].removesuffix(".running_mean")] = f"{first}; {last}"
+    return found
 
 
 def _absorbs(
@@ -111,16 +170,56 @@ def _absorbs(
     return all(name in initializers and uses[name] == 1 for name in layer.input[1:] if name)
 
 
+def _absorbs_before(
+    layer: NodeProto,
+    value: str,
+    initializers: Mapping[str, TensorProto],
+    uses: Counter[str],
+) -> bool:
+    """Whether a batch norm before this layer can become part of its weight and bias: of a
+    padded border it would be another number than zero."""
+    if layer.op_type not in ("Conv", "Gemm") or not _absorbs(layer, initializers, uses):
+        return False
+    settings = {a.name: helper.get_attribute_value(a) for a in layer.attribute}
+    is_plain = not settings.get("transA", 0) and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
+    return layer.input[0] == value and is_plain and not any(settings.get("pads", ()))
+
+
+def _folded_behind(
+    layer: NodeProto, norm: NodeProto, initializers: dict[str, TensorProto]
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    stored = numpy_helper.to_array(initializers[layer.input[1]])
+    scale, shift = _affine(norm, initializers)
+    weight = stored.astype(np.float64).reshape(*stored.shape[:2], -1)
+    groups = len(scale) // weight.shape[1]
+    each = (
+        np.repeat(values.reshape(groups, -1), len(weight) // groups, 0)[:, :, None]
+        for values in (scale, shift)
+    )
+    scales, shifts = each
+    bias = _read(initializers[layer.input[2]]) if len(layer.input) > 2 else 0.0
+    moved = bias + (weight * shifts).sum((1, 2))
+    return (weight * scales).reshape(stored.shape).astype(stored.dtype), moved.astype(stored.dtype)
+
+
+def _affine(
+    norm: NodeProto, initializers: Mapping[str, TensorProto]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """s and t of a norm."""
+    gain, beta, mean, variance = (_read(initializers[name]) for name in norm.input[1:5])
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+    scale = gain / np.sqrt(variance + epsilon)
+    return scale, beta - scale * mean
+
+
 def _folded(
     layer: NodeProto, norm: NodeProto, initializers: dict[str, TensorProto]
 ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     stored = numpy_helper.to_array(initializers[layer.input[1]])
-    gain, beta, mean, variance = (_read(initializers[name]) for name in norm.input[1:5])
-    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
-    scale = gain / np.sqrt(variance + epsilon)
-    bias = _read(initializers[layer.input[2]]) if len(layer.input) > 2 else np.zeros_like(mean)
+    scale, shift = _affine(norm, initializers)
+    bias = _read(initializers[layer.input[2]]) if len(layer.input) > 2 else 0.0
     weight = scale.reshape(-1, *[1] * (stored.ndim - 1)) * stored.astype(np.float64)
-    return weight.astype(stored.dtype), (scale * (bias - mean) + beta).astype(stored.dtype)
+    return weight.astype(stored.dtype), (scale * bias + shift).astype(stored.dtype)
 
 
 def _read(tensor: TensorProto) -> NDArray[np.float64]:

@@ -13,7 +13,30 @@ from torch import Tensor, nn
 
 from search.errors import ConfigError, SkeletonError
 from search.skeleton import FILL, export_onnx, weightless
-from search.skeleton.folding import FLOATS
+from search.skeleton.folding import FLOATS, kept_norms
+
+
+class Ahead(nn.Module):
+    """Norms before layers: of a sum, of a padded and of a grouped convolution, of a linear layer,
+    of an output, on (B, 6, 8, 8) images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum_norm, self.left = nn.BatchNorm2d(6), nn.Conv2d(6, 8, 1)
+        self.right = nn.Conv2d(6, 8, 3, groups=2, bias=False)
+        self.padded_norm, self.padded = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.both_norm, self.both = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+        self.last_norm, self.fc = nn.BatchNorm1d(8), nn.Linear(8, 5)
+        self.output_norm = nn.BatchNorm1d(5, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sum_norm(x + x.sigmoid())
+        x = self.left(x)[:, :, 1:-1, 1:-1].sigmoid() * self.right(x).sigmoid()
+        x = self.padded(self.padded_norm(x)).sigmoid()
+        x = self.both_norm(x)
+        x = x.tanh() + self.both(x)
+        logits: Tensor = self.output_norm(self.fc(self.last_norm(x.mean((2, 3)))).sigmoid())
+        return logits
 
 
 class EveryFold(nn.Module):
@@ -80,6 +103,24 @@ def test_batch_norm_behind_a_layer_is_folded_and_elsewhere_stays(
     assert kinds["Expand"] == kinds["CastLike"] == 0
     bare = next(node for node in proto.graph.node if "bare.weight" in node.input)
     assert len(bare.input) == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_batch_norm_before_layers_is_folded_where_that_is_exact(seed: int) -> None:
+    model = redrawn(Ahead(), seed).eval()
+    made = export_onnx(model, (torch.zeros(2, 6, 8, 8),), batch_size=3)
+    x = torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        expected = model(x).numpy()
+    np.testing.assert_allclose(run(made, x), expected, rtol=1e-5, atol=1e-5)
+    graph = onnx.ModelProto.FromString(made).graph
+    kept = kept_norms(graph)
+    assert set(kept) == {"padded_norm", "both_norm", "output_norm"}
+    assert kept["padded_norm"] == (
+        "Mul lies before it; a Conv behind it pads with zeros, or shares its weight"
+    )
+    assert kept["both_norm"] == "Sigmoid lies before it; Conv, Tanh behind it"
+    assert kept["output_norm"] == "Sigmoid lies before it; it gives an output"
 
 
 def test_structure_does_not_depend_on_values() -> None:

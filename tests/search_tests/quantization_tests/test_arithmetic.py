@@ -77,10 +77,31 @@ class Clipped(nn.Module):
         return logits
 
 
+class Leading(nn.Module):
+    """Batch norms that stand before layers; (B, 3, 8, 8) -> (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.left = nn.BatchNorm2d(8), nn.Conv2d(8, 12, 1)
+        self.right = nn.Conv2d(8, 12, 3, groups=2, bias=False)
+        self.padded, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 8, 3, padding=1)
+        self.final, self.fc = nn.BatchNorm1d(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.norm(x + self.wide(x.relu()))
+        x = self.left(x)[:, :, 1:-1, 1:-1].sigmoid() + self.right(x)
+        x = self.last(self.padded(x).relu() + self.padded(x))
+        logits: Tensor = self.fc(self.final(x.mean((2, 3))))
+        return logits
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Plain, Residual, InvertedResidual, Dense, Grouped, Shuffle, UNet, Attention, Clipped,
+        Leading,
     )
 }  # fmt: skip
 INPUTS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -91,7 +112,7 @@ def _traced(name: str) -> PruningGraph:
     torch.manual_seed(0)
     model = NETWORKS[name]().eval()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.3, 0.3)

@@ -103,6 +103,19 @@ def test_corrected_biases_bring_the_means_back() -> None:
     assert after < 0.2 * before
 
 
+def test_an_operator_in_place_does_not_change_what_is_wanted() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(inplace=True), nn.Conv2d(8, 4, 3)
+    )
+    graph = _traced(model)
+    pruned = graph_form(graph.model, graph, graph.dense_plan())
+    wanted = float_outputs(pruned, quantizable_layers(pruned), [INPUTS])
+    with torch.no_grad():
+        torch.testing.assert_close(wanted["0"], model[:2](INPUTS))
+    assert float(wanted["0"].min()) < 0
+
+
 def test_adapted_rounding_is_nearer_and_stays_when_rounded_again() -> None:
     graph = _traced(Residual())
     pruned = graph_form(graph.model, graph, graph.dense_plan())
