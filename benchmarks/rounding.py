@@ -91,12 +91,10 @@ def _scaled(subject: Subject, pruned: PrunedGraph, alpha: float) -> QuantizedMod
 
 
 def _corrected(
-    subject: Subject, pruned: PrunedGraph, *, alpha: float | None, steps: int
+    subject: Subject, pruned: PrunedGraph, observer: str = "minmax", *, steps: int = 0
 ) -> QuantizedModel:
-    if alpha is not None:
-        scale_channels(pruned, subject.calibration, alpha)
     wanted = float_outputs(pruned, quantizable_layers(pruned), subject.calibration)
-    model = _plain(subject, pruned)
+    model = _plain(subject, pruned, observer)
     if steps:
         adapt_rounding(model, wanted, subject.calibration, steps)
     correct_biases(model, wanted, subject.calibration)
@@ -105,14 +103,15 @@ def _corrected(
 
 WAYS: dict[str, Way] = {
     "plain: least and greatest value": _plain,
+    "the same within norm statistics": lambda s, p: _plain(s, p, "norms"),
     "percentile": lambda s, p: _plain(s, p, "percentile"),
     "mean squared error": lambda s, p: _plain(s, p, "mse"),
     "norm statistics, no data": _from_norms,
     "channel scales, α = 1 (SPIQ)": lambda s, p: _scaled(s, p, 1.0),
     "channel scales, α = ½": lambda s, p: _scaled(s, p, 0.5),
-    "bias correction": lambda s, p: _corrected(s, p, alpha=None, steps=0),
-    "adapted rounding, bias correction": lambda s, p: _corrected(s, p, alpha=None, steps=STEPS),
-    "channel scales ½, bias correction": lambda s, p: _corrected(s, p, alpha=0.5, steps=0),
+    "bias correction": _corrected,
+    "within norm statistics, bias correction": lambda s, p: _corrected(s, p, "norms"),
+    "adapted rounding, bias correction": lambda s, p: _corrected(s, p, steps=STEPS),
 }
 
 

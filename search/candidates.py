@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from search.plan import Plan
 from search.quantization.formats import Format
-from search.quantization.model import QuantizedModel, graph_form, quantizable_layers
+from search.quantization.model import NORMS, QuantizedModel, graph_form, quantizable_layers
 from search.recalibration import DenseOrigin, recalibrate
 from search.surgery import kept_indices, prune
 
@@ -79,7 +79,7 @@ def quantized(
     pruned: nn.Module,
     inputs: Sequence[Tensor],
     form: Format,
-    observer: str = "minmax",
+    observer: str = NORMS,
 ) -> QuantizedModel:
     """A pruned model with the layers in int8 that its plan names, as far as they are left.
 
@@ -90,7 +90,7 @@ def quantized(
         pruned: float, trained or not; copied.
         inputs: batches that show the ranges of its values.
         form: the integers.
-        observer: how ranges are chosen, one of `ranges.OBSERVERS`.
+        observer: how ranges are chosen, see `QuantizedModel.observe`.
     """
     rounded = graph_form(model, graph, plan, pruned)
     left = plan.precision.keys() & set(quantizable_layers(rounded))

@@ -14,8 +14,9 @@ from search.graph.pruned.pruned_graph import PrunedGraph
 from search.plan import Plan
 from search.quantization.examples import first_examples
 from search.quantization.formats import Format
+from search.quantization.norm_statistics import told_ranges
 from search.quantization.places import places
-from search.quantization.ranges import Observer, Range
+from search.quantization.ranges import Observer, Range, within
 from search.quantization.rounding import RoundedValue
 from search.quantization.torch_graph import TorchGraph, rounded_graph
 from search.surgery import smaller_copy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from search.graph import PruningGraph
 
 ROUNDINGS = "roundings"
+NORMS = "norms"
 
 
 class QuantizedModel(nn.Module):
@@ -70,6 +72,7 @@ class QuantizedModel(nn.Module):
         pruned.run_instead(written)
         self.float_graph = pruned
         self.ranges: dict[str, Range] = {}
+        self._source, self._where = graph, where
 
     def float_tensors(self) -> dict[str, Tensor]:
         """The weights and statistics of the float model that it rounds, by the names that they
@@ -80,12 +83,14 @@ class QuantizedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.float_graph(*args, **kwargs)
 
-    def observe(self, batches: Iterable[Tensor], observer: str = "minmax") -> None:
+    def observe(self, batches: Iterable[Tensor], observer: str = "norms") -> None:
         """Fix all ranges by the values that come up; weights are rounded meanwhile.
 
         Args:
             batches: inputs; the first `examples.OBSERVED` examples are used.
-            observer: one of `ranges.OBSERVERS`.
+            observer: one of `ranges.OBSERVERS`; or `norms`, all values that come up within six
+                deviations of what the batch norm behind a layer says of them, see
+                `norm_statistics`: a rare value does not cost all others their resolution.
 
         Raises:
             QuantizationError: no examples, or values that are not finite.
@@ -96,8 +101,12 @@ class QuantizedModel(nn.Module):
         with in_evaluation(self), torch.no_grad():
             for inputs in first_examples(batches):
                 self.float_graph(inputs)
-        kind = self.form.activation
-        self.fix({key: seen.range(observer, kind) for key, seen in observers.items()})
+        kind, name = self.form.activation, "minmax" if observer == NORMS else observer
+        found = {key: seen.range(name, kind) for key, seen in observers.items()}
+        if observer == NORMS:
+            told = told_ranges(self._source, self._where, None)
+            found |= {key: within(found[key], limits) for key, limits in told.items()}
+        self.fix(found)
 
     def fix(self, ranges: Mapping[str, Range]) -> None:
         """Round by these ranges from now on.

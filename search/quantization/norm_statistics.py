@@ -24,12 +24,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from search.graph.exported.nodes import operator_name
 from search.graph.pruned.pruned_graph import PrunedGraph
-from search.quantization.places import places
+from search.quantization.places import Places, places
 from search.quantization.ranges import Range
 from search.quantization.torch_graph import TorchGraph
 
 DEVIATIONS = 6.0  # k: Nagel et al. take six
-_IMAGES = (-2.2, 2.7)  # pixels of [0, 1], normalised by the means and deviations of ImageNet
+IMAGES = (-2.2, 2.7)  # pixels of [0, 1], normalised by the means and deviations of ImageNet
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def ranges_from_norms(
     pruned: PrunedGraph,
     int8_layers: Collection[str],
     *,
-    inputs: Range = _IMAGES,
+    inputs: Range | None = IMAGES,
     spread: float = DEVIATIONS,
 ) -> dict[str, Range]:
     """The range of every value that is rounded, as `QuantizedModel.fix` takes them.
@@ -70,11 +70,18 @@ def ranges_from_norms(
     Args:
         pruned: the float model.
         int8_layers: as the model of the plan has them.
-        inputs: least and greatest value of the network's inputs.
+        inputs: least and greatest value of the network's inputs; None leaves out every value on
+            which no batch norm stands, or a sum, concatenation or rectifier of such ones.
         spread: k.
     """
     graph = TorchGraph(pruned)
-    where = places(graph.ops, graph.outputs, int8_layers)
+    return told_ranges(graph, places(graph.ops, graph.outputs, int8_layers), inputs, spread)
+
+
+def told_ranges(
+    graph: TorchGraph, where: Places, inputs: Range | None, spread: float = DEVIATIONS
+) -> dict[str, Range]:
+    """The same for a graph that has been read."""
     known: dict[str, _Moments] = {}
     behind: dict[str, Range] = {}  # a rectifier cuts a range, but leaves its upper end
     nodes = {node.name: node for node in graph.graph.nodes}
@@ -88,25 +95,27 @@ def ranges_from_norms(
             behind[op.output] = (max(low, 0.0), min(max(high, 0.0), made.high))
         else:
             node = nodes[op.output]
-            made = _joined(node, before, graph.module(node))
+            is_known = inputs is not None or (op.role == "join" and len(before) == len(op.inputs))
+            made = _joined(node, before, graph.module(node)) if is_known else None
         if made is not None:
             known[op.output] = made
     found = {}
     for value, key in (*where.rounded.items(), *where.entering.items()):
         own = behind.get(value) or (known[value].range(spread) if value in known else inputs)
-        found[key] = own
+        if own is not None:
+            found[key] = own
     return found
 
 
 def _behind_layer(
-    graph: TorchGraph, node: fx.Node, before: list[_Moments], inputs: Range
+    graph: TorchGraph, node: fx.Node, before: list[_Moments], inputs: Range | None
 ) -> _Moments | None:
     calls = [call for each in graph.layers.values() for call in each if call.node is node]
     norm = None if not calls or calls[0].norm is None else graph.module(calls[0].norm)
     if isinstance(norm, _BatchNorm):
         return _of_norm(norm)
     layer = graph.module(node)
-    if not isinstance(layer, _ConvNd | nn.Linear):
+    if inputs is None or not isinstance(layer, _ConvNd | nn.Linear):
         return None
     groups = layer.groups if isinstance(layer, _ConvNd) else 1
     weight = layer.weight.detach()

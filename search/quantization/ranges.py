@@ -54,6 +54,12 @@ class Observer:
         return OBSERVERS[name](low, high, torch.cat(self._samples), kind)
 
 
+def within(seen: Range, limits: Range) -> Range:
+    """The part of a range between limits; the range itself where they have nothing in common."""
+    low, high = max(seen[0], limits[0]), min(seen[1], limits[1])
+    return (low, high) if low < high else seen
+
+
 def _minmax(low: float, high: float, sample: Tensor, kind: IntegerType) -> Range:
     return low, high
 
