@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; nothing but Python >= 3.11 with pip has to be there.
 PYTHON ?= python3
-RATIO ?= 0.6
+RATIO ?= 0.35
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .demo/data
@@ -22,7 +22,7 @@ zoo: $(VENV)/installed ## Install the networks that benchmarks.coverage runs
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[zoo]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps facenet-pytorch==2.6.0 # asks for an old torch
 
-demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.6) of its measured latency, end to end
+demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.35) of its measured latency, end to end
 	$(BIN)/secateur demo --ratio $(RATIO)
 
 test: $(VENV)/installed ## Run every test, linters, types and import contracts included

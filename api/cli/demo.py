@@ -33,7 +33,7 @@ FINETUNE = {"steps": 800}
 def demo(
     ratio: Annotated[
         str, typer.Option(help="Budget as a part of the dense latency: 60%, 0.6x or 0.6.")
-    ] = "60%",
+    ] = "35%",
     data: Annotated[
         Path | None, typer.Option(help="Where Fashion-MNIST lies or is fetched to.")
     ] = None,
