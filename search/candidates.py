@@ -54,7 +54,7 @@ def rounded_candidate(
     inputs: Sequence[Tensor],
     form: Format | None = None,
 ) -> nn.Module:
-    """A copy of the model under a plan.
+    """A copy of the model under a plan, to be scored: its weights lie as `lay_out` leaves them.
 
     Args:
         model: the traced model; not touched.

@@ -141,7 +141,19 @@ def test_a_device_without_formats_is_searched_in_float(workshop: Workshop) -> No
     job_id = workshop.submit()
     assert workshop.play(job_id, until=lambda: workshop.job(job_id).state == "searching")
     assert not workshop.requests(job_id, "int8:")
-    assert not workshop.tasks(job_id, "segments")
+
+
+def test_the_segments_are_found_before_the_many_sensitivities(workshop: Workshop) -> None:
+    device = _device(workshop, "u8s8")
+    job_id = workshop.submit()
+    workshop.play(
+        job_id,
+        quick_integers,
+        device_id=device,
+        until=lambda: any(task.result for task in workshop.tasks(job_id, "sensitivity")),
+    )
+    assert [task.state for task in workshop.tasks(job_id, "segments")] == ["done"]
+    assert len(workshop.tasks(job_id, "sensitivity")) > 1
 
 
 def test_float32_asks_for_no_int8(workshop: Workshop) -> None:
@@ -155,6 +167,7 @@ def test_float32_asks_for_no_int8(workshop: Workshop) -> None:
         until=lambda: workshop.job(job_id).state == "searching",
     )
     assert not workshop.requests(job_id, "int8:")
+    assert not workshop.tasks(job_id, "segments")
 
 
 @pytest.mark.parametrize("formats", [(), ("u4s4",)])

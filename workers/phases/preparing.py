@@ -41,7 +41,8 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     shown = prepared_part(snapshot, tasks)
     if dense is None:
         requests = (dense_request(prepared, snapshot.spec.search.seed),)
-        return Decision(tasks=tasks, requests=requests, progress=shown)
+        first = precision.early_task(snapshot)
+        return Decision(tasks=(*first, *tasks), requests=requests, progress=shown)
     if (refused := precision.refusal(snapshot)) is not None:
         return refused
     asked, formats = precision.questions(context, library, snapshot)
