@@ -6,6 +6,7 @@ before the new one counts goes on from the other.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
 from workers.results import Finetuned, Training
+from workers.spare_cores import LOOK_S, lent
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
 
@@ -37,7 +39,7 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student)
-    run.run(time_limit_s=slice_s or next_slice_s(work.payload))
+    run_slice(work, run, slice_s or next_slice_s(work.payload))
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.student, run.step)
     location = _file(work, f"{run.step}{SUFFIX}")
@@ -47,6 +49,14 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
         **work.payload, "step": run.step, "checkpoint": location, "training": went.document()
     }  # fmt: skip
     return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
+
+
+def run_slice(work: Work, run: Finetune, slice_s: float) -> None:
+    """Trains so long, on the cores that are to spare meanwhile."""
+    ends_s = time.monotonic() + slice_s
+    while not run.done and (left_s := ends_s - time.monotonic()) > 0:
+        with lent(work.context):
+            run.run(time_limit_s=min(left_s, LOOK_S))
 
 
 def next_slice_s(payload: Mapping[str, Any]) -> float:
