@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from search.errors import SearchError
 from search.training_flags import in_evaluation
 
 _TRIED = 2  # examples
@@ -28,7 +29,7 @@ def lay_out(model: nn.Module, inputs: Tensor) -> torch.memory_format:
     try:
         with in_evaluation(model), torch.no_grad():
             model(inputs[:_TRIED].contiguous(memory_format=layout))
-    except RuntimeError:
+    except (RuntimeError, SearchError):
         layout = torch.contiguous_format
         model.to(memory_format=layout)  # type: ignore[call-overload]
     return layout

@@ -66,9 +66,12 @@ def _estimate(
         rest = _rest(part, spent_s, 0.8, 1.5) or _finetuning(snapshot)
         return None if rest is None else rest + Span(*VERIFYING_S)
     training, pace_s = _finetuning(snapshot), measuring_pace_s(snapshot)
-    if phase != "searching" or training is None or pace_s is None or to_measure is None:
+    if training is None or pace_s is None or to_measure is None:
         return None
     low_s, high_s = (factor * pace_s * to_measure for factor in SEARCHING)
+    if phase == "preparing":  # it goes on beside the measurements
+        rest = _rest(part, spent_s, 0.0, 1.5)
+        high_s += 0.0 if rest is None else rest.high_s
     return Span(low_s, high_s) + Span(*CONFIRMING_S) + training + Span(*VERIFYING_S)
 
 

@@ -303,17 +303,14 @@ class Explorer:
         """Runs the search up to the next barrier that is not met yet."""
         while not self._finished and not self._blocked():
             try:
-                self._issue(next(self._steps))
+                self._round = next(self._steps)
+                self._hand_out(self._round.candidates)
             except StopIteration:
                 self.infeasible = self._status.infeasible
                 self._finish()
 
     def _blocked(self) -> bool:
         return any(self._round.barrier == "all" or needs == "latency" for _, needs in self._open)
-
-    def _issue(self, questions: QuestionRound) -> None:
-        self._round = questions
-        self._hand_out(questions.candidates)
 
     def _hand_out(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:

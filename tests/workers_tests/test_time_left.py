@@ -58,6 +58,14 @@ def test_a_search_counts_what_is_to_be_measured_and_the_training_that_follows() 
     assert high >= 2.5 * 2 * 70 + training_s + 60
 
 
+def test_a_preparation_that_knows_what_a_search_would_measure_tells_the_time_left() -> None:
+    before = job(prepared=PREPARED, measured=9)
+    low, high = time_left(before, "preparing", 0.5, 60, 100) or (0, 0)
+    searching = time_left(before, "searching", 0.0, 0, 100) or (0, 0)
+    assert (low, high) == (searching[0], searching[1] + 1.5 * 60)
+    assert time_left(job(measured=9), "preparing", 0.5, 60, 100) is None
+
+
 def test_what_was_measured_while_the_search_was_prepared_is_no_pace_of_the_search() -> None:
     """The search finds 40 of 110 candidates known when it is a second old."""
     _, high = time_left(job(prepared=PREPARED, measured=40), "searching", 0.36, 1, 70) or (0, 0)
