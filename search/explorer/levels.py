@@ -110,7 +110,8 @@ class Level:
         """Moves what misses the target, measures again; returns what is to be scored."""
         active, reached, visited = dict(starts), dict[str, Node](), set(starts)
         for move in range(self.tree.config.max_moves + 1):
-            yield from measure(active.values(), worth_scoring=self._is_reached)
+            known = filter(self._is_reached, active.values())  # anchors were measured before
+            yield from measure(active.values(), score=known, worth_scoring=self._is_reached)
             missed = []
             for digest, node in sorted(active.items()):
                 if self._is_reached(node):
