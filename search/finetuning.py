@@ -146,6 +146,16 @@ class Trained:
             self.accuracy + (accuracy - self.accuracy) / steps,
         )
 
+    def joined(self, later: Trained) -> Trained:
+        """With the steps of another run."""
+        steps = self.steps + later.steps
+        part = later.steps / max(steps, 1)
+        return Trained(
+            steps,
+            self.loss + (later.loss - self.loss) * part,
+            self.accuracy + (later.accuracy - self.accuracy) * part,
+        )
+
 
 class Finetune:
     """SGD with Nesterov momentum on the student, in place, in slices of any length.
@@ -224,9 +234,9 @@ class Finetune:
 
         The student is left in eval mode, its weights in contiguous memory.
         """
-        started, first = clock(), self.step
         self.trained = Trained()
         self._layout = lay_out(self.student, self._images)
+        started, first = clock(), self.step
         try:
             with in_evaluation(self.teacher):
                 self.student.train()
