@@ -49,6 +49,8 @@ class Settings(BaseSettings):
         task_lease_s: `SECATEUR_TASK_LEASE_S`; after this long a worker counts as dead.
         inspection_limit_s: `SECATEUR_INSPECTION_LIMIT_S`; the processor time in which a worker
             verifies what of a model can be pruned; what it leaves open is not pruned.
+        spare_cores: `SECATEUR_SPARE_CORES`; numbers separated by commas: the cores on which a
+            fine-tuning may compute while nothing is measured. `secateur up` names all.
         request_lease_s: `SECATEUR_REQUEST_LEASE_S`; after this long without a sign from its
             device a request is given to another.
     """
@@ -66,6 +68,7 @@ class Settings(BaseSettings):
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     task_lease_s: Annotated[float, Field(gt=0)] = 60.0
     inspection_limit_s: Annotated[float, Field(gt=0)] = 1800.0
+    spare_cores: Annotated[tuple[int, ...], NoDecode] = ()
     request_lease_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
     @property
@@ -108,6 +111,13 @@ class Settings(BaseSettings):
         if isinstance(allow, str):
             return frozenset(name.strip() for name in allow.split(",") if name.strip())
         return allow
+
+    @field_validator("spare_cores", mode="before")
+    @classmethod
+    def _numbers(cls, cores: Any) -> Any:
+        if isinstance(cores, str):
+            return tuple(int(core) for core in cores.split(",") if core.strip())
+        return cores
 
     @field_validator("data_roots", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from search.memory_layout import lay_out
 from search.plan import Plan
 from search.quantization.formats import Format
 from search.quantization.model import NORMS, QuantizedModel, graph_form, quantizable_layers
@@ -53,7 +54,7 @@ def rounded_candidate(
     inputs: Sequence[Tensor],
     form: Format | None = None,
 ) -> nn.Module:
-    """A copy of the model under a plan.
+    """A copy of the model under a plan, to be scored: its weights lie as `lay_out` leaves them.
 
     Args:
         model: the traced model; not touched.
@@ -66,7 +67,10 @@ def rounded_candidate(
         ConfigError: no inputs, or a layer that is none of the model.
         PlanError: the plan does not fit the graph.
     """
-    pruned = recalibrated(candidate(model, graph, plan), model, graph, plan, inputs)
+    pruned = candidate(model, graph, plan)
+    if inputs:
+        lay_out(pruned, inputs[0])
+    recalibrated(pruned, model, graph, plan, inputs)
     if form is None or not plan.precision:
         return pruned
     return quantized(model, graph, plan, pruned, inputs, form)

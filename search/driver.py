@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from search.candidates import rounded_candidate
@@ -237,10 +238,13 @@ def _result(
     form: Format | None,
 ) -> SearchResult:
     finalists = explorer.finalists()
-    best = finalists[0] if finalists else None
+    best, made = finalists[0] if finalists else None, None
+    if best is not None:
+        made = rounded_candidate(model, graph, best.plan, inputs, form)
+        made.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return SearchResult(
         plan=best.plan if best else None,
-        model=rounded_candidate(model, graph, best.plan, inputs, form) if best else None,
+        model=made,
         ratio=best.ratio if best else None,
         loss=best.loss if best else None,
         dense_loss=explorer.root.loss,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
+from search.memory_layout import lay_out
 from search.objectives import CLASSIFICATION, Objective
 from search.training_flags import in_evaluation
 
@@ -145,6 +146,16 @@ class Trained:
             self.accuracy + (accuracy - self.accuracy) / steps,
         )
 
+    def joined(self, later: Trained) -> Trained:
+        """With the steps of another run."""
+        steps = self.steps + later.steps
+        part = later.steps / max(steps, 1)
+        return Trained(
+            steps,
+            self.loss + (later.loss - self.loss) * part,
+            self.accuracy + (later.accuracy - self.accuracy) * part,
+        )
+
 
 class Finetune:
     """SGD with Nesterov momentum on the student, in place, in slices of any length.
@@ -191,6 +202,7 @@ class Finetune:
         self.student, self.teacher, self.config = student, teacher, config
         self.step = 0
         self.trained = Trained()
+        self._layout = torch.contiguous_format
         self._channels_last, self._objective = channels_last, objective
         self._images, self._labels = images, labels
         self._batch_size = min(config.batch_size, len(images))
@@ -222,9 +234,9 @@ class Finetune:
 
         The student is left in eval mode, its weights in contiguous memory.
         """
-        started, first = clock(), self.step
         self.trained = Trained()
-        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layout = lay_out(self.student, self._images)
+        started, first = clock(), self.step
         try:
             with in_evaluation(self.teacher):
                 self.student.train()
@@ -279,6 +291,8 @@ class Finetune:
             images = images.permute(0, 3, 1, 2) if last else images
             images = augment(images, shift=config.shift, flip=config.flip, generator=generator)
             images = images.permute(0, 2, 3, 1) if last else images
+        if self._layout is torch.contiguous_format:
+            images = images.clone(memory_format=torch.contiguous_format)  # of one channel too
         return images, self._labels[index]
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -42,11 +42,12 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "best": before.get("best"),
         "finetuning": before.get("finetuning"),
     }
+    now = kept | counts
     began_s = part_began_s(before, phase, elapsed)
-    left = time_left(snapshot, phase, min(max(part, 0.0), 1.0), elapsed - began_s)
+    to_measure = None if now["planned"] is None else now["planned"] - now["measured"]
+    left = time_left(snapshot, phase, min(max(part, 0.0), 1.0), elapsed - began_s, to_measure)
     return (
-        kept
-        | counts
+        now
         | _budget(snapshot)
         | {
             "phase": phase,

@@ -12,11 +12,16 @@ from typing import Any
 from workers.phases.facts import PREPARE, prepared_result
 from workers.snapshot import Snapshot
 
-# A training step runs the dense model forward, and the pruned one forward and back. Which part of
-# that is left of it, and who shares the machine, is not known before.
-PASSES = (1.5, 5.0)
+# A training step runs the dense model forward, and the pruned one forward and back, with values
+# rounded perhaps. Which part of that is left of it, how many cores are to spare, and who shares
+# the machine, is not known before.
+PASSES = (0.8, 6.0)
+# How much longer the rest of a search takes than what is planned, at its pace so far: candidates
+# that miss their target are moved and measured again, and scores may take longer.
+SEARCHING = (0.5, 3.0)
+CONFIRMING_S = (2.0, 60.0)
 VERIFYING_S = (5.0, 120.0)
-LEAST_PART, LEAST_S = 0.05, 2.0
+LEAST_PART, LEAST_S, LEAST_MEASURED = 0.05, 2.0, 5
 
 
 @dataclass(frozen=True)
@@ -31,16 +36,17 @@ class Span:
 
 
 def time_left(
-    snapshot: Snapshot, phase: str, part: float, spent_s: float
+    snapshot: Snapshot, phase: str, part: float, spent_s: float, to_measure: int | None = None
 ) -> tuple[float, float] | None:
     """Seconds until the job ends, low and high; None while nothing is known.
 
     Args:
         part: How much of this phase is done, 0 to 1.
         spent_s: How long this phase has lasted.
+        to_measure: How many measurements the search still plans; None before it plans any.
     """
     before = (snapshot.job.progress or {}).get("seconds_left_range")
-    found = _estimate(snapshot, phase, part, spent_s)
+    found = _estimate(snapshot, phase, part, spent_s, to_measure)
     if found is None:
         return tuple(before) if before else None
     low_s, high_s = (found.low_s, found.high_s)
@@ -49,7 +55,9 @@ def time_left(
     return round(min(low_s, high_s), 1), round(high_s, 1)
 
 
-def _estimate(snapshot: Snapshot, phase: str, part: float, spent_s: float) -> Span | None:
+def _estimate(
+    snapshot: Snapshot, phase: str, part: float, spent_s: float, to_measure: int | None
+) -> Span | None:
     if phase == "done":
         return Span(0.0, 0.0)
     if phase == "verifying":
@@ -57,11 +65,23 @@ def _estimate(snapshot: Snapshot, phase: str, part: float, spent_s: float) -> Sp
     if phase == "finetuning":
         rest = _rest(part, spent_s, 0.8, 1.5) or _finetuning(snapshot)
         return None if rest is None else rest + Span(*VERIFYING_S)
-    training = _finetuning(snapshot)
-    if phase != "searching" or training is None:
+    training, pace_s = _finetuning(snapshot), measuring_pace_s(snapshot)
+    if training is None or pace_s is None or to_measure is None:
         return None
-    rest = _rest(part, spent_s, 0.4, 2.5)
-    return None if rest is None else rest + training + Span(*VERIFYING_S)
+    low_s, high_s = (factor * pace_s * to_measure for factor in SEARCHING)
+    if phase == "preparing":  # it goes on beside the measurements
+        rest = _rest(part, spent_s, 0.0, 1.5)
+        high_s += 0.0 if rest is None else rest.high_s
+    return Span(low_s, high_s) + Span(*CONFIRMING_S) + training + Span(*VERIFYING_S)
+
+
+def measuring_pace_s(snapshot: Snapshot) -> float | None:
+    """Seconds from one measurement of the job to the next, whatever they waited for; None while
+    there are few. Those of earlier jobs, which are reused, say nothing of it."""
+    ends = sorted(row.created_at for row in snapshot.found.values())
+    if len(ends) < LEAST_MEASURED:
+        return None
+    return (ends[-1] - ends[0]).total_seconds() / (len(ends) - 1)
 
 
 def _rest(part: float, spent_s: float, least: float, most: float) -> Span | None:

@@ -17,6 +17,11 @@ class CorePlan:
     servers: tuple[int, ...]
     probe: tuple[int, ...]
 
+    @property
+    def all(self) -> tuple[int, ...]:
+        """What a fine-tuning may use while nothing is measured; none where they take turns."""
+        return (*self.servers, *self.probe)
+
 
 def available_cores() -> tuple[int, ...]:
     """Cores that this process may run on, in ascending order."""

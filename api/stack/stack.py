@@ -198,8 +198,10 @@ class Stack:
 
     def _start_workers(self) -> None:
         self._supervisor.start(self._python("collector", "-m", "workers.collector"))
+        cores = {"SECATEUR_SPARE_CORES": ",".join(map(str, self._cores.all))}
         for number in range(self._workers):
-            self._supervisor.start(self._python(f"worker-{number}", "-m", "workers.worker"))
+            spec = self._python(f"worker-{number}", "-m", "workers.worker")
+            self._supervisor.start(replace(spec, environment={**spec.environment, **cores}))
 
     def _start_probe(self, url: str) -> None:
         cores = self._cores.probe

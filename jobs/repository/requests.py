@@ -100,6 +100,13 @@ def open_count(session: Session, job_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Request).where(*where)) or 0
 
 
+def any_open(session: Session) -> bool:
+    """Whether anything is to be measured for a job or a check."""
+    open_states = (RequestState.PENDING, RequestState.DISPATCHED)
+    found = select(Request.id).where(Request.state.in_(open_states)).limit(1)
+    return session.scalar(found) is not None
+
+
 def dispatched(session: Session, device_id: str) -> Sequence[Request]:
     """What a device has been given and not yet answered, oldest first."""
     where = (Request.device_id == device_id, Request.state == RequestState.DISPATCHED)

@@ -58,6 +58,12 @@ def open_count(session: Session, job_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Task).where(*where)) or 0
 
 
+def running_count(session: Session) -> int:
+    """How many tasks of all jobs run now."""
+    where = Task.state == TaskState.RUNNING
+    return session.scalar(select(func.count()).select_from(Task).where(where)) or 0
+
+
 def claim(session: Session, task_id: str, now: datetime, lease_s: float) -> Task | None:
     """Takes a task that is pending and due, or whose runner's lease is over; its attempt grows by
     one.

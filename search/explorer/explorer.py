@@ -92,7 +92,7 @@ class Explorer:
         self._answered: set[Key] = set()
         self._stopped = self._finished = False
         self._steps = archtree(self._tree, self._status, self._inputs["floors"], relax)
-        self._barrier = "all"
+        self._round = QuestionRound((), "all")
         self._advance()
 
     # --- candidates and outcomes
@@ -289,28 +289,31 @@ class Explorer:
 
     def _record(self, key: Key, outcome: object) -> None:
         digest, needs = key
-        self._tree.nodes[digest].tell(read_outcome(needs, outcome), needs)
+        node = self._tree.nodes[digest]
+        node.tell(read_outcome(needs, outcome), needs)
         self._answered.add(key)
         self._open.discard(key)
         if key in self._queued:
             self._queued.remove(key)
+        if needs == "latency" and self._round.worth_scoring(node):
+            self._hand_out(node.request("loss"))
         self._advance()
 
     def _advance(self) -> None:
         """Runs the search up to the next barrier that is not met yet."""
         while not self._finished and not self._blocked():
             try:
-                self._issue(next(self._steps))
+                self._round = next(self._steps)
+                self._hand_out(self._round.candidates)
             except StopIteration:
                 self.infeasible = self._status.infeasible
                 self._finish()
 
     def _blocked(self) -> bool:
-        return any(self._barrier == "all" or needs == "latency" for _, needs in self._open)
+        return any(self._round.barrier == "all" or needs == "latency" for _, needs in self._open)
 
-    def _issue(self, questions: QuestionRound) -> None:
-        self._barrier = questions.barrier
-        for candidate in questions.candidates:
+    def _hand_out(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
             self._issued[candidate.key] = candidate
             self._queued.append(candidate.key)
             self._open.add(candidate.key)
@@ -341,5 +344,5 @@ class Explorer:
     def _remaining(self) -> int:
         if self._finished:
             return 0
-        waiting = sum(needs == "latency" for _, needs in self._open)
-        return remaining_measurements(self.config, self._status, waiting)
+        latencies = sum(needs == "latency" for _, needs in self._open)
+        return remaining_measurements(self._tree, self._status, latencies)

@@ -84,11 +84,11 @@ class Level:
         """Measures, moves and scores children; returns the next frontier."""
         starts = self._children(frontier) | {anchor.digest: anchor for anchor in anchors}
         reached = yield from self._reach(starts)
-        pool = self._pool()
+        pool = {node.digest for node in (*self._pool(), *reached)}
         fallbacks = sorted(
             self.tree.meeting(self.high), key=lambda node: (node.penalty, node.digest)
         )
-        if len(pool) + len(reached) < self.tree.config.beam_width:
+        if len(pool) < self.tree.config.beam_width:
             reached = [*reached, *fallbacks[: self.tree.config.beam_width]]
         yield from score(reached)
         return self._keep(frontier, fallbacks)
@@ -110,10 +110,11 @@ class Level:
         """Moves what misses the target, measures again; returns what is to be scored."""
         active, reached, visited = dict(starts), dict[str, Node](), set(starts)
         for move in range(self.tree.config.max_moves + 1):
-            yield from measure(active.values(), score=reached.values())
+            known = filter(self._is_reached, active.values())  # anchors were measured before
+            yield from measure(active.values(), score=known, worth_scoring=self._is_reached)
             missed = []
             for digest, node in sorted(active.items()):
-                if node.ratio is not None and self._is_reached(node, node.ratio):
+                if self._is_reached(node):
                     reached[digest] = node
                 elif node.ratio is not None:
                     missed.append(node)
@@ -126,8 +127,9 @@ class Level:
                 break
         return list(reached.values())
 
-    def _is_reached(self, node: Node, ratio: float) -> bool:
-        return self.low <= ratio <= self.high and self._fits(node)
+    def _is_reached(self, node: Node) -> bool:
+        ratio = node.ratio
+        return ratio is not None and self.low <= ratio <= self.high and self._fits(node)
 
     def _fits(self, node: Node) -> bool:
         return node.fits or not self.last

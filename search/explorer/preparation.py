@@ -18,6 +18,7 @@ from search.explorer.staircase import (
     allowed_widths,
     bisection_width,
     coarse_widths,
+    filled,
 )
 from search.explorer.tree import Node, Tree
 
@@ -88,15 +89,16 @@ def _is_answer(tree: Tree, int8: Node) -> RoundGenerator[bool]:
 
 
 def climb_in_int8(tree: Tree, status: SearchStatus, ratio: float) -> RoundGenerator[None]:
-    """Measures the stairs of the float model, and each segment as float, with all else in int8."""
+    """Measures the narrowest stair of each group, and each segment as float, with all else in
+    int8. What the other stairs save has the shape that it has in float (see `filled`)."""
     importance, gain = tree.importance, tree.config.stair_gain
     base = {**importance.widths, **importance.pattern(INT8)}
     wanted = {}
     for name, width in importance.widths.items():
         known = status.int8_stairs.setdefault(name, {})
         stairs = allowed_widths(width, status.stairs[name], gain, importance.steps[name])
-        each = [FLOAT] if name in importance.segments else [w for w in stairs if w < width]
-        wanted[name] = [width for width in each if width not in known]
+        narrowest = FLOAT if name in importance.segments else min(stairs)
+        wanted[name] = [] if narrowest in known or narrowest == base[name] else [narrowest]
     yield from _measure_alone(tree, status.int8_stairs, wanted, base)
     for name, width in importance.group_widths.items():
         status.int8_stairs[name][width] = ratio
@@ -206,9 +208,13 @@ def _space(tree: Tree, status: SearchStatus, floors: Mapping[str, int]) -> Space
         return Space.above_floors(LatencyPrior(allowed), importance, {**floors, **float_only})
     for name in importance.segments:
         allowed[name] = {FLOAT: 1.0, INT8: 1.0 - _saved(name, status, int8.ratio)}
+    in_int8 = {
+        name: filled(allowed[name], status.int8_stairs.get(name, {}), int8.ratio)
+        for name in importance.group_widths
+    }
     known = Int8Stairs(
         int8.ratio,
-        status.int8_stairs,
+        in_int8,
         tuple(importance.segments),
         _shares(importance),
     )

@@ -6,27 +6,38 @@ Reads the tree and the status, and changes neither.
 from collections.abc import Sequence
 from typing import Any
 
-from search.explorer.config import SearchConfig
 from search.explorer.preparation import SearchStatus
 from search.explorer.tree import Node, Tree
 
 
-def remaining_measurements(config: SearchConfig, status: SearchStatus, waiting: int) -> int:
+def remaining_measurements(tree: Tree, status: SearchStatus, waiting: int) -> int:
     """An estimate of the latency measurements still to come, for the time left.
 
     Args:
-        config: For the size of a level.
+        tree: For the size of a level, and what is searched.
         status: The phase and the level of a search that is not finished.
         waiting: Latencies that were issued and have no outcome yet.
     """
+    config = tree.config
     levels_left = config.levels - max(status.level, 1)
     to_come = levels_left * config.beam_width * config.children
     if status.phase != "levels":
-        to_come += config.children + config.levels
+        to_come += config.children + config.levels * len(tree.roots())
     if status.phase in ("feasibility", "staircases"):
-        stairs = sum(config.staircase_points - len(rows) for rows in status.stairs.values())
-        to_come += max(stairs - waiting, 0)
+        to_come += max(_stairs_left(tree, status) - waiting, 0)
     return waiting + to_come
+
+
+def _stairs_left(tree: Tree, status: SearchStatus) -> int:
+    """Widths and segments still to be measured alone, in float and in int8."""
+    importance, points = tree.importance, tree.config.staircase_points
+    left = sum(
+        max((1 if name in importance.segments else points) - len(status.stairs.get(name, {})), 0)
+        for name in importance.widths
+    )
+    if importance.segments:
+        left += sum(not status.int8_stairs.get(name) for name in importance.widths)
+    return left
 
 
 def best_so_far(tree: Tree, finalists: Sequence[Node]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ The search is a generator. It yields a `QuestionRound` and is resumed once the b
 nothing that it decides can depend on the order in which answers arrive.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -13,26 +13,41 @@ from search.explorer.tree import Candidate, Node
 T = TypeVar("T")
 
 
+def nothing(node: Node) -> bool:
+    """No node is scored before its round is over."""
+    return False
+
+
 @dataclass(frozen=True)
 class QuestionRound:
     """Questions to issue, and what must be answered before the search goes on.
 
     `latency` waits for every latency issued so far and lets losses go on beside the next round;
     `all` waits for everything.
+
+    Attributes:
+        worth_scoring: whether a node of this round is scored as soon as its latency is known; a
+            function of the node alone, so that the order of the answers does not matter.
     """
 
     candidates: tuple[Candidate, ...]
     barrier: Literal["latency", "all"]
+    worth_scoring: Callable[[Node], bool] = nothing
 
 
 RoundGenerator = Generator[QuestionRound, None, T]
 
 
-def measure(nodes: Iterable[Node], *, score: Iterable[Node] = ()) -> RoundGenerator[None]:
+def measure(
+    nodes: Iterable[Node],
+    *,
+    score: Iterable[Node] = (),
+    worth_scoring: Callable[[Node], bool] = nothing,
+) -> RoundGenerator[None]:
     """Requests the latency of nodes, and starts scoring others; waits for latencies only."""
     latencies = [candidate for node in _ordered(nodes) for candidate in node.request("latency")]
     losses = [candidate for node in _ordered(score) for candidate in node.request("loss")]
-    yield QuestionRound((*latencies, *losses), "latency")
+    yield QuestionRound((*latencies, *losses), "latency", worth_scoring)
 
 
 def score(nodes: Iterable[Node]) -> RoundGenerator[None]:

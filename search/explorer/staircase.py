@@ -7,6 +7,8 @@ width is as fast. Knows one group at a time; the ratios are whole-model ratios.
 from collections.abc import Mapping
 from math import lcm
 
+import numpy as np
+
 ALIGNMENT = 8
 Stairs = dict[int, float]  # width -> whole-model ratio with only this group cut to it
 
@@ -88,3 +90,33 @@ def allowed_widths(
             fastest = stairs[narrower]
             allowed[narrower] = fastest
     return allowed
+
+
+def filled(in_float: Stairs, measured: Mapping[int, float], dense: float) -> Stairs:
+    """Ratios of the float stairs in int8, those that were not measured by the shape of the others.
+
+    Between two measured widths the saving in int8 grows as that in float does, and below the
+    narrowest one in proportion to it.
+
+    Args:
+        in_float: Allowed widths of a group and their ratios in float.
+        measured: Ratios of some of them with all segments in int8.
+        dense: The ratio of the dense model in int8.
+    """
+    known = sorted(
+        (1.0 - ratio, dense - measured[width])
+        for width, ratio in in_float.items()
+        if width in measured and ratio < 1.0
+    )
+    if not known:
+        return dict(measured)
+    savings, in_int8 = zip((0.0, 0.0), *known, strict=True)
+
+    def saved(saving: float) -> float:
+        if saving > savings[-1]:
+            return float(in_int8[-1] * saving / savings[-1])
+        return float(np.interp(saving, savings, in_int8))
+
+    return {
+        width: measured.get(width, dense - saved(1.0 - ratio)) for width, ratio in in_float.items()
+    }

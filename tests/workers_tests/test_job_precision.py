@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,21 @@ def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
     device = _device(workshop, "u8s8", "s8s8")
     finetune = {"steps": 3, "batch_size": 16}
     job_id = workshop.submit(budget={"ratio": 0.3}, finetune=finetune)
-    job = workshop.play(job_id, quick_integers, device_id=device)
+    told: list[tuple[str, list[float]]] = []
+
+    def look() -> bool:
+        now = workshop.job(job_id).progress or {}
+        if now.get("seconds_left_range"):
+            told.append((now["phase"], now["seconds_left_range"]))
+        return False
+
+    job = workshop.play(job_id, quick_integers, device_id=device, until=look)
     assert job.state == "succeeded", job.problem
+    assert {phase for phase, _ in told} >= {"searching", "finetuning", "verifying"}
+    for (_, before), (_, after) in pairwise(told):  # a range that does not grow
+        assert after[0] <= before[0]
+        assert after[1] <= before[1]
+        assert 0 <= after[0] <= after[1]
     assert (job.result or {})["ratio"] <= 0.3
     files = _files(workshop, job_id)
     plan = json.loads(files["plan.json"])
@@ -141,7 +155,19 @@ def test_a_device_without_formats_is_searched_in_float(workshop: Workshop) -> No
     job_id = workshop.submit()
     assert workshop.play(job_id, until=lambda: workshop.job(job_id).state == "searching")
     assert not workshop.requests(job_id, "int8:")
-    assert not workshop.tasks(job_id, "segments")
+
+
+def test_the_segments_are_found_before_the_many_sensitivities(workshop: Workshop) -> None:
+    device = _device(workshop, "u8s8")
+    job_id = workshop.submit()
+    workshop.play(
+        job_id,
+        quick_integers,
+        device_id=device,
+        until=lambda: any(task.result for task in workshop.tasks(job_id, "sensitivity")),
+    )
+    assert [task.state for task in workshop.tasks(job_id, "segments")] == ["done"]
+    assert len(workshop.tasks(job_id, "sensitivity")) > 1
 
 
 def test_float32_asks_for_no_int8(workshop: Workshop) -> None:
@@ -155,6 +181,7 @@ def test_float32_asks_for_no_int8(workshop: Workshop) -> None:
         until=lambda: workshop.job(job_id).state == "searching",
     )
     assert not workshop.requests(job_id, "int8:")
+    assert not workshop.tasks(job_id, "segments")
 
 
 @pytest.mark.parametrize("formats", [(), ("u4s4",)])

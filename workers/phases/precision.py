@@ -133,6 +133,15 @@ def whole_rise(snapshot: Snapshot) -> float | None:
     return None if rise <= (result.get("standard_error") or 0.0) else rise
 
 
+def early_task(snapshot: Snapshot) -> tuple[NewTask, ...]:
+    """What int8 needs first, before it is known whether the device has any: so it stands before
+    the many tasks of the sensitivities, and formats and stairs are measured beside those."""
+    is_float = snapshot.spec.search.precision == "float32"
+    if is_float or (snapshot.device is not None and not announced(snapshot)):
+        return ()
+    return (NewTask(SEGMENTS, SEGMENTS),)
+
+
 def rises(snapshot: Snapshot) -> dict[str, tuple[float, ...]]:
     """Segment -> the loss rise of int8 at each of the ratios of sensitivities."""
     found, whole = {}, whole_rise(snapshot)

@@ -41,13 +41,16 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     shown = prepared_part(snapshot, tasks)
     if dense is None:
         requests = (dense_request(prepared, snapshot.spec.search.seed),)
-        return Decision(tasks=tasks, requests=requests, progress=shown)
+        first = precision.early_task(snapshot)
+        return Decision(tasks=(*first, *tasks), requests=requests, progress=shown)
     if (refused := precision.refusal(snapshot)) is not None:
         return refused
     asked, formats = precision.questions(context, library, snapshot)
     if snapshot.results(task.key for task in (*tasks, *asked)) is None or formats:
         early = scout(context, library, snapshot)
-        return Decision(tasks=asked, requests=(*formats, *early), progress=shown)
+        if precision.is_settled(snapshot):
+            shown = prepared_part(snapshot, tasks, early.left)
+        return Decision(tasks=asked, requests=(*formats, *early.requests), progress=shown)
     fine = too_fine(snapshot)
     return Decision(
         to_state=JobState.SEARCHING,
@@ -98,12 +101,16 @@ def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:
     )
 
 
-def prepared_part(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> dict[str, Any]:
-    """Progress by the share of sensitivities that are known."""
+def prepared_part(
+    snapshot: Snapshot, tasks: tuple[NewTask, ...], to_measure: int | None = None
+) -> dict[str, Any]:
+    """Progress by the share of sensitivities that are known, and by how many measurements the
+    search would still take."""
     done = sum(snapshot.result(task.key) is not None for task in tasks)
     measured = sum(snapshot.ended(purpose) for purpose in snapshot.requests)
     part = 0.2 + 0.8 * done / max(len(tasks), 1)
-    return progress(snapshot, "preparing", part, measured=measured)
+    planned = None if to_measure is None else measured + to_measure
+    return progress(snapshot, "preparing", part, measured=measured, planned=planned)
 
 
 def could_not_measure(dense: Measurement | None) -> Decision:

@@ -6,6 +6,8 @@ goes on; so the device is busy while the workers are.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from search.explorer import Explorer
 from workers.context import Context
 from workers.decision import NewRequest
@@ -18,18 +20,33 @@ from workers.snapshot import Snapshot
 EARLY = {"feasibility", "staircases"}
 
 
-def scout(context: Context, library: Library, snapshot: Snapshot) -> tuple[NewRequest, ...]:
-    """The requests that the early part of the search waits for; none once it is over."""
+@dataclass(frozen=True)
+class Scouted:
+    """What a search would wait for now.
+
+    Attributes:
+        requests: Of its early part; none once that is over.
+        left: How many measurements it would still take.
+    """
+
+    requests: tuple[NewRequest, ...]
+    left: int
+
+
+def scout(context: Context, library: Library, snapshot: Snapshot) -> Scouted:
+    """How far a search would get with what is known."""
     graph = library.job_graph(snapshot)
     scores = library.scores(prepared_result(snapshot).scores)
     segments = precision.segments(snapshot)
     explorer = Explorer(search_config(snapshot), graph, scores, floors={}, segments=segments)
     questions = Questions(context, library, snapshot)
-    while explorer.progress()["phase"] in EARLY:
+    asked: tuple[NewRequest, ...] = ()
+    while (now := explorer.progress())["phase"] in EARLY:
         if not questions.tell_and_ask(explorer):
-            return tuple(
+            asked = tuple(
                 questions.request(candidate.plan, SCREENING)
                 for candidate in explorer.outstanding()
                 if candidate.needs == "latency"
             )
-    return ()
+            break
+    return Scouted(asked, now["remaining"])

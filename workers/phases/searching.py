@@ -212,7 +212,8 @@ def with_explorer(
     return replace(
         decision,
         search=SearchSave(state, [row(node, questions) for node in explorer.nodes()], anew),
-        progress=(decision.progress or progress(snapshot, "searching", 0.9 * part)) | counts,
+        progress=(decision.progress or progress(snapshot, "searching", 0.9 * part, **counts))
+        | counts,
         events=(*decision.events, *((("level", counts),) if is_news else ())),
     )
 

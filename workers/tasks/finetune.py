@@ -6,6 +6,7 @@ before the new one counts goes on from the other.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,13 @@ from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
 from search.candidates import candidate, quantized, recalibrated
 from search.evaluation import accuracy, cross_entropy_loss
-from search.finetuning import Finetune, FinetuneConfig, amp_here
+from search.finetuning import Finetune, FinetuneConfig, Trained, amp_here
 from search.plan import Plan
 from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
 from workers.results import Finetuned, Training
+from workers.spare_cores import LOOK_S, lent
 from workers.tasks.metrics import batches
 from workers.work import Again, Done, Work
 
@@ -37,16 +39,26 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student)
-    run.run(time_limit_s=slice_s or next_slice_s(work.payload))
+    trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.student, run.step)
     location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
-    went = Training(loss=run.trained.loss, accuracy=run.trained.accuracy)
+    went = Training(loss=trained.loss, accuracy=trained.accuracy)
     payload = {
         **work.payload, "step": run.step, "checkpoint": location, "training": went.document()
     }  # fmt: skip
     return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
+
+
+def run_slice(work: Work, run: Finetune, slice_s: float) -> Trained:
+    """Trains so long, on the cores that are to spare meanwhile; says how that went."""
+    ends_s, trained = time.monotonic() + slice_s, Trained()
+    while not run.done and (left_s := ends_s - time.monotonic()) > 0:
+        with lent(work.context):
+            run.run(time_limit_s=min(left_s, LOOK_S))
+        trained = trained.joined(run.trained)
+    return trained
 
 
 def next_slice_s(payload: Mapping[str, Any]) -> float:

@@ -51,6 +51,7 @@ def test_there_is_a_worker_per_core_of_the_servers() -> None:
     plan = CorePlan(servers=(0, 1, 2, 3), probe=(4,))
     assert default_workers(plan) == 4
     assert threads_per_worker(plan, 2) == 2
+    assert plan.all == (0, 1, 2, 3, 4)
     assert default_workers(CorePlan((), ())) == threads_per_worker(CorePlan((), ()), 3) == 1
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.errors import ExplorerError
-from search.explorer import Explorer, Failed, Measured, Scored, SearchConfig
+from search.explorer import Candidate, Explorer, Failed, Measured, Scored, SearchConfig
 from search.sensitivity import Sensitivity
 from tests.search_tests.explorer_tests.simulation import (
     FLOORS,
@@ -101,6 +101,25 @@ def test_losses_do_not_hold_up_measurements() -> None:
     assert explorer.progress()["level"] == 1
     assert len(losses) > 2
     assert explorer.outstanding() == sorted(losses, key=lambda candidate: candidate.key)
+
+
+def test_a_plan_that_reaches_its_target_is_scored_while_others_are_measured() -> None:
+    config = SearchConfig(0.6, beam_width=3, children=4, levels=3)
+    explorer, device, waiting = make(config), Device(), list[Candidate]()
+    early = 0
+    while (level := explorer.progress()["level"]) < config.levels:
+        waiting = waiting or explorer.ask()
+        candidate = waiting.pop(0)
+        outcome = device.answer(candidate)
+        explorer.tell(candidate, outcome)
+        others = any(each.needs == "latency" for each in waiting)
+        if isinstance(outcome, Measured) and candidate.level == level > 0 and others:
+            is_reached = outcome.ratio <= config.targets[level - 1]
+            asked = explorer.ask()
+            assert [each.key for each in asked] == [(candidate.digest, "loss")] * is_reached
+            early += is_reached
+            waiting += asked
+    assert early > 2
 
 
 def test_sensitivity_and_staircases_travel_in_the_state() -> None:

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.explorer.staircase import allowed_widths, bisection_width, coarse_widths
+from search.explorer.staircase import allowed_widths, bisection_width, coarse_widths, filled
 
 
 def test_multiples_of_eight_come_first() -> None:
@@ -49,3 +50,23 @@ def test_a_width_slower_than_a_larger_one_is_not_allowed() -> None:
 def test_each_allowed_width_is_faster_than_all_wider_ones(stairs: dict[int, float]) -> None:
     ratios = list(allowed_widths(40, stairs, gain=0.002).values())
     assert all(wide > narrow for wide, narrow in zip(ratios, ratios[1:], strict=False))
+
+
+def test_stairs_in_int8_have_the_shape_of_the_float_ones_where_they_were_not_measured() -> None:
+    in_float = {64: 1.0, 48: 0.96, 32: 0.9, 16: 0.8}
+    one = filled(in_float, {16: 0.5}, 0.6)
+    assert one == pytest.approx({64: 0.6, 48: 0.58, 32: 0.55, 16: 0.5})
+    two = filled(in_float, {16: 0.5, 32: 0.52}, 0.6)
+    assert two == pytest.approx({64: 0.6, 48: 0.568, 32: 0.52, 16: 0.5})
+
+
+def test_below_the_narrowest_measured_stair_int8_saves_in_proportion() -> None:
+    assert filled({64: 1.0, 32: 0.9, 8: 0.8}, {32: 0.55}, 0.6)[8] == pytest.approx(0.5)
+
+
+def test_a_group_that_saves_nothing_in_int8_saves_nothing_at_any_width() -> None:
+    assert set(filled({64: 1.0, 32: 0.9, 16: 0.8}, {16: 0.6}, 0.6).values()) == {0.6}
+
+
+def test_without_a_measured_stair_nothing_is_filled() -> None:
+    assert filled({64: 1.0, 32: 0.9}, {}, 0.6) == {}

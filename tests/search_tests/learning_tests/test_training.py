@@ -216,3 +216,12 @@ def test_native_bfloat16_answers_for_this_cpu() -> None:
 def test_a_run_tells_its_mean_loss_and_accuracy() -> None:
     trained = Trained().with_batch(1.0, 0.5).with_batch(3.0, 1.0)
     assert (trained.steps, trained.loss, trained.accuracy) == (2, 2.0, 0.75)
+
+
+def test_runs_that_are_joined_went_as_their_steps_did() -> None:
+    joined = Trained(3, 0.6, 0.5).joined(Trained(1, 0.2, 0.9))
+    assert joined.steps == 4
+    assert joined.loss == pytest.approx(0.5)
+    assert joined.accuracy == pytest.approx(0.6)
+    assert joined.joined(Trained()) == joined
+    assert Trained().joined(joined) == joined

@@ -23,6 +23,8 @@ from search.onnx_out import deliver_quantized
 from search.quantization import FORMATS, QuantizedModel, graph_form, quantizable_layers
 from search.quantization.onnx_graph import ops_of, with_precision
 from search.quantization.places import places, segments
+from search.quantization.rounding import RoundedValue
+from search.quantization.scales import affine
 from search.quantization.torch_graph import TorchGraph
 from search.skeleton.export import export_proto
 from tests.search_tests.models import (
@@ -238,6 +240,39 @@ def test_training_goes_through_the_rounding() -> None:
     assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads.values())
     assert any("conv1" in name for name in grads)
     assert not torch.equal(before, model.float_graph.get_buffer("bn1.running_mean"))
+
+
+@pytest.mark.parametrize("form", EXACT)
+def test_values_and_gradients_are_those_of_fake_quantize(form: str) -> None:
+    """Channels last too, with values outside of the range, and none of them on its very edge."""
+    kind = FORMATS[form].activation
+    values = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(0)) * 2
+    for layout in (torch.contiguous_format, torch.channels_last):
+        rounding, found = RoundedValue(FORMATS[form]), affine(-1.5, 2.5, kind)
+        rounding.fix(-1.5, 2.5)
+        rounding.eval()
+        ours = values.clone(memory_format=layout).requires_grad_()
+        theirs = values.clone().requires_grad_()
+        rounded = rounding(ours)
+        wanted = torch.fake_quantize_per_tensor_affine(
+            theirs, found.scale, found.zero, kind.low, kind.high
+        )
+        (rounded * values).sum().backward()
+        (wanted * values).sum().backward()
+        assert torch.equal(rounded, wanted)
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+        assert 0 < int((ours.grad == 0).sum()) < ours.grad.numel()
+
+
+def test_in_training_a_range_follows_its_values() -> None:
+    rounding = RoundedValue(FORMATS["u8s8"])
+    rounding.fix(0.0, 1.0)
+    rounding.train()
+    rounding(torch.tensor([[-1.0, 3.0]]))
+    assert float(rounding.low) == pytest.approx(-0.05)
+    assert float(rounding.high) == pytest.approx(1.1)
 
 
 def test_in_training_the_norm_takes_its_batch() -> None:
