@@ -1,9 +1,9 @@
-"""The model of a plan before it is trained: pruned, recalibrated as every candidate is, and with
-the layers rounded that its plan has in int8."""
+"""The model of a plan before it is trained: pruned, reconstructed and recalibrated as every
+candidate is, and with the layers rounded that its plan has in int8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from search.plan import Plan
 from search.quantization.formats import Format
 from search.quantization.model import NORMS, QuantizedModel, graph_form, quantizable_layers
 from search.recalibration import DenseOrigin, recalibrate
+from search.reconstruction import first_inputs, known_targets, reconstruct
 from search.surgery import kept_indices, prune
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ def recalibrated(
     model: nn.Module,
     graph: PruningGraph,
     plan: Plan,
-    inputs: Iterable[Tensor],
+    inputs: Sequence[Tensor],
 ) -> nn.Module:
-    """The same network, recalibrated in place on these inputs.
+    """The same network, reconstructed and recalibrated in place on these inputs.
 
     Args:
         pruned: of `candidate`.
-        model: the dense model, whose means and scales a network without batch norm gets back.
+        model: the dense model, whose outputs the layers are fitted to, and whose means and scales
+            a network without batch norm gets back.
         graph: its analysis.
         plan: what `pruned` is pruned to.
         inputs: batches (B, …) of calibration images.
@@ -43,7 +45,11 @@ def recalibrated(
     Raises:
         ConfigError: there is something to recalibrate, but no batch.
     """
-    recalibrate(pruned, inputs, DenseOrigin(model, kept_indices(graph, plan)))
+    kept = kept_indices(graph, plan)
+    if kept and inputs:
+        first = first_inputs(inputs)
+        reconstruct(pruned, known_targets(model, first), kept, first)
+    recalibrate(pruned, inputs, DenseOrigin(model, kept))
     return pruned
 
 

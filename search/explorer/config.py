@@ -28,7 +28,7 @@ class SearchConfig:
         seed: Of the perturbed proposals.
         max_moves: How often a candidate that misses its target is moved and measured again.
         min_width: The hard minimum of every group, below any floor.
-        staircase_points: Most widths measured alone per group.
+        staircase_points: Most widths measured alone per group; fewer where groups are many.
         stair_gain: A width is a stair only if it saves this ratio against every larger one.
         aim: Proposals aim at this part of a target, to leave room for the interval.
         window: The finalists' ratio lies in [window[0]·β, window[1]·β].

@@ -19,6 +19,7 @@ from search.explorer.staircase import (
     bisection_width,
     coarse_widths,
     filled,
+    points_each,
 )
 from search.explorer.tree import Node, Tree
 
@@ -111,7 +112,8 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
         tree: For the widths and the settings.
         stairs: Known ratios per group, added to; a group with enough points costs nothing.
     """
-    widths, points = tree.importance.widths, tree.config.staircase_points
+    widths = tree.importance.widths
+    points = points_each(tree.config.staircase_points, len(tree.importance.group_widths))
     tried = {name: set(stairs.setdefault(name, {})) for name in widths}
     wanted = {
         name: []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.explorer.preparation import SearchStatus
+from search.explorer.staircase import points_each
 from search.explorer.tree import Node, Tree
 
 
@@ -24,13 +25,14 @@ def remaining_measurements(tree: Tree, status: SearchStatus, waiting: int) -> in
     if status.phase != "levels":
         to_come += config.children + config.levels * len(tree.roots())
     if status.phase in ("feasibility", "staircases"):
-        to_come += max(_stairs_left(tree, status) - waiting, 0)
+        to_come += max(_stairs_left(tree, status) - _answered(tree, status) - waiting, 0)
     return waiting + to_come
 
 
 def _stairs_left(tree: Tree, status: SearchStatus) -> int:
     """Widths and segments still to be measured alone, in float and in int8."""
-    importance, points = tree.importance, tree.config.staircase_points
+    importance = tree.importance
+    points = points_each(tree.config.staircase_points, len(importance.group_widths))
     left = sum(
         max((1 if name in importance.segments else points) - len(status.stairs.get(name, {})), 0)
         for name in importance.widths
@@ -38,6 +40,14 @@ def _stairs_left(tree: Tree, status: SearchStatus) -> int:
     if importance.segments:
         left += sum(not status.int8_stairs.get(name) for name in importance.widths)
     return left
+
+
+def _answered(tree: Tree, status: SearchStatus) -> int:
+    """Stairs whose ratio has come since the last barrier: the status does not hold them yet."""
+    nodes = [node for node in tree.nodes.values() if node.origin == "stair"]
+    known = sum(node.ratio is not None for node in nodes)
+    held = [*status.stairs.values(), *status.int8_stairs.values()]
+    return max(known - sum(map(len, held)), 0)
 
 
 def best_so_far(tree: Tree, finalists: Sequence[Node]) -> dict[str, Any] | None:

@@ -10,7 +10,14 @@ from math import lcm
 import numpy as np
 
 ALIGNMENT = 8
+MOST_ALONE = 96  # widths measured alone in one search: a minute or two each hundred
+FEWEST_POINTS = 2
 Stairs = dict[int, float]  # width -> whole-model ratio with only this group cut to it
+
+
+def points_each(points: int, groups: int) -> int:
+    """How many widths of each group are measured alone: `points`, fewer where groups are many."""
+    return min(points, max(FEWEST_POINTS, MOST_ALONE // max(groups, 1)))
 
 
 def coarse_widths(width: int, points: int, least: int = 1, step: int = 1) -> list[int]:

@@ -128,9 +128,9 @@ def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
     whole = [task for task in asked if task.key.startswith("sensitivity:all in int8:")]
     parts = [task for task in asked if task.key.startswith("sensitivity:all in int8 but ")]
     assert len(whole) == 1
-    told = whole[0].result or {}
-    assert told["rise"] == report["precision"]["rise"]
-    is_noise = told["rise"] <= told["standard_error"]
+    answered = whole[0].result or {}
+    assert answered["rise"] == report["precision"]["rise"]
+    is_noise = answered["rise"] <= answered["standard_error"]
     segments = {row["segment"] for row in report["precision"]["layers"]}
     assert len(parts) == (0 if is_noise else len(segments))
     assert b"u8s8" in files["report.html"]

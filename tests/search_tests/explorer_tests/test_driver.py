@@ -122,7 +122,7 @@ def test_run_search_returns_a_model_that_meets_the_budget(
     assert result.ratio is not None
     assert 0.85 * 0.6 <= result.ratio <= 0.995 * 0.6
     assert device.measure(skeleton(graph, result.plan)) == result.finalists[0].latency
-    assert DistanceToDense(net)(result.model) == pytest.approx(result.loss)
+    assert DistanceToDense(net)(result.model) == pytest.approx(result.loss, rel=1e-4)
     assert result.dense_loss == pytest.approx(0.0, abs=1e-9)
     assert result.front[0].digest == graph.dense_plan().digest
     assert net(torch.zeros(2, 3, 8, 8)).shape == result.model(torch.zeros(2, 3, 8, 8)).shape

@@ -191,6 +191,22 @@ def test_stop_after_the_end_changes_nothing() -> None:
     assert explorer.state() == state
 
 
+def test_what_is_planned_does_not_grow_while_stairs_are_answered() -> None:
+    explorer, device = make(), Device()
+    planned, rounds = [], 0
+    while explorer.progress()["phase"] in ("feasibility", "staircases"):
+        asked = explorer.ask()
+        for candidate in asked:
+            explorer.tell(candidate, device.answer(candidate))
+            shown = explorer.progress()
+            if shown["phase"] == "staircases":
+                planned.append(shown["measured"] + shown["remaining"])
+        rounds += len(asked) > 2
+    assert rounds >= 2
+    assert len(planned) > 10
+    assert max(planned) <= planned[0] + 1
+
+
 def test_progress_counts_down_to_nothing() -> None:
     explorer, device = make(), Device()
     remaining = []

@@ -2,13 +2,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.explorer.staircase import allowed_widths, bisection_width, coarse_widths, filled
+from search.explorer.staircase import (
+    allowed_widths,
+    bisection_width,
+    coarse_widths,
+    filled,
+    points_each,
+)
 
 
 def test_multiples_of_eight_come_first() -> None:
     assert coarse_widths(64, points=10) == [8, 16, 24, 32, 40, 48, 56]
     assert coarse_widths(64, points=4) == [16, 32, 48]
     assert coarse_widths(16, points=4) == [8]
+
+
+def test_many_groups_get_fewer_points_each() -> None:
+    assert points_each(4, 10) == 4
+    assert points_each(4, 40) == 2
+    assert points_each(4, 500) == 2  # dense, and two to choose from
+    assert points_each(1, 500) == 1
+    assert points_each(4, 0) == 4
 
 
 def test_a_narrow_group_is_halved() -> None:
