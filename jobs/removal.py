@@ -23,6 +23,7 @@ from jobs.artifacts import (
 )
 from jobs.errors import InUse
 from jobs.repository import checks, inputs, skeletons
+from jobs.runtimes import DENSE, dense_purpose
 from jobs.settings import Settings
 from jobs.states import LIVE, SHUT_OUT, DeviceState, InputState, RequestState
 from jobs.tables import (
@@ -194,7 +195,8 @@ def _refuse_use(session: Session, kind: str, name: str, where: ColumnElement[boo
 
 def _users_of(session: Session, device_id: str) -> list[str]:
     """The live jobs that the device measures or that name it alone, and its live checks."""
-    its_own = and_(Request.purpose == "dense", Request.state == RequestState.DONE)
+    is_dense = or_(Request.purpose == DENSE, Request.purpose.like(dense_purpose("%")))
+    its_own = and_(is_dense, Request.state == RequestState.DONE)
     statement = (
         select(Request.job_id)
         .join(Job, Job.id == Request.job_id)

@@ -227,7 +227,8 @@ class BudgetSpec(_Spec):
 
 
 class TargetSpec(Target):
-    """Which device, and how it runs the model.
+    """Which device, and how it runs the model. With runtime `auto` the dense model is measured in
+    every runtime of the device, in float32 and in int8, and the fastest one is the job's.
 
     Attributes:
         device: `any`, `id:<device id>`, `label:<name>=<value>` or `where:<expression>`.

@@ -11,10 +11,12 @@ from typing import Any
 
 from jobs.errors import FieldProblem, SpecError
 from jobs.near import near
+from jobs.runtimes import taking_part
 from jobs.selectors import Selector
 from jobs.spec import TargetSpec
 from jobs.states import SHUT_OUT
 from jobs.tables import Device
+from latency_probes.messages import AUTO
 
 MOST_NAMES = 8
 
@@ -62,11 +64,13 @@ def _may_accept(selector: Selector, device: Device) -> bool:
 
 
 def _with_runtime(target: TargetSpec, accepted: Sequence[Device]) -> list[Device]:
-    """Those that announced the runtime and the provider.
+    """Those that announced the runtime and the provider; with runtime `auto`, one that takes part.
 
     Raises:
         SpecError: there is none.
     """
+    if target.runtime == AUTO:
+        return _with_any_runtime(accepted)
     having = [each for each in accepted if target.runtime in _runtimes(each)]
     if not having:
         offered = sorted({name for each in accepted for name in _runtimes(each)})
@@ -78,6 +82,24 @@ def _with_runtime(target: TargetSpec, accepted: Sequence[Device]) -> list[Device
         offered = sorted({p for each in having for p in _providers(each, target.runtime)})
         raise SpecError(
             [_problem("provider", _not_offered(target.provider, offered, having, "provider"))]
+        )
+    return able
+
+
+def _with_any_runtime(accepted: Sequence[Device]) -> list[Device]:
+    able = [each for each in accepted if taking_part(_runtimes(each))]
+    if not able:
+        offered = sorted({name for each in accepted for name in _runtimes(each)})
+        names = _listed(each.name for each in accepted)
+        raise SpecError(
+            [
+                _problem(
+                    "runtime",
+                    "must be named where auto has none to choose from (it takes runtimes with "
+                    f"their usual provider, and no replay), but got 'auto', and {names} offers "
+                    f"{_listed(offered)}",
+                )
+            ]
         )
     return able
 

@@ -63,15 +63,24 @@ class _Message(_Part):
     version: Literal[1] = 1
 
 
+# The runtime of a target that leaves the choice to measurements. No device is asked for it.
+AUTO = "auto"
 # What a target means that names no provider; other runtimes have ONNX Runtime's word for a CPU.
-_USUAL_PROVIDERS = {"openvino": "CPU", "torch": "eager"}
+_USUAL_PROVIDERS = {"openvino": "CPU", "torch": "eager", AUTO: AUTO}
+_CPU = "CPUExecutionProvider"
+
+
+def usual_provider(runtime: str) -> str:
+    """What a runtime runs on where a target names no provider."""
+    return _USUAL_PROVIDERS.get(runtime, _CPU)
 
 
 class Target(_Part):
-    """What runs the model on the device. Without a provider, the runtime's usual one."""
+    """What runs the model on the device. Without a provider, the runtime's usual one; with runtime
+    `auto` there is none to give."""
 
     runtime: Name = "onnxruntime"
-    provider: Name = "CPUExecutionProvider"
+    provider: Name = _CPU
     batch_size: int = Field(default=1, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=256)
 
@@ -82,6 +91,19 @@ class Target(_Part):
             _USUAL_PROVIDERS.get(str(given.get("runtime"))) if isinstance(given, dict) else None
         )
         return given if usual is None else {"provider": usual, **given}
+
+    @model_validator(mode="after")
+    def _auto_alone(self) -> Self:
+        if self.runtime == AUTO and self.provider != AUTO:
+            raise ValueError(
+                "must leave the provider out with runtime auto, where each runtime has its usual "
+                f"one, but got {self.provider!r}"
+            )
+        return self
+
+    def in_runtime(self, runtime: str) -> "Target":
+        """The same in another runtime, with that one's usual provider."""
+        return Target(runtime=runtime, batch_size=self.batch_size, threads=self.threads)
 
     @property
     def key(self) -> str:

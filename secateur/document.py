@@ -86,7 +86,7 @@ def _result_part(result: Outcome) -> dict[str, Any]:
     count = sum(row["ratio"] is not None for row in result.tree)
     known = ("within_budget", "unpruned", "ratio", "latency_ms", "dense_latency_ms", "accuracy",
              "dense_accuracy", "bytes", "dense_bytes", "parameters", "dense_parameters",
-             "memory_mb", "dense_memory_mb", "plan_digest", "target")  # fmt: skip
+             "memory_mb", "dense_memory_mb", "plan_digest", "target", "runtimes")  # fmt: skip
     return {name: told[name] for name in known} | {
         "budget_ratio": result.budget,
         "budget_ms": result.budget * result.dense_latency_ms,

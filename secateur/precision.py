@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from latency_probes.local import LocalProbe, Measured
 from latency_probes.messages import MeasureError, Target
@@ -15,7 +15,7 @@ from search.graph import PruningGraph
 from search.plan import Plan
 from search.quantization import FORMATS, Format, precision_segments
 from search.sensitivity import precision_plan
-from search.skeleton import Skeleton, operators, skeleton
+from search.skeleton import operators, skeleton
 
 PRECISIONS = ("auto", "float32", "int8")
 
@@ -28,11 +28,13 @@ class Int8:
         form: the fastest format; None where layers stay float.
         ratios: format -> ratio of the dense network with all layers in int8 that may be.
         layers: those.
+        errors: format -> why there is no ratio.
     """
 
     form: Format | None
     ratios: Mapping[str, float]
     layers: tuple[str, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 def int8_here(
@@ -64,13 +66,15 @@ def int8_here(
         return Int8(None, {})
     forms = _announced(target)
     plan = _all_int8(graph, constraints, target.batch_size) if forms else graph.dense_plan()
-    ratios = {}
+    ratios, errors = {}, {}
     for form in forms if plan.precision else ():
         show(form.name)
         made = skeleton(graph, plan, batch_size=target.batch_size, form=form)
-        ratio = _ratio(probe, made)
-        if ratio is not None:
-            ratios[form.name] = ratio
+        (found,) = probe([made])
+        if isinstance(found, Measured):
+            ratios[form.name] = found.ratio
+        else:
+            errors[form.name] = f"{found.kind}: {found.message}"
     if precision == "int8" and not ratios:
         known = ", ".join(form.name for form in forms) or "none"
         raise ConfigError(
@@ -78,7 +82,8 @@ def int8_here(
             f"formats {known} here, and {len(plan.precision)} layers may be in int8"
         )
     fastest = min(ratios, key=lambda name: (ratios[name], name), default=None)
-    return Int8(None if fastest is None else FORMATS[fastest], ratios, tuple(plan.precision))
+    best = None if fastest is None else FORMATS[fastest]
+    return Int8(best, ratios, tuple(plan.precision), errors)
 
 
 def _announced(target: Target) -> tuple[Format, ...]:
@@ -95,8 +100,3 @@ def _all_int8(graph: PruningGraph, constraints: Constraints, batch_size: int) ->
     except SearchError:
         return graph.dense_plan()
     return precision_plan(graph, [layer for each in segments for layer in each.layers])
-
-
-def _ratio(probe: LocalProbe, made: Skeleton) -> float | None:
-    (found,) = probe([made])
-    return found.ratio if isinstance(found, Measured) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latency_probes.local import LocalModel, LocalProbe, Measured
-from latency_probes.messages import Settings, Target
+from latency_probes.messages import AUTO, Settings, Target
 from search.candidates import quantized, recalibrated
 from search.constraints import constrained
 from search.driver import Evaluate, SearchResult, run_search
@@ -40,6 +40,7 @@ from secateur.models import Given, opened
 from secateur.precision import Int8, int8_here
 from secateur.progress import Display
 from secateur.result import Result
+from secateur.runtimes import Fastest, fastest_here
 from secateur.settings import Wishes, budget_of, finetune_config, limits_of, target_of
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ def prune(
     ratio: float | str | None = None,
     inputs: Tensor | Sequence[Tensor] | None = None,
     target: Target | None = None,
+    runtime: str | None = None,
     batch_size: int | None = None,
     exclude: str | Sequence[str] = (),
     prune_frozen: bool = False,
@@ -95,6 +97,8 @@ def prune(
         ratio: The budget as a part of the dense latency: 0.6 or `"60%"`. One of the two is given.
         inputs: Example inputs (B, …); by default two of `train`.
         target: Runtime, threads and batch size that are measured.
+        runtime: Of the target, in place of the one that it has. `auto` measures the dense network
+            in every runtime of this machine, in float32 and in int8, and goes on in the fastest.
         batch_size: Of the target, in place of the one that it has.
         exclude: Layers that keep all of their channels: names of modules, or patterns such as
             `"blocks.*.attn"`; a module that holds others names all of them.
@@ -143,7 +147,7 @@ def prune(
                 "max_accuracy_drop": max_accuracy_drop,
             }
         ),
-        target=target_of(target or Target(), batch_size),
+        target=target_of(target or Target(), runtime, batch_size),
         finetune=finetune_config(finetune or {}, seed),
         search=search or {},
         seed=seed,
@@ -160,6 +164,8 @@ def prune(
         )
         work = _Work(given, graph, parts, wishes, display)
         work.check_floor()
+        if work.target.runtime == AUTO:
+            work = work.in_fastest_runtime(precision)
         measured = work.dense_measured()
         budget = wishes.budget.at(measured.latency_ms)
         config = wishes.search_config(budget)
@@ -194,13 +200,15 @@ def _tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class _Work:
-    """One call of `prune`, with what its steps share."""
+    """One call of `prune`, with what its steps share; `fastest` is known where the runtime was
+    left open."""
 
     given: Given
     graph: PruningGraph
     parts: Parts
     wishes: Wishes
     display: Display
+    fastest: Fastest | None = None
 
     @property
     def dense(self) -> nn.Module:
@@ -224,9 +232,24 @@ class _Work:
                 "max_accuracy_drop"
             )
 
-    def dense_measured(self) -> Measured:
-        """The dense network against itself."""
-        self.display.show("measuring the dense network", 0.05)
+    def in_fastest_runtime(self, precision: str) -> _Work:
+        """The same work in the runtime that runs the dense network fastest."""
+
+        def ask(target: Target) -> tuple[Measured, Int8]:
+            here, wanted = self._in(target), "auto" if precision == "int8" else precision
+            return here.dense_measured(target.runtime), here.int8(wanted, target.runtime)
+
+        found = fastest_here(self.target, precision, ask)
+        return replace(self._in(found.target), fastest=found)
+
+    def _in(self, target: Target) -> _Work:
+        return replace(self, wishes=replace(self.wishes, target=target))
+
+    def dense_measured(self, told: str = "") -> Measured:
+        """The dense network against itself; `told` is shown beside."""
+        if self.fastest is not None:
+            return self.fastest.dense
+        self.display.show("measuring the dense network", 0.05, told)
         skeleton = self._skeleton(self.graph.dense_plan())
         return self._strictly(skeleton, skeleton, profile=True)
 
@@ -234,12 +257,16 @@ class _Work:
         """A loss or a share of right answers on batches, by the objective of the data."""
         return partial(measure, batches=batches, objective=self.parts.objective)
 
-    def int8(self, precision: str) -> Int8:
-        """What int8 brings to the dense network here."""
+    def int8(self, precision: str, told: str = "") -> Int8:
+        """What int8 brings to the dense network here; `told` is shown beside."""
+        if self.fastest is not None:
+            return self.fastest.int8
         probe = self._screening()
 
         def show(name: str) -> None:
-            self.display.show("measuring the dense network in int8", 0.05, name)
+            self.display.show(
+                "measuring the dense network in int8", 0.05, f"{told} {name}".strip()
+            )
 
         try:
             return int8_here(
@@ -342,6 +369,7 @@ class _Work:
             delivery=made,
             measurement=measured.measurement,
             dense_measurement=dense.measurement,
+            runtimes=tuple(asdict(each) for each in self.fastest.answers) if self.fastest else (),
         )
 
     def _rounded(

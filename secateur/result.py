@@ -50,7 +50,7 @@ class Report(dict[str, Any]):
                 "",
             ),
         ]
-        text = table(("", "before", "after", "change", "budget"), rows)
+        text = table(("", "before", "after", "change", "budget"), rows) + self._runtimes()
         notes = [
             f"{self['metric']} on {self['examples']} validation examples",
             f"{len(self['tree'])} candidates",
@@ -62,6 +62,21 @@ class Report(dict[str, Any]):
         elif not self["within_budget"]:
             notes.insert(0, "the interval of the last measurement reaches beyond the budget")
         return f"{text}\n{' · '.join(notes)}"
+
+    def _runtimes(self) -> str:
+        """The dense network in each runtime, where one of them was chosen."""
+        rows = [
+            (
+                row["runtime"],
+                row["format"],
+                milliseconds(row["latency_ms"]),
+                percent(row["ratio"]) if row["error"] is None else row["error"],
+            )
+            for row in self["runtimes"]
+        ]
+        if not rows:
+            return ""
+        return "\n" + table(("runtime", "format", "latency", "of its float latency"), rows)
 
     __repr__ = __str__
 
@@ -98,6 +113,9 @@ class Result:
             (docs/models.md).
         measurement: Of the result, with its samples; dense_measurement: of the dense network
             against itself.
+        runtimes: The dense network in every runtime and format of this machine, where the runtime
+            was left open: `runtime`, `format`, `latency_ms`, `ratio` to its float latency, and
+            `error`.
     """
 
     model: nn.Module
@@ -124,6 +142,7 @@ class Result:
     delivery: Delivered
     measurement: Measurement
     dense_measurement: Measurement
+    runtimes: tuple[Mapping[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         low, high = self.ratio_interval
@@ -166,6 +185,7 @@ class Result:
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
             target=self.target,
+            runtimes=[dict(row) for row in self.runtimes],
             seconds=round(self.seconds, 1),
             tree=[dict(row) for row in self.tree],
         )

@@ -119,16 +119,21 @@ def limits_of(given: Mapping[str, Any]) -> ConstraintsSpec:
         raise ConfigError(text) from None
 
 
-def target_of(target: Target, batch_size: int | None) -> Target:
-    """The target, with another batch size where one is given.
+def target_of(target: Target, runtime: str | None, batch_size: int | None) -> Target:
+    """The target, with another runtime and its usual provider, and another batch size, where they
+    are given.
 
     Raises:
-        ConfigError: it is no size.
+        ConfigError: they are no name and no size.
     """
-    if batch_size is None:
-        return target
+    fields = target.model_dump()
+    if runtime is not None:
+        fields = {**fields, "runtime": runtime}
+        fields.pop("provider")
+    if batch_size is not None:
+        fields = {**fields, "batch_size": batch_size}
     try:
-        return validate(Target, {**target.model_dump(), "batch_size": batch_size})
+        return validate(Target, fields)
     except SpecError as error:
         raise ConfigError(str(error)) from None
 

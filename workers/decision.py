@@ -16,7 +16,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactNotFound
 from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
 from jobs.states import JobState, TaskState
-from latency_probes.messages import Settings
+from latency_probes.messages import Settings, Target
 from workers.context import Context, Unit
 from workers.results import Blob
 from workers.snapshot import Snapshot
@@ -38,6 +38,7 @@ class NewRequest:
     Attributes:
         pooled: Any device of the job's pool will do, not just the one that measured the dense
             model.
+        target: How it runs; None is the job's own.
     """
 
     purpose: str
@@ -45,6 +46,7 @@ class NewRequest:
     reference: Blob
     settings: Settings
     pooled: bool = False
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
 
 
 def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: Decision) -> None:
-    session, job_id, target = unit.session, snapshot.job.id, snapshot.spec.target
+    session, job_id = unit.session, snapshot.job.id
     for new in decision.tasks:
         if new.key not in snapshot.tasks:
             task = tasks.add(session, job_id, new.kind, new.key, new.payload)
@@ -167,7 +169,7 @@ def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: De
             skeleton_digest=wanted.candidate.digest,
             reference_digest=wanted.reference.digest,
             selector=_selector(snapshot, wanted),
-            target=target.how,
+            target=wanted.target or snapshot.target,
             settings=wanted.settings,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -63,6 +64,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "device_id": row.device_id,
         "runtime": row.target_key.partition("/")[0],
         "runtime_version": row.runtime_version,
+        "runtimes": runtimes_part(snapshot),
         "target": row.target_key,
         "measured": count,
         "measurements": {
@@ -75,6 +77,14 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "int8_layers": 0 if best is None else len(best.chosen.to_plan().precision),
         "int8_format": None if (form := precision.format_of(snapshot)) is None else form.name,
     }
+
+
+def runtimes_part(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The simple answers that decided on the runtime, see `jobs.runtimes.Answer`; none where the
+    job named it."""
+    if not snapshot.chooses_runtime:
+        return []
+    return [asdict(each) for each in snapshot.answers.all()]
 
 
 def sizes_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from jobs.columns import utc_now
 from workers.phases.advice import advice
 from workers.phases.facts import beta
-from workers.snapshot import DENSE, Snapshot
+from workers.snapshot import Snapshot
 from workers.time_left import part_began_s, time_left
 
 # Where each phase begins on the way from 0 to 1, by the time it usually takes.
@@ -63,7 +63,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
 
 def _budget(snapshot: Snapshot) -> dict[str, float]:
     """The budget as a ratio, and the dense latency, once that is known."""
-    dense = snapshot.measurement(DENSE)
+    dense = snapshot.dense
     if dense is None or dense.latency_ms is None:
         return {}
     return {"budget_ratio": beta(snapshot), "dense_latency_ms": dense.latency_ms}

@@ -76,6 +76,12 @@ class Segments(_Result):
     problem: str = ""
 
 
+class Runtimes(_Result):
+    """The runtimes that take part where a job chooses one, with the formats of int8 of each."""
+
+    runtimes: dict[str, tuple[str, ...]]
+
+
 class Chosen(_Result):
     """A finalist: a plan whose latency has been confirmed."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -21,13 +21,12 @@ from jobs.repository import (
     requests,
     tasks,
 )
+from jobs.runtimes import DENSE
 from jobs.spec import JobSpec
 from jobs.states import RequestState, TaskState
 from jobs.tables import Check, Dataset, Device, Job, Measurement, Model, Request, Task
-
-# The purpose of the request for the dense model. The device that answers it measures the job, and
-# alone what is compared in milliseconds; others of its kind may join it.
-DENSE = "dense"
+from latency_probes.messages import AUTO, Target
+from workers.answers import RUNTIMES, SEGMENTS, Answers
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Snapshot:
         tasks: By key.
         requests: By purpose.
         found: Counted measurements by id.
-        device: The one that measured the dense model.
+        device: The one that answered for the dense model. It measures the job, and alone what is
+            compared in milliseconds; others of its kind may join it.
         pool: The devices that measure the job beside it.
         search_state: What the searching phase saved last.
         check: The last check of the device with this job's target, if there was one.
@@ -55,6 +55,47 @@ class Snapshot:
     pool: Pool
     search_state: dict[str, Any] | None
     check: Check | None
+
+    @property
+    def answers(self) -> Answers:
+        """The simple answers, of a job with runtime `auto`."""
+        told, first = self.result(RUNTIMES), self.requests.get(DENSE)
+        segments = self.result(SEGMENTS)
+        return Answers(
+            precision=self.spec.search.precision,
+            runtimes=None if told is None else _sorted(told["runtimes"]),
+            first=None if first is None else first.target["runtime"],
+            layers=None if segments is None else bool(segments["segments"]),
+            ended=self.ended,
+            measurement=self.measurement,
+        )
+
+    @property
+    def chooses_runtime(self) -> bool:
+        """Whether the job asks for the fastest runtime of its device."""
+        return self.spec.target.runtime == AUTO
+
+    @property
+    def target(self) -> Target:
+        """How the device runs what the job asks for.
+
+        Raises:
+            LookupError: The runtime is not chosen yet.
+        """
+        if not self.chooses_runtime:
+            return self.spec.target.how
+        if (chosen := self.answers.chosen) is None:
+            raise LookupError(f"{self.job.id} must have chosen its runtime, but has not")
+        return self.spec.target.in_runtime(chosen)
+
+    @property
+    def dense(self) -> Measurement | None:
+        """The strict measurement of the dense model in float32 in the job's runtime, once there is
+        one."""
+        if not self.chooses_runtime:
+            return self.measurement(DENSE)
+        chosen = self.answers.chosen
+        return None if chosen is None else self.measurement(self.answers.purpose(chosen))
 
     @property
     def reused(self) -> dict[str, str]:
@@ -85,6 +126,10 @@ class Snapshot:
         return self.found.get(request.measurement_id)
 
 
+def _sorted(runtimes: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(formats) for name, formats in sorted(runtimes.items())}
+
+
 def take(session: Session, job_id: str) -> Snapshot | None:
     """The job now; None if there is no such job."""
     job = jobs.find(session, job_id)
@@ -95,8 +140,8 @@ def take(session: Session, job_id: str) -> Snapshot | None:
         raise LookupError(f"{job_id} must have its model and data set, but one is gone")
     asked = {request.purpose: request for request in requests.for_job(session, job_id)}
     found = {row.id: row for row in measurements.for_job(session, job_id)}
-    dense = found.get((asked[DENSE].measurement_id or "") if DENSE in asked else "")
-    return Snapshot(
+    first = found.get((asked[DENSE].measurement_id or "") if DENSE in asked else "")
+    snapshot = Snapshot(
         job=job,
         spec=JobSpec.model_validate(job.spec),
         model=model,
@@ -104,14 +149,15 @@ def take(session: Session, job_id: str) -> Snapshot | None:
         tasks={task.key: task for task in tasks.for_job(session, job_id)},
         requests=asked,
         found=found,
-        device=None if dense is None else devices.find(session, dense.device_id),
+        device=None if first is None else devices.find(session, first.device_id),
         pool=pools.of_job(session, job_id),
         search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
-        check=None if dense is None else _check(session, dense),
+        check=None,
     )
+    return replace(snapshot, check=_check(session, snapshot.dense))
 
 
-def _check(session: Session, dense: Measurement) -> Check | None:
-    if dense.latency_ms is None:
+def _check(session: Session, dense: Measurement | None) -> Check | None:
+    if dense is None or dense.latency_ms is None:
         return None
     return checks.last_done(session, dense.device_id, dense.target_key)

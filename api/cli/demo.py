@@ -16,6 +16,7 @@ from api.cli.budgets import read_budget
 from api.cli.inputs import finish_check
 from api.cli.output import complain, say
 from api.cli.results import show_result
+from api.cli.serving import probe_options
 from api.cli.watch import finish, follow
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Where Fashion-MNIST lies or is fetched to.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="Runtime of the local probe.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="Runtime of the job, or auto.")] = "onnxruntime",
     home: Annotated[Path, typer.Option(help="Home of the private stack.")] = Path(".demo"),
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
 ) -> None:
@@ -52,7 +53,7 @@ def demo(
     part = read_budget(None, ratio)["ratio"]
     home, data = home.absolute(), (data or home / "data").absolute()
     fetch(data)
-    options = ["--port", "0", "--allow", ARCHITECTURE, "--probe-runtime", runtime]
+    options = ["--port", "0", "--allow", ARCHITECTURE, *probe_options(runtime)]
     say("Starting the stack: broker, API, collector, workers and one probe.")
     try:
         with background(home, options) as url:

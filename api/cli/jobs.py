@@ -80,7 +80,13 @@ def submit(
             help="Name or id of a device, any, label:<key>=<value> or where:<expression>."
         ),
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="Runtime on the device.")] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Runtime on the device, onnxruntime by default; auto: the one in which the dense "
+            "model is fastest, in float32 or int8."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     blocks: Annotated[
         bool | None, typer.Option("--blocks/--no-blocks", help="Remove whole blocks too, or not.")

@@ -36,7 +36,7 @@ from api.cli.interrupts import Interrupts
 from api.cli.jobs import read_spec
 from api.cli.models import json_object
 from api.cli.output import complain, console, explain, size
-from api.cli.results import notes, result_table
+from api.cli.results import notes, result_table, runtimes_table
 from api.cli.selecting import selector_of
 from api.cli.serving import is_here, serving
 from api.cli.voice import Voice
@@ -118,7 +118,11 @@ def prune(
         typer.Option(help="Name or id of a device, label:<key>=<value> or where:<expression>."),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="Runtime on the device; onnxruntime by default.")
+        str | None,
+        typer.Option(
+            help="Runtime on the device, onnxruntime by default; auto: the one in which the dense "
+            "model is fastest, in float32 or int8."
+        ),
     ] = None,
     batch_size: BatchSize = None,
     precision: Precision = None,
@@ -305,6 +309,8 @@ def show(job: "JobView", folder: Path, files: list[Path], voice: Voice, *, as_js
     """The table and the files; with --json the one document."""
     if job.result:
         voice.console.print(result_table(job.result))
+        if (runtimes := runtimes_table(job.result)) is not None:
+            voice.console.print(runtimes)
         voice.say(" · ".join(notes(job.result)))
     if files:
         voice.say(f"\nFiles in {folder}:")

@@ -32,6 +32,23 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def runtimes_table(result: Mapping[str, Any]) -> Table | None:
+    """The dense model in each runtime, where the job chose one of them."""
+    answers = result.get("runtimes") or ()
+    if not answers:
+        return None
+    table = Table(
+        "runtime", "format", "latency", "of its float latency", title="Runtimes",
+        title_justify="left",
+    )  # fmt: skip
+    for each in answers:
+        told = percent(each["ratio"]) if each["error"] is None else each["error"]
+        table.add_row(
+            escape(each["runtime"]), each["format"], milliseconds(each["latency_ms"]), escape(told)
+        )
+    return table
+
+
 def interval(result: Mapping[str, Any]) -> str:
     """The measured ratio to the dense latency with its confidence interval."""
     low, high = percent(result.get("ratio_low")), percent(result.get("ratio_high"))
@@ -62,12 +79,16 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     told += [
         f"{each['name']} {each['note']}" for each in result.get("devices") or () if each["note"]
     ]
+    if result.get("runtimes"):
+        told.append(f"deploy in {result['runtime']}, the fastest runtime of the device")
     return told + [str(result[name]) for name in ("device", "runtime") if result.get(name)]
 
 
 def show_result(result: Mapping[str, Any]) -> None:
     """Writes the table and the notes below it."""
     console().print(result_table(result))
+    if (runtimes := runtimes_table(result)) is not None:
+        console().print(runtimes)
     if result.get("unpruned"):
         say("The budget is above the dense latency: the model is returned unpruned.")
     say(" · ".join(notes(result)))

@@ -37,7 +37,7 @@ def serving(server: str | None, allow: list[str], runtime: str, voice: Voice) ->
         )
         raise typer.Exit(1) from missing
     voice.say("Starting a private stack: broker, API, collector, workers and a probe.")
-    options = ["--port", "0", "--probe-runtime", runtime]
+    options = ["--port", "0", *probe_options(runtime)]
     for each in allow:
         options += ["--allow", each]
     try:
@@ -47,6 +47,16 @@ def serving(server: str | None, allow: list[str], runtime: str, voice: Voice) ->
     except StackError as problem:
         complain(str(problem))
         raise typer.Exit(1) from problem
+
+
+def probe_options(runtime: str) -> list[str]:
+    """Options of a stack whose probe offers the runtime of a job: with `auto` all that work here
+    but replay and torch."""
+    from latency_probes.messages import AUTO
+    from latency_probes.runtimes import registry
+
+    names = sorted(registry.offered()) if runtime == AUTO else [runtime]
+    return [part for name in names for part in ("--probe-runtime", name)]
 
 
 def running_stack(home: Path) -> str | None:

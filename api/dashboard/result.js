@@ -21,7 +21,18 @@ function comparison(result) {
   ].filter(([, before, after]) => before !== DASH || after !== DASH);
   return h("div", {},
     table("Before and after", ["", "Dense", "Pruned", ""], rows.map(emphasised), "No figures were stored."),
+    runtimes(result),
     notes(result).map((note) => h("p", { class: "dim" }, note)));
+}
+
+// The dense model in each runtime, where the job chose one of them.
+function runtimes(result) {
+  const rows = (result.runtimes ?? []).map(({ runtime, format, latency_ms: latency, ratio, error }) =>
+    [runtime === result.runtime ? h("strong", {}, runtime) : runtime, format, ms(latency), error ?? percent(ratio)]);
+  if (rows.length === 0) return null;
+  return h("div", {},
+    table("Runtimes", ["Runtime", "Format", "Latency", "Of its float latency"], rows, ""),
+    h("p", { class: "dim" }, `Deploy the result in ${result.runtime}: everything else was measured in it.`));
 }
 
 function notes(result) {

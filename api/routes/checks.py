@@ -22,7 +22,7 @@ from jobs.repository import checks, models, skeletons
 from jobs.repository.checks import Known
 from jobs.states import DeviceState
 from jobs.tables import Check
-from latency_probes.messages import Name, Target
+from latency_probes.messages import AUTO, Name, Target
 
 router = APIRouter(prefix="/v1", tags=["devices"], route_class=AdmittedRoute)
 
@@ -150,6 +150,8 @@ def _built_in(services: Services, edge: Edge, device: DeviceView) -> Known:
 
 def _target(device: DeviceView, base: Target, wanted: CheckRequest) -> Target:
     """`base` with what was asked for; the provider is one of the runtime's."""
+    if wanted.runtime == AUTO:
+        raise invalid_field("runtime", "must be one runtime of the device, but got 'auto'")
     runtime = wanted.runtime or base.runtime
     offered = device.capabilities.get("runtimes", {}).get(runtime, {}).get("providers", [])
     provider = base.provider if base.provider in offered else next(iter(offered), base.provider)

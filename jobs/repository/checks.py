@@ -19,6 +19,7 @@ from jobs.checking import CheckSettings
 from jobs.columns import database_time
 from jobs.repository.paging import Page, newest_first
 from jobs.repository.writing import changed
+from jobs.runtimes import DENSE
 from jobs.states import CheckState, InputState, RequestState
 from jobs.tables import Check, Job, Measurement, Model, Request
 from latency_probes.messages import Target
@@ -149,7 +150,7 @@ def dense_skeleton(session: Session, model_id: str) -> Known | None:
         select(Model.name, Request.reference_digest, Request.target)
         .join(Job, Job.id == Request.job_id)
         .join(Model, Model.id == Job.model_id)
-        .where(Job.model_id == model_id, Request.purpose == "dense")
+        .where(Job.model_id == model_id, Request.purpose == DENSE)
         .order_by(Request.created_at.desc(), Request.id.desc())
     )
     return _known(session, statement)

@@ -137,11 +137,15 @@ def _are_near(then: float | None, now: float | None, tolerance: float) -> bool:
     return abs((then or 0) - (now or 0)) <= tolerance * (now or 0)
 
 
-def recent(session: Session, job_id: str, device_id: str, limit: int) -> Sequence[Measurement]:
-    """The last screening measurements of a device in a job that count, oldest first."""
+def recent(
+    session: Session, job_id: str, device_id: str, target_key: str, limit: int
+) -> Sequence[Measurement]:
+    """The last screening measurements of a device in a job that count, with a target, oldest
+    first."""
     where = (
         Measurement.job_id == job_id,
         Measurement.device_id == device_id,
+        Measurement.target_key == target_key,
         Measurement.kind == "screening",
         Measurement.counted,
         Measurement.reference_ms.is_not(None),

@@ -23,6 +23,7 @@ from jobs.ids import new_id, new_secret
 from jobs.repository import measurements, pools
 from jobs.repository.measurements import Finding
 from jobs.repository.writing import changed, insert_new
+from jobs.runtimes import DENSE, dense_purpose
 from jobs.states import RequestState
 from jobs.tables import Measurement, Request
 from latency_probes.messages import Settings, Target
@@ -70,6 +71,12 @@ def of_purpose(session: Session, job_id: str, purpose: str) -> Request | None:
     """The job's request with this purpose."""
     where = (Request.job_id == job_id, Request.purpose == purpose)
     return session.scalars(select(Request).where(*where)).first()
+
+
+def dense(session: Session, job_id: str, runtime: str) -> Request | None:
+    """The job's request for the dense model in a runtime."""
+    found = (of_purpose(session, job_id, each) for each in (DENSE, dense_purpose(runtime)))
+    return next((each for each in found if each and each.target["runtime"] == runtime), None)
 
 
 def pending(session: Session) -> Sequence[Request]:

@@ -48,10 +48,10 @@ def end(session: Session, job_id: str) -> None:
     transition(session, job_id, JobState.QUEUED, JobState.FAILED, 1)
 
 
-def measured_job(session: Session, device: Device) -> Job:
+def measured_job(session: Session, device: Device, purpose: str = "dense") -> Job:
     """A live job with a row in every table that a job has rows in; `device` measured it."""
     job = make_job(session)
-    request = make_request(session, job, "dense")
+    request = make_request(session, job, purpose)
     given = requests.assign(session, request.id, device.id, at(0), 60.0)
     assert given is not None
     assert given.lease_token is not None
@@ -193,9 +193,10 @@ class TestJobs:
 
 
 class TestDevices:
-    def test_one_that_measures_a_live_job_is_refused(self, session: Session) -> None:
+    @pytest.mark.parametrize("purpose", ["dense", "dense:openvino"])
+    def test_one_that_measures_a_live_job_is_refused(self, session: Session, purpose: str) -> None:
         device = make_device(session)
-        job = measured_job(session, device)
+        job = measured_job(session, device, purpose)
         with pytest.raises(InUse, match="or revoke it first") as refusal:
             removal.remove_device(session, device.id)
         assert refusal.value.users == (job.id,)

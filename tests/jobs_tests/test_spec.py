@@ -77,6 +77,11 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
             "target.device must have a number, a text or a word at character 8",
         ),
         ({"target": {"batch_size": 5000}}, "target.batch_size must be <= 4096, but got 5000"),
+        (
+            {"target": {"runtime": "auto", "provider": "CPU"}},
+            "target must leave the provider out with runtime auto, where each runtime has its "
+            "usual one, but got 'CPU'",
+        ),
     ],
 )
 def test_a_bad_job_is_refused_in_words(change: dict[str, Any], message: str) -> None:

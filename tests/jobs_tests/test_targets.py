@@ -43,6 +43,7 @@ def refusal(devices: list[Device], **target: Any) -> str:
         {"device": "id:dev_pi"},
         {"device": "label:room=kitchen", "threads": 4},
         {"device": "where:memory_mb >= 4000"},
+        {"runtime": "auto", "threads": 4},
     ],
 )
 def test_what_a_registered_device_serves_is_taken_though_it_is_offline(
@@ -70,6 +71,10 @@ def test_what_a_registered_device_serves_is_taken_though_it_is_offline(
             {"provider": "CUDAExecutionProvider"},
             "target.provider must be a provider that pi offer",
         ),
+        (
+            {"runtime": "auto", "threads": 8},
+            "target.threads must be <= 4, the cores of pi, but got 8",
+        ),
         ({"threads": 8}, "target.threads must be <= 4, the cores of pi, but got 8"),
     ],
 )
@@ -88,3 +93,12 @@ def test_a_device_that_announced_nothing_may_offer_anything() -> None:
     assert refusal(silent, runtime="openvino") == ""
     assert refusal(silent, device="where:memory_mb >= 8000") == ""
     assert "must be a runtime" in refusal(silent, device="id:dev_pi", runtime="openvino")
+
+
+def test_auto_without_a_runtime_to_choose_from_is_refused() -> None:
+    info = {"version": "1", "providers": ["CPUExecutionProvider"]}
+    recorded = device(capabilities={"cores": 1, "runtimes": {"replay": info}})
+    said = refusal([recorded], runtime="auto")
+    assert "target.runtime must be named where auto has none to choose from" in said
+    assert "but got 'auto', and pi offers replay" in said
+    assert refusal([recorded, device("other")], runtime="auto") == ""

@@ -38,6 +38,14 @@ def test_a_target_without_a_provider_has_its_runtime_s_usual_one() -> None:
     assert Target.model_validate({"runtime": "ncnn"}).provider == "CPUExecutionProvider"
 
 
+def test_runtime_auto_has_no_provider_and_becomes_that_of_one_runtime() -> None:
+    auto = Target(runtime="auto", batch_size=2, threads=3)
+    assert Target.model_validate(auto.model_dump(mode="json")) == auto
+    assert auto.in_runtime("openvino").key == "openvino/CPU/b2/t3"
+    with pytest.raises(ValueError, match="leave the provider out with runtime auto"):
+        Target(runtime="auto", provider="CPU")
+
+
 def test_a_request_survives_the_wire() -> None:
     sent = request(settings=Settings.strict(seed=3), target=Target(threads=2))
     assert parse_request(encode(sent)) == sent

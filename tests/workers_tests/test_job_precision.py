@@ -27,11 +27,11 @@ SPEEDS = {"uint8": 0.35, "int8": 1.6}  # of the float time, by the type of activ
 
 def quick_integers(question: Question) -> Measurement | MeasureError:
     """A layer takes a part of its time in u8s8, more than that in s8s8, and a border a little."""
-    candidate, reference = _latency(question.candidate), _latency(question.reference)
+    candidate, reference = latency(question.candidate), latency(question.reference)
     return measured(candidate, reference, kind=question.kind)
 
 
-def _latency(model: bytes) -> int:
+def latency(model: bytes, speeds: dict[str, float] = SPEEDS) -> int:
     """A constant, and the products of weights in blocks of 8 by the speed of their layer."""
     graph = onnx.load_from_string(model).graph
     makers = {name: node for node in graph.node for name in node.output}
@@ -41,7 +41,7 @@ def _latency(model: bytes) -> int:
         weight = layer.input[1]
         while weight not in shapes:
             weight = makers[weight].input[0]
-        speed = _speed(layer, makers)
+        speed = _speed(layer, makers, speeds)
         blocks = math.prod(8 * math.ceil(size / 8) for size in shapes[weight])
         time += speed * blocks + (50.0 if speed != before else 0.0)
         before, kind = speed, layer.op_type
@@ -49,12 +49,14 @@ def _latency(model: bytes) -> int:
     return round(1000 * time)
 
 
-def _speed(layer: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> float:
+def _speed(
+    layer: onnx.NodeProto, makers: dict[str, onnx.NodeProto], speeds: dict[str, float]
+) -> float:
     maker = makers.get(layer.input[0])
     if maker is None or maker.op_type != "DequantizeLinear":
         return 1.0
     kind = makers[maker.input[2]].attribute[0].t.data_type
-    return SPEEDS["uint8" if kind == onnx.TensorProto.UINT8 else "int8"]
+    return speeds["uint8" if kind == onnx.TensorProto.UINT8 else "int8"]
 
 
 def _device(workshop: Workshop, *formats: str) -> str:

@@ -39,9 +39,10 @@ MODEL, DATASET = "tiny", "stripes"
 
 @dataclass(frozen=True)
 class Question:
-    """What a device is asked, and with which models."""
+    """What a device is asked, in which runtime, and with which models."""
 
     purpose: str
+    runtime: str
     kind: str
     candidate: bytes
     reference: bytes
@@ -260,6 +261,7 @@ class Workshop:
         store = self.bench.context.store
         return Question(
             purpose=request.purpose,
+            runtime=request.target["runtime"],
             kind=request.settings["kind"],
             candidate=store.get(skeleton_name(request.skeleton_digest)),
             reference=store.get(skeleton_name(request.reference_digest)),

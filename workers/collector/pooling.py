@@ -24,7 +24,6 @@ from jobs.spec import JobSpec
 from jobs.tables import Device, Measurement, Request
 from latency_probes.messages import Settings, Target
 from workers.context import Context, Unit
-from workers.snapshot import DENSE
 
 # Joining takes a device about as long as so many candidates do.
 LEAST_WAITING = 4
@@ -75,7 +74,8 @@ def invite(context: Context, waiting: Sequence[Request], present: Sequence[Devic
         if wanted:
             with context.unit() as unit:
                 for device in wanted:
-                    _ask_to_join(unit.session, job_id, device, context.clock())
+                    runtime = its[0].target["runtime"]
+                    _ask_to_join(unit.session, job_id, runtime, device, context.clock())
 
 
 def _equals(
@@ -98,8 +98,10 @@ def _equals(
     ]
 
 
-def _ask_to_join(session: Session, job_id: str, device: Device, now: datetime) -> None:
-    dense = requests.of_purpose(session, job_id, DENSE)
+def _ask_to_join(
+    session: Session, job_id: str, runtime: str, device: Device, now: datetime
+) -> None:
+    dense = requests.dense(session, job_id, runtime)
     if dense is None:
         return
     requests.add(
@@ -121,7 +123,8 @@ def observe(unit: Unit, request: Request, job_id: str, device_id: str, now: date
     if not (is_join or is_pooled(request)):
         return
     device = devices.find(unit.session, device_id)
-    dense = _answer(unit.session, requests.of_purpose(unit.session, job_id, DENSE))
+    asked = requests.dense(unit.session, job_id, request.target["runtime"])
+    dense = _answer(unit.session, asked)
     if device is None or dense is None:
         return
     if is_join:
@@ -153,7 +156,9 @@ def _admit(
 def _watch(unit: Unit, job_id: str, device: Device, dense: Measurement, now: datetime) -> None:
     """Sets a device aside whose reference has moved, or whose runtime is another since, unless it
     is the last one."""
-    recent = measurements.recent(unit.session, job_id, device.id, rules.DRIFT_WINDOW)
+    recent = measurements.recent(
+        unit.session, job_id, device.id, dense.target_key, rules.DRIFT_WINDOW
+    )
     pool = pools.of_job(unit.session, job_id)
     baseline_ms = pool.baselines.get(device.id, dense.reference_ms)
     if device.id in pool.aside or baseline_ms is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobs.tables import Measurement
+from latency_probes.messages import Settings, Target
+from workers.decision import NewRequest
 from workers.results import Chosen, Finetuned, Packaged, Prepared
-from workers.snapshot import DENSE, Snapshot
+from workers.snapshot import Snapshot
 
 PREPARE = "prepare"
 PACKAGE_DENSE = "package:dense"
@@ -41,9 +43,17 @@ def prepared_result(snapshot: Snapshot) -> Prepared:
     return Prepared.model_validate(result)
 
 
+def dense_request(
+    prepared: Prepared, seed: int, purpose: str, target: Target | None = None
+) -> NewRequest:
+    """The dense model against itself: its latency, and an A/A test for free."""
+    blob, strict = prepared.dense_skeleton, Settings.strict(seed=seed, profile=True)
+    return NewRequest(purpose, blob, blob, strict, target=target)
+
+
 def dense_measurement(snapshot: Snapshot) -> Measurement:
     """The strict measurement of the dense model, which every later phase can rely on."""
-    dense = snapshot.measurement(DENSE)
+    dense = snapshot.dense
     if dense is None:
         raise LookupError(f"{snapshot.job.id} must have its dense model measured, but has not")
     return dense
@@ -67,6 +77,7 @@ def usual_reference_ms(snapshot: Snapshot) -> float | None:
         if row.reference_ms is not None
         and row.device_id == dense.device_id
         and row.reference_digest == dense.reference_digest
+        and row.target_key == dense.target_key
     )
     return seen[len(seen) // 8] if len(seen) >= 3 else None
 

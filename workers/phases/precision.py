@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from latency_probes.messages import Settings
+from jobs.runtimes import FLOAT32, int8_purpose
+from latency_probes.messages import Settings, Target
 from search.explorer.segments import Segment
 from search.plan import Plan
 from search.quantization import FORMATS, Format
 from search.sensitivity import RATIOS, precision_plan, segment_rise
+from workers.answers import SEGMENTS
 from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
@@ -22,12 +24,13 @@ from workers.phases.facts import prepared_result, sensitivity_key
 from workers.results import Segments
 from workers.snapshot import Snapshot
 
-SEGMENTS = "segments"
 ALL, WITHOUT = "all in int8", "all in int8 but "
 
 
-def purpose(form: str) -> str:
-    """The request for the dense model with all segments in int8."""
+def purpose(snapshot: Snapshot, form: str) -> str:
+    """The request for the dense model with all segments in int8, in the job's runtime."""
+    if snapshot.chooses_runtime:
+        return int8_purpose(snapshot.target.runtime, form)
     return f"int8:{form}"
 
 
@@ -36,12 +39,23 @@ def announced(snapshot: Snapshot) -> tuple[Format, ...]:
     here; none where the job asks for float alone."""
     if snapshot.spec.search.precision == "float32" or snapshot.device is None:
         return ()
-    asked = tuple(form for form in FORMATS.values() if purpose(form.name) in snapshot.requests)
+    asked = tuple(
+        form for form in FORMATS.values() if purpose(snapshot, form.name) in snapshot.requests
+    )
     if asked:
         return asked  # whatever the device announces later
-    runtimes: Mapping[str, Any] = (snapshot.device.capabilities or {}).get("runtimes") or {}
-    told = runtimes.get(snapshot.spec.target.runtime) or {}
-    return tuple(FORMATS[name] for name in told.get("formats") or () if name in FORMATS)
+    runtime = snapshot.target.runtime
+    told = formats_of(snapshot.device.capabilities, runtime)
+    if snapshot.chooses_runtime:
+        told = (snapshot.answers.runtimes or {}).get(runtime, ())
+    return tuple(FORMATS[name] for name in told)
+
+
+def formats_of(capabilities: Mapping[str, Any] | None, runtime: str) -> tuple[str, ...]:
+    """The formats that a runtime announced on a device, as far as they are known here."""
+    runtimes: Mapping[str, Any] = (capabilities or {}).get("runtimes") or {}
+    told = runtimes.get(runtime) or {}
+    return tuple(name for name in told.get("formats") or () if name in FORMATS)
 
 
 def segments(snapshot: Snapshot) -> tuple[Segment, ...]:
@@ -59,7 +73,10 @@ def format_of(snapshot: Snapshot) -> Format | None:
 
 def int8_ratios(snapshot: Snapshot) -> dict[str, float]:
     """Format -> measured ratio of the dense model with all segments in int8."""
-    rows = {form.name: snapshot.measurement(purpose(form.name)) for form in announced(snapshot)}
+    rows = {
+        form.name: snapshot.measurement(purpose(snapshot, form.name))
+        for form in announced(snapshot)
+    }
     return {
         name: row.ratio for name, row in rows.items() if row is not None and row.ratio is not None
     }
@@ -72,7 +89,9 @@ def is_settled(snapshot: Snapshot) -> bool:
         return True
     if snapshot.result(SEGMENTS) is None:
         return False
-    return not _found(snapshot) or all(snapshot.ended(purpose(form.name)) for form in forms)
+    return not _found(snapshot) or all(
+        snapshot.ended(purpose(snapshot, form.name)) for form in forms
+    )
 
 
 def questions(
@@ -87,9 +106,9 @@ def questions(
     found = _found(snapshot)
     if not is_settled(snapshot):
         requests = (
-            _request(library, snapshot, form)
+            int8_request(library, snapshot, wanted, form)
             for form in forms
-            if not snapshot.ended(purpose(form.name))
+            if not snapshot.ended(wanted := purpose(snapshot, form.name))
         )
         return (), tuple(requests)
     form = format_of(snapshot)
@@ -166,6 +185,8 @@ def refusal(snapshot: Snapshot) -> Decision | None:
     """The end of a job that asks for int8 where there is none."""
     if snapshot.spec.search.precision != "int8" or snapshot.device is None:
         return None
+    if snapshot.chooses_runtime:
+        return _none_in_int8(snapshot, snapshot.device.name)
     runtime, device = snapshot.spec.target.runtime, snapshot.device.name
     if not announced(snapshot):
         return Decision.fail(
@@ -184,6 +205,22 @@ def refusal(snapshot: Snapshot) -> Decision | None:
     return None
 
 
+def _none_in_int8(snapshot: Snapshot, device: str) -> Decision | None:
+    """The same where the job chooses its runtime: all have been asked."""
+    answers = [each for each in snapshot.answers.all() if each.format != FLOAT32]
+    if any(each.latency_ms is not None for each in answers):
+        return None
+    told = [f"{each.runtime} in {each.format}: {each.error}" for each in answers]
+    told = told or [f"{runtime} has none" for runtime in snapshot.answers.runtimes or ()]
+    if snapshot.answers.layers is False:
+        told = [Segments.model_validate(snapshot.result(SEGMENTS)).problem]
+    return Decision.fail(
+        "No runtime has int8",
+        f"search.precision is int8, but no runtime of {device} runs the model so "
+        f"({'; '.join(told)}); choose auto or float32, or another device",
+    )
+
+
 def _found(snapshot: Snapshot) -> tuple[Segment, ...]:
     found = Segments.model_validate(snapshot.result(SEGMENTS))
     return tuple(Segment(each.name, each.layers, dict(each.shares)) for each in found.segments)
@@ -194,7 +231,14 @@ def _int8_plan(library: Library, snapshot: Snapshot) -> Plan:
     return precision_plan(library.job_graph(snapshot), layers)
 
 
-def _request(library: Library, snapshot: Snapshot, form: Format) -> NewRequest:
+def int8_request(
+    library: Library,
+    snapshot: Snapshot,
+    purpose: str,
+    form: Format,
+    target: Target | None = None,
+) -> NewRequest:
+    """The dense model with all segments in int8, against the dense model in float."""
     blob = library.skeleton(
         snapshot.model,
         _int8_plan(library, snapshot),
@@ -202,4 +246,5 @@ def _request(library: Library, snapshot: Snapshot, form: Format) -> NewRequest:
         form=form,
     )
     settings = Settings.screening(seed=snapshot.spec.search.seed)
-    return NewRequest(purpose(form.name), blob, prepared_result(snapshot).dense_skeleton, settings)
+    reference = prepared_result(snapshot).dense_skeleton
+    return NewRequest(purpose, blob, reference, settings, target=target)

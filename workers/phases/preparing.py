@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jobs.footprint import Footprint
+from jobs.runtimes import DENSE
 from jobs.states import JobState
 from jobs.tables import Measurement
-from latency_probes.messages import Settings
 from search.sensitivity import RATIOS
 from workers.context import Context
-from workers.decision import Decision, NewRequest, NewTask
+from workers.decision import Decision, NewTask
 from workers.library import Library
-from workers.phases import chance, precision, unpruned
+from workers.phases import chance, precision, runtimes, unpruned
 from workers.phases.advice import too_fine
-from workers.phases.facts import PREPARE, beta, prepared_result, sensitivity_key
+from workers.phases.facts import (
+    PREPARE,
+    beta,
+    dense_request,
+    prepared_result,
+    sensitivity_key,
+)
 from workers.phases.scouting import scout
 from workers.progress import progress
 from workers.results import Prepared
-from workers.snapshot import DENSE, Snapshot
+from workers.snapshot import Snapshot
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
@@ -30,17 +37,18 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     if (words := chance.refusal(prepared)) is not None:
         errors = [{"field": each, "message": text} for each, text in chance.LOOK_AT.items()]
         return Decision.fail(chance.TITLE, words, errors=errors)
-    dense = snapshot.measurement(DENSE)
-    if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
-        return could_not_measure(dense)
     if (words := accuracy_refusal(snapshot, prepared)) is not None:
         return Decision.fail("The accuracy floor is above the dense model", words)
+    dense, tasks = snapshot.dense, sensitivity_tasks(prepared)
+    if snapshot.chooses_runtime and dense is None:
+        return _choosing(runtimes.decide(context, library, snapshot), snapshot, tasks)
+    if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
+        return could_not_measure(dense)
     if dense is not None and beta(snapshot) >= 1.0 and is_small_enough(snapshot):
         return unpruned.decide(snapshot)
-    tasks = sensitivity_tasks(prepared)
     shown = prepared_part(snapshot, tasks)
     if dense is None:
-        requests = (dense_request(prepared, snapshot.spec.search.seed),)
+        requests = (dense_request(prepared, snapshot.spec.search.seed, DENSE),)
         first = precision.early_task(snapshot)
         return Decision(tasks=(*first, *tasks), requests=requests, progress=shown)
     if (refused := precision.refusal(snapshot)) is not None:
@@ -57,9 +65,20 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         progress=progress(snapshot, "searching", 0.0),
         events=(
             ("dense", {"latency_ms": dense.latency_ms, "budget": beta(snapshot)}),
+            *runtimes.news(snapshot),
             *((("levels", fine),) if fine is not None else ()),
         ),
     )
+
+
+def _choosing(asked: Decision, snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> Decision:
+    """What the choice of a runtime asks for, and behind it the sensitivities: the few tasks that
+    the device waits for come first."""
+    if asked.to_state is not None:
+        return asked
+    behind = () if snapshot.device is None else tasks
+    shown = prepared_part(snapshot, tasks)
+    return replace(asked, tasks=(*asked.tasks, *behind), progress=shown)
 
 
 def accuracy_refusal(snapshot: Snapshot, prepared: Prepared) -> str | None:
@@ -84,12 +103,6 @@ def is_small_enough(snapshot: Snapshot) -> bool:
         return True
     taken = footprint.memory_mb(footprint.dense_widths, snapshot.spec.target.batch_size)
     return taken is None or taken <= megabytes
-
-
-def dense_request(prepared: Prepared, seed: int) -> NewRequest:
-    """The dense model against itself: its latency, and an A/A test for free."""
-    blob = prepared.dense_skeleton
-    return NewRequest(DENSE, blob, blob, Settings.strict(seed=seed, profile=True))
 
 
 def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from workers.report import runtimes
 from workers.report.details import judged_on, sizes_of
 from workers.report.plots import scatter
 
@@ -38,6 +39,12 @@ def report_page(report: Mapping[str, Any]) -> str:
         _table(("device", "measurements", ""), _devices(result)),
         f"<p>{escape(_reused(result['measurements'], report['job']))}</p>",
     ]
+    if (chosen_in := runtimes.choice(result)) is not None:
+        parts += [
+            "<h2>The runtimes</h2>",
+            f"<p>{escape(chosen_in)}</p>",
+            _table(runtimes.HEAD, runtimes.rows(result)),
+        ]
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
     if report["tree"]:

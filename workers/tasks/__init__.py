@@ -8,6 +8,7 @@ from workers.tasks.finetune import finetune
 from workers.tasks.finish import finish
 from workers.tasks.package import package, package_dense
 from workers.tasks.prepare import prepare
+from workers.tasks.runtimes import runtimes
 from workers.tasks.score import score, sensitivity
 from workers.tasks.segments import segments
 from workers.work import Handler
@@ -18,6 +19,7 @@ HANDLERS: Mapping[str, Handler] = {
     "package": package,
     "package_dense": package_dense,
     "prepare": prepare,
+    "runtimes": runtimes,
     "score": score,
     "segments": segments,
     "sensitivity": sensitivity,

@@ -270,6 +270,25 @@ def test_jobs_watch_ends_with_the_table(secateur: Secateur, api: Served, capsys:
         assert part in shown
 
 
+def test_a_chosen_runtime_is_shown_among_those_that_were_measured(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    answers = [
+        {"runtime": "onnxruntime", "format": "float32", "latency_ms": 1.25, "ratio": 1.0,
+         "error": None},
+        {"runtime": "onnxruntime", "format": "u8s8", "latency_ms": 0.5, "ratio": 0.4,
+         "error": None},
+        {"runtime": "openvino", "format": "float32", "latency_ms": None, "ratio": None,
+         "error": "crashed: as if [1]"},
+    ]  # fmt: skip
+    job = add_job(api.sessions, JobState.SUCCEEDED, result=RESULT | {"runtimes": answers})
+    assert secateur("jobs", "show", job) == 0
+    shown = capsys.readouterr().out
+    for part in ("u8s8", "40.0 %", "0.500 ms", "crashed: as if [1]"):
+        assert part in shown
+    assert "deploy in onnxruntime, the fastest runtime of the device" in " ".join(shown.split())
+
+
 def cancel_once_told(monkeypatch: pytest.MonkeyPatch, api: Served, teller: str) -> None:
     """Somebody else cancels the job as soon as `watch` has told of it for the first time."""
     tell = getattr(watch, teller)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.cli.serving import probe_options
 from api.stack import leftovers
 from api.stack.aside import aside
 from api.stack.config import StackConfig, check_binding
@@ -247,3 +248,10 @@ def test_the_data_roots_join_options_and_environment(tmp_path: Path) -> None:
 )
 def test_a_wildcard_address_is_reached_by_loopback(host: str, shown: str) -> None:
     assert reachable(host) == shown
+
+
+def test_the_probe_of_a_private_stack_offers_the_runtime_of_the_job() -> None:
+    assert probe_options("openvino") == ["--probe-runtime", "openvino"]
+    offered = probe_options("auto")[1::2]
+    assert {"onnxruntime", "openvino"} <= set(offered)
+    assert not {"auto", "replay", "torch"} & set(offered)

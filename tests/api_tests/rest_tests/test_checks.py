@@ -149,6 +149,6 @@ def test_a_revoked_device_is_not_checked(service: Service, device_id: str) -> No
 
 
 def test_a_wrong_wish_is_422(service: Service, device_id: str) -> None:
-    for body in ({"threads": 0}, {"runtime": "no spaces"}, {"pairs": 3}):
+    for body in ({"threads": 0}, {"runtime": "no spaces"}, {"runtime": "auto"}, {"pairs": 3}):
         answer = service.client.post(f"/v1/devices/{device_id}/checks", json=body)
         problem(answer, 422, "invalid-request")

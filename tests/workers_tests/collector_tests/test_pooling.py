@@ -49,7 +49,7 @@ class Devices:
         if not held:
             return False
         request, reference_ns = held[0], self.reference_ns[device_id]
-        is_strict = request.purpose == "dense" or request.purpose.startswith("join:")
+        is_strict = request.purpose.startswith(("dense", "join:"))
         candidate_ns = reference_ns if is_strict else round(0.6 * reference_ns)
         kind = "strict" if is_strict else "screening"
         usual = measured(candidate_ns, reference_ns, kind=kind)
@@ -130,6 +130,27 @@ def test_pinned_requests_stay_with_the_first_device(yard: Yard) -> None:
     devices_.rounds()
     assert yard.look_at(strict).device_id == devices_.ids[0]
     assert devices_.answered[devices_.ids[1]]
+
+
+def test_a_job_that_chose_a_runtime_is_joined_and_watched_in_that_one(yard: Yard) -> None:
+    """What was measured in another runtime has another reference, which is no drift."""
+    info = CAPABILITIES["runtimes"]["replay"]  # type: ignore[index]
+    both = CAPABILITIES | {"runtimes": {"replay": info, "other": info}}
+    devices_ = begun(yard, 2, capabilities=both)
+    own = f"id:{devices_.ids[0]}"
+    for number in range(DRIFT_WINDOW - 1):
+        yard.request(f"int8:replay:{number}", selector=own)
+    devices_.rounds()
+    devices_.reference_ns = dict.fromkeys(devices_.ids, 2 * DENSE_NS)
+    yard.request("dense:other", selector=own, runtime="other")
+    devices_.rounds()
+    for number in range(10):
+        yard.request(f"screening:{number}", selector=f"pool:{devices_.ids[0]}", runtime="other")
+    devices_.rounds()
+    assert log(yard, pools.REFUSED, pools.ASIDE, pools.DRIFTED) == []
+    (told,) = log(yard, pools.JOINED)
+    assert told["reference_ms"] == 2.0
+    assert any(each.startswith("screening") for each in devices_.answered[devices_.ids[1]])
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Yard:
                 reference_digest=digest,
                 selector=selector,
                 target=Target(**({"runtime": "replay"} | target)),
-                settings=Settings.strict() if purpose == "dense" else Settings(),
+                settings=Settings.strict() if purpose.startswith("dense") else Settings(),
                 now=self.bench.now,
             ).id
 
