@@ -14,8 +14,8 @@ from search.criteria import best_units, score_channels
 from search.graph import PruningGraph, trace
 from search.plan import Plan
 from search.quantization import graph_form
-from search.reconstruction import dense_targets, known_targets, reconstruct
 from search.recalibration import recalibrate
+from search.reconstruction import dense_targets, known_targets, reconstruct
 from search.surgery import kept_indices
 from tests.search_tests.models import InvertedResidual, Normed, Residual
 
