@@ -17,6 +17,7 @@ module and its exported graph are treated alike.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ ROWS = 4096  # sampled of each layer
 MOST_NUMBERS = 1 << 21  # of one layer's Y
 MOST_INPUTS = 2304  # a 3 × 3 convolution of 256 channels; solving costs the cube
 RIDGE = 1e-2
+NEAR = 4  # layer calls between a layer and its norm, at most; each holds its outputs in memory
 STILL = 1e-6  # of the mean square of Y: a layer that is off by less is left as it is
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -155,10 +157,9 @@ def dense_targets(dense: nn.Module, inputs: Tensor) -> dict[str, LayerTarget]:
         again are left out.
     """
     found: dict[str, LayerTarget] = {}
-    last: dict[int, str] = {}
+    last: deque[tuple[Tensor, str]] = deque(maxlen=NEAR)
     again: set[str] = set()
     normed: set[str] = set()
-    kept: list[Tensor] = []  # no other tensor gets the identity of one that is looked for
 
     def after(call: _Call, result: Tensor) -> None:
         again.update({call.name} & found.keys())
@@ -166,11 +167,10 @@ def dense_targets(dense: nn.Module, inputs: Tensor) -> dict[str, LayerTarget]:
         flat = channels_last.reshape(-1, channels_last.shape[-1])
         places = _sampled(len(flat), flat.shape[1], len(found))
         found[call.name] = LayerTarget(flat[places].clone(), places, len(flat), False)
-        last[id(result)] = call.name
-        kept.append(result)
+        last.append((result, call.name))
 
     def norm(value: Tensor) -> None:
-        normed.update({last[id(value)]} if id(value) in last else ())
+        normed.update(name for result, name in last if result is value)
 
     watch = _Layers(dense, after=after, norm=norm)
     with in_evaluation(dense), torch.no_grad(), _by_batch(dense), watch:
