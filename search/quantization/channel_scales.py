@@ -85,13 +85,14 @@ def scale_channels(
     """
     graph, made = TorchGraph(pruned), {}
     modules = dict(pruned.named_modules(remove_duplicate=False))
-    pairs = [each for each in links(graph) if _fits(each, modules)]
+    pairs = [each for each in links(graph) if _fits(graph, each, modules)]
     largest = _largest_inputs(pruned, [each.behind for each in pairs], batches)
     with torch.no_grad():
         for link in pairs:
             behind = modules[link.behind]
             scale = _scale(largest[link.behind], _largest_weights(behind), alpha)
-            _divide(modules, link.before, scale)
+            path = graph.norm_path(link.before.norm) or str(link.before.node.target)
+            _divide(modules[path], scale)
             _multiply(behind, scale)
             made[link.behind] = scale
     return made
@@ -103,12 +104,12 @@ def _is_homogeneous(graph: TorchGraph, node: fx.Node) -> bool:
     return operator_name(node) in _OPERATORS and len(node.all_input_nodes) == 1
 
 
-def _fits(link: Link, modules: dict[str, nn.Module]) -> bool:
+def _fits(graph: TorchGraph, link: Link, modules: dict[str, nn.Module]) -> bool:
     """Whether what the layer before makes are the channels that the layer behind reads, and
     both give way: an affine norm, or none."""
     before = modules[str(link.before.node.target)]
-    norm = None if link.before.norm is None else modules[str(link.before.norm.target)]
-    if isinstance(norm, _BatchNorm) and norm.weight is None:
+    norm = graph.norm(link.before.norm)
+    if norm is not None and norm.weight is None:
         return False
     return _weight(before).shape[0] == _input_channels(modules[link.behind])
 
@@ -177,9 +178,8 @@ def _relative(values: Tensor) -> Tensor:
     return (values / values.max().clamp_min(2.0**-100)).clamp_min(LEAST)
 
 
-def _divide(modules: dict[str, nn.Module], call: Layer, scale: Tensor) -> None:
-    """The layer, or the norm behind it, gives its channels divided by `scale`."""
-    changed = modules[str((call.norm or call.node).target)]
+def _divide(changed: nn.Module, scale: Tensor) -> None:
+    """A layer, or the norm behind one, gives its channels divided by `scale`."""
     assert isinstance(changed, _ConvNd | nn.Linear | _BatchNorm)
     changed.weight.div_(scale.reshape(-1, *[1] * (changed.weight.ndim - 1)))
     if changed.bias is not None:

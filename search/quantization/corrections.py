@@ -12,7 +12,6 @@ layers before it are rounded and corrected, beside the outputs that it has in th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -46,26 +45,34 @@ def float_outputs(
     Returns:
         Path of a layer -> its outputs (examples, …).
     """
-    seen: dict[str, list[Tensor]] = {}
-    handles = []
-    calls = TorchGraph(pruned).layers
-    for call in (calls[name][0] for name in layers if len(calls.get(name, ())) == 1):
-        path = str(call.node.target)
-        own = seen.setdefault(path, [])
-        module = pruned.get_submodule(str((call.norm or call.node).target))
-        handles.append(module.register_forward_hook(partial(_keep, own)))
-    try:
-        with in_evaluation(pruned), torch.no_grad():
-            for inputs in first_examples(batches, EXAMPLES):
-                pruned(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: torch.cat(values) for path, values in seen.items()}
+    graph = TorchGraph(pruned)
+    calls = [graph.layers[name][0] for name in layers if len(graph.layers.get(name, ())) == 1]
+    paths = {(call.norm or call.node).name: str(call.node.target) for call in calls}
+    seen: dict[str, Tensor] = {}
+
+    def interpreted(module: nn.Module, *values: Any) -> Any:
+        return _Recording(module, graph.graph, paths, seen).run(*values)
+
+    inputs = torch.cat(list(first_examples(batches, EXAMPLES)))
+    with in_evaluation(pruned), torch.no_grad(), pruned.run_by(interpreted):
+        pruned(inputs)
+    return seen
 
 
-def _keep(kept: list[Tensor], module: nn.Module, inputs: object, output: Tensor) -> None:
-    kept.append(output.detach().clone())  # a rectifier may change it in place
+class _Recording(fx.Interpreter):
+    """Runs a graph, and keeps what some of its nodes give."""
+
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, paths: Mapping[str, str], seen: dict[str, Tensor]
+    ) -> None:
+        super().__init__(module, graph=graph)
+        self._paths, self._seen = paths, seen
+
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        if n.name in self._paths:  # a rectifier may change it in place
+            self._seen[self._paths[n.name]] = made.clone()
+        return made
 
 
 def correct_biases(

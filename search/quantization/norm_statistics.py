@@ -96,7 +96,8 @@ def told_ranges(
         else:
             node = nodes[op.output]
             is_known = inputs is not None or (op.role == "join" and len(before) == len(op.inputs))
-            made = _joined(node, before, graph.module(node)) if is_known else None
+            norm = graph.norm(node) or graph.module(node)
+            made = _joined(node, before, norm) if is_known else None
         if made is not None:
             known[op.output] = made
     found = {}
@@ -111,8 +112,8 @@ def _behind_layer(
     graph: TorchGraph, node: fx.Node, before: list[_Moments], inputs: Range | None
 ) -> _Moments | None:
     calls = [call for each in graph.layers.values() for call in each if call.node is node]
-    norm = None if not calls or calls[0].norm is None else graph.module(calls[0].norm)
-    if isinstance(norm, _BatchNorm):
+    norm = graph.norm(calls[0].norm) if calls else None
+    if norm is not None:
         return _of_norm(norm)
     layer = graph.module(node)
     if inputs is None or not isinstance(layer, _ConvNd | nn.Linear):

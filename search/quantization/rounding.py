@@ -165,9 +165,15 @@ def rounded_layer(
         return folded.computed(value, rounded)
     own_bias = layer.bias
     assert own_bias is None or isinstance(own_bias, Tensor)
-    value = value if ahead is None else _as_tensor(ahead(value))
+    value = value if ahead is None else _normed(ahead, value)
     out = _computed(layer, value, folded.unfolded(rounded), own_bias)
-    return out if norm is None else _as_tensor(norm(out))
+    return out if norm is None else _normed(norm, out)
+
+
+def _normed(norm: nn.Module, value: Tensor) -> Tensor:
+    """A batch norm alone: classes of libraries put an activation behind it in their forward."""
+    assert isinstance(norm, _BatchNorm)
+    return _BatchNorm.forward(norm, value)
 
 
 def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:

@@ -112,6 +112,23 @@ class TorchGraph:
         """The module that a node calls."""
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
 
+    def norm_path(self, node: fx.Node | None) -> str:
+        """The path of the batch norm that a node computes, called as a module or, where it is of
+        a class of its own, as an operator on a module's tensors; empty for any other node."""
+        if node is None:
+            return ""
+        path = str(node.target) if node.op == "call_module" else ""
+        if operator_name(node) == "batch_norm":
+            read = [each for each in node.args[1:5] if isinstance(each, fx.Node)]
+            owners = {str(each.target).rpartition(".")[0] for each in read}
+            path = owners.pop() if len(owners) == 1 else ""
+        return path if isinstance(self._modules.get(path), _BatchNorm) else ""
+
+    def norm(self, node: fx.Node | None) -> _BatchNorm | None:
+        """The batch norm that a node computes."""
+        module = self._modules.get(self.norm_path(node)) if node is not None else None
+        return module if isinstance(module, _BatchNorm) else None
+
     def _is_single(self, node: fx.Node) -> bool:
         """Whether a module in single precision is called: Q and DQ are written for that."""
         weight = getattr(self.module(node), "weight", None)
@@ -130,8 +147,8 @@ class TorchGraph:
     def _is_folded_behind(self, node: fx.Node) -> bool:
         """Whether the node is a batch norm that a file folds into all layers that read it, as
         `search.skeleton.folding.leading_norms` does."""
-        norm = self.module(node)
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or not node.users:
+        norm = self.norm(node)
+        if norm is None or norm.running_mean is None or not node.users:
             return False
         return all(self._takes_norm(user, norm) for user in node.users)
 
@@ -151,8 +168,8 @@ class TorchGraph:
 
     def _norm_of(self, node: fx.Node) -> fx.Node | None:
         (reader,) = node.users if len(node.users) == 1 else (None,)
-        norm = None if reader is None else self.module(reader)
-        has_statistics = isinstance(norm, _BatchNorm) and norm.running_mean is not None
+        norm = self.norm(reader)
+        has_statistics = norm is not None and norm.running_mean is not None
         return reader if has_statistics else None
 
     def _layer_name(self, node: fx.Node) -> str:
@@ -248,7 +265,7 @@ class _Writer:
     def _layer(self, call: Layer) -> fx.Node:
         layer = self._made.get_attr(str(call.node.target))
         norm, ahead = (
-            None if each is None else self._made.get_attr(str(each.target))
+            None if each is None else self._made.get_attr(self._source.norm_path(each))
             for each in (call.norm, call.ahead)
         )
         value = self._read(call.source, True)

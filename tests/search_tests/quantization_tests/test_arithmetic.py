@@ -79,6 +79,30 @@ class Clipped(nn.Module):
         return logits
 
 
+class NormAct(nn.BatchNorm2d):
+    """As in timm: a norm of a class of its own, with an activation behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(super().forward(x))
+
+
+class Activated(nn.Module):
+    """Norms that are called as operators, with and without a rectifier; (B, 3, 8, 8) -> (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), NormAct(8)
+        self.wide, self.wide_norm = nn.Conv2d(8, 12, 1, bias=False), NormAct(12)
+        self.narrow, self.narrow_norm = nn.Conv2d(12, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x))
+        x = x + self.narrow_norm(self.narrow(self.wide_norm(self.wide(x))))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
 class Leading(nn.Module):
     """Batch norms that stand before layers; (B, 3, 8, 8) -> (B, 5)."""
 
@@ -103,7 +127,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Plain, Residual, InvertedResidual, Dense, Grouped, Shuffle, UNet, Attention, Clipped,
-        Leading,
+        Leading, Activated,
     )
 }  # fmt: skip
 INPUTS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -289,6 +313,22 @@ def test_in_training_the_norm_takes_its_batch() -> None:
         trained = model(INPUTS)
     model.eval()
     assert torch.allclose(trained, model(INPUTS), atol=0.02)
+
+
+def test_a_norm_with_an_activation_trains_as_a_norm() -> None:
+    pruned = _dense("Activated")
+    model = QuantizedModel(pruned, quantizable_layers(pruned), FORMATS["u8s7"])
+    model.observe([INPUTS])
+    with torch.no_grad():
+        used = model.eval()(INPUTS)
+    for module in pruned.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()
+    for _ in range(30):
+        trained = model(INPUTS)
+    off = (trained - model.eval()(INPUTS)).abs().max()
+    assert off <= 0.1 * (used.max() - used.min())
 
 
 def test_ranges_that_cannot_be_are_refused() -> None:
