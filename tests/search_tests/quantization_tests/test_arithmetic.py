@@ -20,6 +20,7 @@ from search.graph import PruningGraph, trace
 from search.graph.pruned.pruned_graph import PrunedGraph
 from search.onnx_in import from_onnx
 from search.onnx_out import deliver_quantized
+from search.onnx_out.quantized import rounding_effect
 from search.quantization import FORMATS, QuantizedModel, graph_form, quantizable_layers
 from search.quantization.onnx_graph import ops_of, with_precision
 from search.quantization.places import places, segments
@@ -393,6 +394,50 @@ def test_a_file_of_a_fixed_batch_keeps_it_and_says_its_opset() -> None:
     (port,) = ort.InferenceSession(made.onnx_bytes).get_inputs()
     assert port.shape == [1, 3, 8, 8]
     assert "the opset is 18 instead of 17" in made.notes[0]
+
+
+class Amplifier(nn.Module):
+    """Small differences grow from layer to layer; (B, 3, 8, 8) -> (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 if not i else 8, 8, 1) for i in range(10))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.sin(6 * layer(x))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_a_file_that_rounding_itself_explains_is_delivered_with_a_note() -> None:
+    torch.manual_seed(0)
+    graph = trace(Amplifier().eval(), (INPUTS[:2],))
+    pruned = graph_form(graph.model, graph, graph.dense_plan())
+    layers = quantizable_layers(pruned)
+    model = QuantizedModel(pruned, layers, FORMATS["u8s7"]).eval()
+    model.observe([INPUTS])
+
+    def samples(count: int) -> tuple[Tensor, ...]:
+        return (INPUTS[:count],)
+
+    dense, examples = graph.model, graph.example_inputs
+    made = deliver_quantized(model, dense, dense, examples, samples, most=0.01)
+    assert 0.01 < made.worst_difference <= rounding_effect(model, dense, samples, (1, 2, 7))
+    assert "the network amplifies rounding" in " ".join(made.notes)
+
+
+def test_a_file_that_rounding_does_not_explain_is_refused() -> None:
+    graph, pruned = _traced("Plain"), _dense("Plain")
+    model = QuantizedModel(pruned, quantizable_layers(pruned), FORMATS["u8s7"]).eval()
+    model.observe([INPUTS])
+    for key in model.ranges:  # those of the file, not of the model
+        model.ranges[key] = (-40.0, 40.0)
+    with pytest.raises(ArithmeticError, match="or within what rounding itself changes"):
+        deliver_quantized(
+            model, graph.model, graph.model, graph.example_inputs, lambda count: (INPUTS[:count],)
+        )
 
 
 def test_a_file_of_torch_code_takes_any_number_of_examples() -> None:
