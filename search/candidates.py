@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from search.memory_layout import lay_out
 from search.plan import Plan
+from search.quantization.examples import first_examples
 from search.quantization.formats import Format
 from search.quantization.model import NORMS, QuantizedModel, graph_form, quantizable_layers
 from search.recalibration import DenseOrigin, recalibrate
-from search.reconstruction import first_inputs, known_targets, reconstruct
+from search.reconstruction import EXAMPLES, known_targets, reconstruct
 from search.surgery import kept_indices, prune
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def recalibrated(
     """
     kept = kept_indices(graph, plan)
     if kept and inputs:
-        first = first_inputs(inputs)
+        first = torch.cat(list(first_examples(inputs, EXAMPLES)))
         reconstruct(pruned, known_targets(model, first), kept, first)
     recalibrate(pruned, inputs, DenseOrigin(model, kept))
     return pruned

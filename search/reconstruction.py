@@ -52,13 +52,11 @@ class LayerTarget:
     Attributes:
         outputs: Y of all channels.
         places: the sampled rows.
-        rows: of how many there are.
         is_normed: whether a batch norm takes the outputs, so that their means do not matter.
     """
 
     outputs: Tensor
     places: Tensor
-    rows: int
     is_normed: bool
 
 
@@ -166,7 +164,7 @@ def dense_targets(dense: nn.Module, inputs: Tensor) -> dict[str, LayerTarget]:
         channels_last = result if call.weight.ndim == 2 else result.permute(0, 2, 3, 1)
         flat = channels_last.reshape(-1, channels_last.shape[-1])
         places = _sampled(len(flat), flat.shape[1], len(found))
-        found[call.name] = LayerTarget(flat[places].clone(), places, len(flat), False)
+        found[call.name] = LayerTarget(flat[places].clone(), places, False)
         last.append((result, call.name))
 
     def norm(value: Tensor) -> None:
@@ -176,7 +174,7 @@ def dense_targets(dense: nn.Module, inputs: Tensor) -> dict[str, LayerTarget]:
     with in_evaluation(dense), torch.no_grad(), _by_batch(dense), watch:
         dense(inputs[:EXAMPLES])
     return {
-        name: LayerTarget(each.outputs, each.places, each.rows, name in normed)
+        name: LayerTarget(each.outputs, each.places, name in normed)
         for name, each in found.items()
         if name not in again
     }
@@ -200,17 +198,6 @@ def known_targets(dense: nn.Module, inputs: Tensor) -> dict[str, LayerTarget]:
     if known is None or known[0].shape != first.shape or not torch.equal(known[0], first):
         known = _KNOWN[dense] = first.clone(), dense_targets(dense, first)
     return known[1]
-
-
-def first_inputs(batches: Sequence[Tensor]) -> Tensor:
-    """The first `EXAMPLES` examples of batches, as far as there are so many."""
-    needed, count = [], 0
-    for batch in batches:
-        if count >= EXAMPLES:
-            break
-        needed.append(batch)
-        count += len(batch)
-    return torch.cat(needed)[:EXAMPLES]
 
 
 def reconstruct(
