@@ -61,6 +61,8 @@ def rounded_candidate(
     plan: Plan,
     inputs: Sequence[Tensor],
     form: Format | None = None,
+    *,
+    start: nn.Module | None = None,
 ) -> nn.Module:
     """A copy of the model under a plan, to be scored: its weights lie as `lay_out` leaves them.
 
@@ -70,12 +72,13 @@ def rounded_candidate(
         plan: kept units, and layers in int8.
         inputs: batches that recalibrate it and show the ranges of its values.
         form: the integers of int8 layers; None leaves all float.
+        start: of `lineage.regrown`, from which it is cut; by default the model itself.
 
     Raises:
         ConfigError: no inputs, or a layer that is none of the model.
         PlanError: the plan does not fit the graph.
     """
-    pruned = candidate(model, graph, plan)
+    pruned = candidate(start or model, graph, plan)
     if inputs:
         lay_out(pruned, inputs[0])
     recalibrated(pruned, model, graph, plan, inputs)

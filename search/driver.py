@@ -19,8 +19,9 @@ from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
 from search.evaluation import loss_with_error
-from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig
+from search.explorer import Candidate, Explorer, Failed, Node, Scored, SearchConfig, Start
 from search.explorer.segments import INT8, Segment
+from search.finetuning import FinetuneConfig
 from search.floors import layer_floors
 from search.graph import PruningGraph
 from search.objectives import CLASSIFICATION, Objective
@@ -28,6 +29,7 @@ from search.plan import Plan
 from search.quantization import Format, precision_segments
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, operators, skeleton
+from search.tuning import Tuner
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
 Evaluate = Callable[[nn.Module], float | tuple[float, float]]
@@ -50,6 +52,7 @@ class SearchResult:
         sensitivity: The measured loss rises, to be given to a later search.
         staircases: The measured single-group ratios, to be given to a later search.
         int8_staircases: Those with all layers in int8, likewise.
+        built: The model of a node, with the newest weights that it has, as `model` is of the best.
         infeasible: Why no plan meets the budget, else None.
     """
 
@@ -65,6 +68,7 @@ class SearchResult:
     sensitivity: Sensitivity
     staircases: Mapping[str, Mapping[str, float]]
     int8_staircases: Mapping[str, Mapping[str, float]]
+    built: Callable[[Node], nn.Module]
     infeasible: Mapping[str, Any] | None
 
 
@@ -86,6 +90,8 @@ def run_search(
     int8_staircases: Mapping[str, Mapping[str, float]] | None = None,
     form: Format | None = None,
     objective: Objective = CLASSIFICATION,
+    fit: tuple[Tensor, Tensor] | None = None,
+    finetune: FinetuneConfig | None = None,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SearchResult:
     """Prunes a model to a latency budget that `latency` measures.
@@ -111,6 +117,8 @@ def run_search(
         form: The integers of int8 layers, one of `search.quantization.FORMATS`: then the precision
             of each layer is searched beside the widths. None: all stays float.
         objective: What models are judged by; `batches` hold its targets.
+        fit: Inputs (N, …) and targets (N, …) to train on, for `config.entwined`.
+        finetune: How to train them; `config.entwined` is the number of steps.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
@@ -138,6 +146,7 @@ def run_search(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
             segments=segments, form=form, negligible=negligible_rise(scored, model, segments),
         )  # fmt: skip
+    tuner = _tuner(model, graph, batches, config, fit, finetune, criterion, form, objective)
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
     widths |= {segment.name: segment.width for segment in segments}
@@ -151,17 +160,48 @@ def run_search(
         config, graph, scores, relax(0),
         relax=relax, sensitivity=sensitivity, staircases=staircases,
         segments=segments, int8_staircases=int8_staircases,
+        scores_at=tuner.scores if tuner else None,
     )  # fmt: skip
+
+    def built(plan: Plan, start: Start | None) -> nn.Module:
+        begun = tuner.begun(start) if tuner else None
+        return rounded_candidate(model, graph, plan, inputs, form, start=begun)
+
     while not explorer.done:
         candidates = explorer.ask()
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
             if candidate.needs == "loss":
-                pruned = rounded_candidate(model, graph, candidate.plan, inputs, form)
-                explorer.tell(candidate, _score(scored(pruned)))
+                explorer.tell(candidate, _score(scored(built(candidate.plan, candidate.start))))
+            elif candidate.needs == "weights" and tuner is not None:
+                explorer.tell(candidate, tuner.tuned(candidate, lambda m: _score(scored(m))))
         if progress is not None:
             progress(explorer.progress())
-    return _result(model, graph, explorer, sensitivity, inputs, form)
+    return _result(explorer, sensitivity, lambda node: built(node.plan, node.start_of_children))
+
+
+def _tuner(
+    model: nn.Module,
+    graph: PruningGraph,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    config: SearchConfig,
+    fit: tuple[Tensor, Tensor] | None,
+    finetune: FinetuneConfig | None,
+    criterion: str,
+    form: Format | None,
+    objective: Objective,
+) -> Tuner | None:
+    """What trains between the levels; None where nothing is to be trained."""
+    if not config.entwined:
+        return None
+    if fit is None:
+        raise ConfigError(
+            f"entwined must be 0 where there is no data to fit on, but got {config.entwined}"
+        )
+    return Tuner(
+        model, graph, batches, fit, finetune or FinetuneConfig(config.entwined),
+        criterion, form, config.blocks, objective,
+    )  # fmt: skip
 
 
 def constraints_of(
@@ -230,17 +270,12 @@ def _measure_latencies(
 
 
 def _result(
-    model: nn.Module,
-    graph: PruningGraph,
-    explorer: Explorer,
-    sensitivity: Sensitivity,
-    inputs: Sequence[Tensor],
-    form: Format | None,
+    explorer: Explorer, sensitivity: Sensitivity, built: Callable[[Node], nn.Module]
 ) -> SearchResult:
     finalists = explorer.finalists()
     best, made = finalists[0] if finalists else None, None
     if best is not None:
-        made = rounded_candidate(model, graph, best.plan, inputs, form)
+        made = built(best)
         made.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return SearchResult(
         plan=best.plan if best else None,
@@ -255,5 +290,6 @@ def _result(
         sensitivity=sensitivity,
         staircases=explorer.staircases(),
         int8_staircases=explorer.int8_staircases(),
+        built=built,
         infeasible=explorer.infeasible,
     )

@@ -2,7 +2,17 @@
 
 from search.explorer.config import SearchConfig
 from search.explorer.explorer import Explorer
-from search.explorer.outcomes import Failed, Measured, Scored
-from search.explorer.tree import Candidate, Node
+from search.explorer.node import Candidate, Node, Start
+from search.explorer.outcomes import Failed, Measured, Scored, Tuned
 
-__all__ = ["Candidate", "Explorer", "Failed", "Measured", "Node", "Scored", "SearchConfig"]
+__all__ = [
+    "Candidate",
+    "Explorer",
+    "Failed",
+    "Measured",
+    "Node",
+    "Scored",
+    "SearchConfig",
+    "Start",
+    "Tuned",
+]

@@ -38,6 +38,8 @@ class SearchConfig:
         perturbation: Spread of the perturbed knapsacks (log scale).
         learn: Correct the latency prior by whole-model measurements.
         blocks: Remove whole residual blocks too; else they all stay.
+        entwined: Steps of fine-tuning that every node kept at a level gets before its children
+            are made; they start from its weights. 0 trains nothing before the end.
         multiple: Channels that stay are a multiple of this, unless all do.
         max_parameters: The most that the result may have; None is no limit.
         max_memory_mb: The most that one call of the result may hold at once, in 10⁶ bytes, see
@@ -61,6 +63,7 @@ class SearchConfig:
     perturbation: float = 0.4
     learn: bool = True
     blocks: bool = False
+    entwined: int = 0
     multiple: int = 1
     max_parameters: int | None = None
     max_memory_mb: float | None = None
@@ -83,7 +86,7 @@ class SearchConfig:
             raise ConfigError(
                 f"max_memory_mb must be finite and > 0, but got {self.max_memory_mb}"
             )
-        for name in ("max_moves", "seed"):
+        for name in ("max_moves", "seed", "entwined"):
             _require_at_least(name, getattr(self, name), 0)
         for name in ("stair_gain", "perturbation"):
             value = getattr(self, name)

@@ -13,7 +13,8 @@ from search.explorer.config import SearchConfig
 from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
 from search.explorer.limits import limits_of
-from search.explorer.outcomes import Needs, outcome_from_json, outcome_to_json, read_outcome
+from search.explorer.node import Candidate, Node
+from search.explorer.outcomes import Needs, Tuned, outcome_to_json, read_outcome
 from search.explorer.preparation import Relax, SearchStatus
 from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import QuestionRound
@@ -21,11 +22,12 @@ from search.explorer.saved_state import (
     SavedSensitivity,
     config_to_json,
     inputs_to_json,
+    outcomes_from_json,
     rows_from_json,
     rows_to_json,
 )
 from search.explorer.segments import Segment
-from search.explorer.tree import Candidate, Node, Tree, pareto
+from search.explorer.tree import ScoresAt, Tree, pareto
 
 VERSION = 1
 Key = tuple[str, Needs]
@@ -58,6 +60,7 @@ class Explorer:
         staircases: Ratios measured earlier, group -> width -> ratio (see `staircases()`).
         segments: Layers whose precision is searched too; by default all stay float.
         int8_staircases: Ratios measured earlier with all segments in int8.
+        scores_at: The scores with the weights of a checkpoint, see `SearchConfig.entwined`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Explorer:
         staircases: Mapping[str, Mapping[Any, float]] | None = None,
         segments: Sequence[Segment] = (),
         int8_staircases: Mapping[str, Mapping[Any, float]] | None = None,
+        scores_at: ScoresAt | None = None,
     ) -> None:
         groups = graph if isinstance(graph, Sequence) else graph.groups
         importance = Importance(
@@ -81,7 +85,7 @@ class Explorer:
         self.config = config
         self.infeasible: dict[str, Any] | None = None
         self._inputs = inputs_to_json(floors, sensitivity, staircases, importance, int8_staircases)
-        self._tree = Tree(config, importance, limits_of(graph, config))
+        self._tree = Tree(config, importance, limits_of(graph, config), scores_at)
         self._status = SearchStatus(
             stairs=rows_from_json(self._inputs["staircases"]),
             int8_stairs=rows_from_json(self._inputs.get("int8_staircases", {})),
@@ -108,7 +112,7 @@ class Explorer:
 
         Args:
             candidate: As handed out; only its digest and needs are read.
-            outcome: `Measured`, `Scored`, `Failed`, or any object with such attributes.
+            outcome: `Measured`, `Scored`, `Tuned`, `Failed`, or any object with such attributes.
 
         Raises:
             ExplorerError: The candidate was never handed out.
@@ -146,8 +150,9 @@ class Explorer:
             "phase": "done" if self._finished and not self.infeasible else self._status.phase,
             "level": self._status.level,
             "levels": self.config.levels,
-            "measured": sum(node.ratio is not None for node in nodes) - 1,
+            "measured": self._tree.measured_widths() - 1,
             "scored": sum(node.loss is not None for node in nodes),
+            "tuned": sum(isinstance(node.tuned, Tuned) for node in nodes),
             "failed": sum(node.error is not None for node in nodes),
             "waiting": len(self._open),
             "remaining": self._remaining(),
@@ -207,8 +212,7 @@ class Explorer:
         """All outcomes, and what was handed out, as a JSON object for `restore`."""
         outcomes = []
         for digest, needs in sorted(self._answered):
-            node = self._tree.nodes[digest]
-            outcome = node.latency if needs == "latency" else node.score
+            outcome = self._tree.nodes[digest].outcome(needs)
             if outcome is not None:
                 outcomes.append({"digest": digest, "needs": needs, **outcome_to_json(outcome)})
         return {
@@ -231,6 +235,7 @@ class Explorer:
         relax: Relax | None = None,
         forget: Collection[str] = (),
         segments: Sequence[Segment] = (),
+        scores_at: ScoresAt | None = None,
     ) -> "Explorer":
         """An explorer that goes on exactly where the saved one was.
 
@@ -245,7 +250,7 @@ class Explorer:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            return cls._restored(state, graph, scores, floors, relax, forget, segments)
+            return cls._restored(state, graph, scores, floors, relax, forget, segments, scores_at)
         except (KeyError, TypeError, AttributeError) as error:
             raise ExplorerError(
                 f"state must come from Explorer.state(), but got {error!r}"
@@ -261,6 +266,7 @@ class Explorer:
         relax: Relax | None,
         forget: Collection[str],
         segments: Sequence[Segment],
+        scores_at: ScoresAt | None,
     ) -> "Explorer":
         if state["version"] != VERSION:
             raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
@@ -275,6 +281,7 @@ class Explorer:
             staircases=inputs["staircases"],
             segments=segments,
             int8_staircases=inputs.get("int8_staircases"),
+            scores_at=scores_at,
         )
         if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
@@ -325,12 +332,7 @@ class Explorer:
         self._queued.clear()
 
     def _replay(self, outcomes: Sequence[Mapping[str, Any]], forget: Collection[str]) -> None:
-        left = {}
-        for row in outcomes:
-            fields = {
-                name: value for name, value in row.items() if name not in ("digest", "needs")
-            }
-            left[row["digest"], row["needs"]] = outcome_from_json(fields)
+        left = outcomes_from_json(outcomes)
         for digest in forget:
             left.pop((digest, "latency"), None)
         while ready := sorted(self._open & left.keys()):

@@ -8,6 +8,7 @@
 | penalty_g(k) | S_g(1 − k/W_g) where measured, else −log kept_g(k) | scalar ≥ 0 |
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -92,9 +93,7 @@ class Importance:
         self.min_widths = {group.name: narrowest(group, multiple) for group in searched}
         self.steps = {group.name: step_of(group, multiple) for group in searched}
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
-        self._order = {
-            name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()
-        }
+        self._order = {name: _order(row) for name, row in values.items()}
         self._parts = {group.name: group.required_any_of for group in groups}
         for name in self.segments:
             self.widths[name], self.min_widths[name], self.steps[name] = FLOAT, INT8, 1
@@ -131,6 +130,16 @@ class Importance:
         }
         return Plan(kept, precision=precision)
 
+    def continuing(self, plan: Plan, scores: Mapping[str, ScoreLike]) -> "Importance":
+        """The same penalties, with units in the order of other scores: first those that `plan`
+        keeps, of which there are newer weights, then the others."""
+        other = copy.copy(self)
+        other._order = {
+            name: _kept_first(_order(_read_scores(name, width, scores)), plan.kept[name])
+            for name, width in self.group_widths.items()
+        }
+        return other
+
     @property
     def group_widths(self) -> dict[str, int]:
         """Full width of every searched group, without the segments."""
@@ -139,6 +148,17 @@ class Importance:
     def pattern(self, precision: int) -> dict[str, int]:
         """All segments in one precision."""
         return dict.fromkeys(self.segments, precision)
+
+
+def _order(row: np.ndarray) -> list[int]:
+    """Units, the best first."""
+    order: list[int] = np.argsort(-row, kind="stable").tolist()
+    return order
+
+
+def _kept_first(order: Sequence[int], kept: Sequence[int]) -> list[int]:
+    stays = frozenset(kept)
+    return sorted(order, key=lambda unit: unit not in stays)
 
 
 def _read_scores(name: str, width: int, scores: Mapping[str, ScoreLike]) -> np.ndarray:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
+from search.explorer.node import Node
 from search.explorer.outcomes import Measured
 from search.explorer.preparation import Relax, SearchStatus, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
-from search.explorer.rounds import RoundGenerator, measure, score
+from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
-from search.explorer.tree import Node, Tree
+from search.explorer.tree import Tree
 
 _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
 
@@ -70,12 +71,12 @@ class Level:
         self.low = target * config.window[0] if self.last else 0.0
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
-        samples = [
-            node.sample
+        samples = {  # one of all nodes of the same widths, which share their latency
+            id(node.timing): node.sample
             for node in tree.measured()
             if node.sample and node.origin not in ("dense", "stair")  # the prior is made of these
-        ]
-        prior = space.prior.fitted(samples, target) if config.learn else space.prior
+        }.values()
+        prior = space.prior.fitted(list(samples), target) if config.learn else space.prior
         self.space = space.learned(prior)
         if self.last and tree.is_limited:
             self.space = self.space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
@@ -91,7 +92,10 @@ class Level:
         if len(pool) < self.tree.config.beam_width:
             reached = [*reached, *fallbacks[: self.tree.config.beam_width]]
         yield from score(reached)
-        return self._keep(frontier, fallbacks)
+        kept = self._keep(frontier, fallbacks)
+        if self.tree.config.entwined and not self.last:
+            yield from tune(node for node in kept if node is not self.tree.root)
+        return kept
 
     def _children(self, frontier: Iterable[Node]) -> dict[str, Node]:
         seen = {

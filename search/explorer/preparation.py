@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.explorer.importance import Importance
+from search.explorer.node import Node
 from search.explorer.prior import Int8Stairs, LatencyPrior
 from search.explorer.rounds import RoundGenerator, measure, score
 from search.explorer.segments import FLOAT, INT8
@@ -21,7 +22,7 @@ from search.explorer.staircase import (
     filled,
     points_each,
 )
-from search.explorer.tree import Node, Tree
+from search.explorer.tree import Tree
 
 Relax = Callable[[int], Mapping[str, int]]
 

@@ -6,9 +6,10 @@ Reads the tree and the status, and changes neither.
 from collections.abc import Sequence
 from typing import Any
 
+from search.explorer.node import Node
 from search.explorer.preparation import SearchStatus
 from search.explorer.staircase import points_each
-from search.explorer.tree import Node, Tree
+from search.explorer.tree import Tree
 
 
 def remaining_measurements(tree: Tree, status: SearchStatus, waiting: int) -> int:

@@ -12,9 +12,9 @@ from itertools import chain, permutations
 import numpy as np
 
 from search.explorer.config import SearchConfig
+from search.explorer.node import Node
 from search.explorer.segments import flips
 from search.explorer.space import Space, Widths, anchored
-from search.explorer.tree import Node
 
 Proposal = tuple[str, dict[str, int]]  # origin, widths
 _PERTURBED = 4  # tries per wanted perturbed child: many draws give a plan seen before

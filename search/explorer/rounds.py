@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from search.explorer.tree import Candidate, Node
+from search.explorer.node import Candidate, Node
 
 T = TypeVar("T")
 
@@ -54,6 +54,12 @@ def score(nodes: Iterable[Node]) -> RoundGenerator[None]:
     """Requests the loss of nodes and waits for every answer still open."""
     losses = [candidate for node in _ordered(nodes) for candidate in node.request("loss")]
     yield QuestionRound(tuple(losses), "all")
+
+
+def tune(nodes: Iterable[Node]) -> RoundGenerator[None]:
+    """Requests the weights of nodes after a few steps of fine-tuning; waits for every answer."""
+    weights = [candidate for node in _ordered(nodes) for candidate in node.request("weights")]
+    yield QuestionRound(tuple(weights), "all")
 
 
 def _ordered(nodes: Iterable[Node]) -> list[Node]:

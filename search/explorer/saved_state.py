@@ -7,6 +7,7 @@ from typing import Any
 from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance, SensitivityLike
+from search.explorer.outcomes import Needs, Outcome, outcome_from_json
 from search.explorer.staircase import Stairs
 
 _LARGE = 1e30
@@ -70,6 +71,17 @@ def inputs_to_json(
         }
         given["int8_staircases"] = _known_rows(int8_staircases or {}, importance)
     return given
+
+
+def outcomes_from_json(
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, Needs], Outcome]:
+    """Digest and question -> outcome."""
+    found = {}
+    for row in rows:
+        fields = {name: value for name, value in row.items() if name not in ("digest", "needs")}
+        found[row["digest"], row["needs"]] = outcome_from_json(fields)
+    return found
 
 
 def rows_to_json(stairs: Mapping[str, Stairs]) -> dict[str, dict[str, float]]:

@@ -1,165 +1,87 @@
-"""The search tree: its nodes, what is known of them, and how they rank. Proposes nothing."""
+"""The search tree: its nodes, what they share, and how they rank. Proposes nothing."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from search.explorer.config import SearchConfig
-from search.explorer.importance import Importance
-from search.explorer.outcomes import Failed, Measured, Needs, Outcome, Scored
-from search.explorer.prior import Sample
+from search.explorer.importance import Importance, ScoreLike
+from search.explorer.node import Node, Start, Timing
+from search.explorer.outcomes import Measured
 from search.explorer.segments import FLOAT, INT8, Pattern
 from search.plan import Plan
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One question to the outside: the latency or the loss of a plan."""
-
-    plan: Plan
-    digest: str
-    level: int
-    parent: str | None
-    origin: str
-    needs: Needs
-
-    @property
-    def key(self) -> tuple[str, Needs]:
-        """What makes the question distinct."""
-        return self.digest, self.needs
-
-
-@dataclass
-class Node:
-    """A plan in the tree and its outcomes so far."""
-
-    plan: Plan
-    digest: str
-    widths: dict[str, int]
-    level: int
-    parent: str | None
-    origin: str
-    penalty: float
-    fits: bool = True  # within the limits of parameters and memory
-    pattern: Pattern = field(default_factory=dict)
-    latency: Measured | Failed | None = None
-    score: Scored | Failed | None = None
-    kept: bool = False
-    requested: set[Needs] = field(default_factory=set)
-
-    @property
-    def ratio(self) -> float | None:
-        return self.latency.ratio if isinstance(self.latency, Measured) else None
-
-    @property
-    def ratio_high(self) -> float | None:
-        return self.latency.ratio_high if isinstance(self.latency, Measured) else None
-
-    @property
-    def sample(self) -> Sample | None:
-        """What the prior learns from; a 95 % interval spans four standard errors."""
-        if not isinstance(self.latency, Measured):
-            return None
-        noise = (self.latency.ratio_high - self.latency.ratio_low) / 4
-        return Sample(self.widths, self.latency.ratio, noise)
-
-    @property
-    def loss(self) -> float | None:
-        return self.score.loss if isinstance(self.score, Scored) else None
-
-    @property
-    def standard_error(self) -> float:
-        """Of the loss; 0 where it is not known."""
-        return (self.score.standard_error or 0.0) if isinstance(self.score, Scored) else 0.0
-
-    @property
-    def error(self) -> str | None:
-        for outcome in (self.latency, self.score):
-            if isinstance(outcome, Failed):
-                return f"{outcome.kind}: {outcome.message}"
-        return None
-
-    def meets(self, ratio: float) -> bool:
-        """Whether the measured ratio is known and at most `ratio`."""
-        return self.ratio is not None and self.ratio <= ratio
-
-    def request(self, needs: Needs) -> list[Candidate]:
-        """The question, on the first request; nothing afterwards."""
-        if needs in self.requested:
-            return []
-        self.requested.add(needs)
-        return [
-            Candidate(self.plan, self.digest, self.level, self.parent, self.origin, needs)
-        ]  # fmt: skip
-
-    def tell(self, outcome: Outcome, needs: Needs) -> None:
-        """Keeps an outcome of the fitting kind."""
-        if needs == "latency" and not isinstance(outcome, Scored):
-            self.latency = outcome
-        if needs == "loss" and not isinstance(outcome, Measured):
-            self.score = outcome
-
-    def rank(self) -> tuple[float, float, str]:
-        """Loss, then importance, then digest; nodes without a loss come last."""
-        return (float("inf") if self.loss is None else self.loss, self.penalty, self.digest)
-
-    def row(self) -> dict[str, Any]:
-        """The node as a JSON object."""
-        latency = self.latency if isinstance(self.latency, Measured) else None
-        return {
-            "digest": self.digest,
-            "parent": self.parent,
-            "level": self.level,
-            "origin": self.origin,
-            "widths": {
-                name: width for name, width in self.widths.items() if name not in self.pattern
-            },
-            "int8": sorted(self.plan.precision),
-            "ratio": self.ratio,
-            "ratio_low": latency.ratio_low if latency else None,
-            "ratio_high": self.ratio_high,
-            "latency_ms": latency.latency_ms if latency else None,
-            "loss": self.loss,
-            "kept": self.kept,
-            "error": self.error,
-        }
+ScoresAt = Callable[[str], Mapping[str, ScoreLike]]  # of the units, with a checkpoint's weights
 
 
 class Tree:
-    """All nodes by digest; the root is the dense plan, whose ratio is 1 by definition."""
+    """All nodes by digest; the root is the dense plan, whose ratio is 1 by definition.
+
+    Args:
+        config: For the budget, the window and the steps.
+        importance: Penalties and units, with the dense model's weights.
+        limits: Whether a plan is small enough.
+        scores_at: The scores with the weights of a checkpoint; by default units stay in the order
+            of the dense model's.
+    """
 
     def __init__(
         self,
         config: SearchConfig,
         importance: Importance,
         limits: Callable[[Plan], bool] | None = None,
+        scores_at: ScoresAt | None = None,
     ) -> None:
         self.config = config
-        self._limits = limits
+        self._limits, self._scores_at = limits, scores_at
         self.importance = importance
         self.nodes: dict[str, Node] = {}
+        self._timings: dict[tuple[int, ...], Timing] = {}
+        self._continued: dict[str, Importance] = {}
         self.root = self.add(importance.widths, 0, None, "dense")
-        self.root.latency = Measured(1.0, 1.0, 1.0)
-        self.root.requested.add("latency")
+        self.root.timing.latency = Measured(1.0, 1.0, 1.0)
+        self.root.timing.is_requested = True
         self.root.kept = True
 
     def add(self, widths: Mapping[str, int], level: int, parent: Node | None, origin: str) -> Node:
-        """The node of these widths: the one that exists already, or a new one."""
-        plan = self.importance.plan(widths)
-        digest = plan.digest
+        """The node of these widths and of the parent's weights: the one that exists already, or a
+        new one."""
+        start = None if parent is None else parent.start_of_children
+        plan = self._importance_after(start).plan(widths)
+        digest = self._digest(plan, start)
         if digest not in self.nodes:
+            wide = {name: widths[name] for name in sorted(self.importance.widths)}
             self.nodes[digest] = Node(
                 plan=plan,
                 digest=digest,
-                widths={name: widths[name] for name in sorted(self.importance.widths)},
+                widths=wide,
                 level=level,
                 parent=None if parent is None else parent.digest,
                 origin=origin,
                 penalty=self.importance.total(widths),
                 fits=self.fits(plan),
                 pattern={name: widths[name] for name in self.importance.segments},
+                start=start,
+                steps=self.config.entwined,
+                timing=self._timings.setdefault(tuple(wide.values()), Timing()),
             )
         return self.nodes[digest]
+
+    def _importance_after(self, start: Start | None) -> Importance:
+        """Which units a plan keeps, by the scores of the weights that it starts from."""
+        if start is None or self._scores_at is None:
+            return self.importance
+        if start.node not in self._continued:
+            scores = self._scores_at(start.checkpoint)
+            self._continued[start.node] = self.importance.continuing(start.plan, scores)
+        return self._continued[start.node]
+
+    def _digest(self, plan: Plan, start: Start | None) -> str:
+        """Of the plan alone for the dense model's weights. Else of what led to the weights, never
+        of the weights themselves, which another machine would train otherwise in the last bits."""
+        if start is None:
+            return plan.digest
+        text = f"{plan.digest}:{start.node}:{start.steps}:{self.config.seed}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def roots(self) -> Sequence[Pattern]:
         """All segments float, and all in int8; one alone without segments."""
@@ -194,6 +116,10 @@ class Tree:
         return [
             node for node in self.measured() if node.meets(ratio) and (node.fits or not must_fit)
         ]
+
+    def measured_widths(self) -> int:
+        """How many different widths have a measured ratio."""
+        return len({id(node.timing) for node in self.nodes.values() if node.ratio is not None})
 
     def ordered(self) -> list[Node]:
         """Every node, by level and digest."""

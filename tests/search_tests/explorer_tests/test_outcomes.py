@@ -69,5 +69,5 @@ def test_an_outcome_survives_json(outcome: Measured | Scored | Failed) -> None:
 
 
 def test_other_json_is_refused() -> None:
-    with pytest.raises(ValueError, match="measured, scored or failed"):
+    with pytest.raises(ValueError, match="measured, scored, tuned or failed"):
         outcome_from_json({"ratio": 1.0})
