@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import secateur
-from benchmarks.joint.cells import WAYS, Cell, best_simple, kept, verdict
+from benchmarks.joint.cells import WAYS, Cell, best_simple, verdict
 from benchmarks.joint.networks import NETWORKS, trained
+from benchmarks.kept import kept
 from latency_probes.local import Failed, LocalModel, LocalProbe
 from latency_probes.machine import read as read_machine
 from latency_probes.messages import Settings, Target
@@ -135,7 +136,7 @@ def cells_of(subject: Subject, budgets: Sequence[float], out: Path) -> list[Cell
 
     def cell(budget: float, way: str, make: Callable[[], Cell]) -> Cell:
         name = f"{subject.name}-{budget:g}-{way.replace(', ', '-').replace(' ', '-')}"
-        found = kept(out / "cells", name, make)
+        found = Cell(**kept(out / "cells", name, lambda: asdict(make())))
         sys.stderr.write(
             f"{name}: {found.ratio:.3f}, {found.accuracy:.2%}, {found.seconds:.0f} s\n"
         )

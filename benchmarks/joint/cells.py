@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 WAYS = ("float", "int8", "float, then int8", "both")
 SIMPLE = WAYS[:3]
@@ -36,19 +34,6 @@ class Cell:
 
     def meets(self, budget: float) -> bool:
         return self.ratio <= budget
-
-
-def kept(folder: Path, name: str, make: Callable[[], Cell]) -> Cell:
-    """The cell of a file in `folder`, or a new one, left there: a run that was ended goes on."""
-    path = folder / f"{name}.json"
-    if path.exists():
-        return Cell(**json.loads(path.read_text()))
-    cell = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(asdict(cell), indent=1))
-    partial.replace(path)
-    return cell
 
 
 def best_simple(cells: Sequence[Cell], budget: float) -> Cell | None:

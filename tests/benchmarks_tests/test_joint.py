@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.joint.cells import Cell, best_simple, kept, verdict
+from benchmarks.joint.cells import Cell, best_simple, verdict
 from benchmarks.joint.networks import NETWORKS
+from benchmarks.kept import kept
 
 
 def _cell(way: str, ratio: float, accuracy: float, budget: float = 0.35) -> Cell:
@@ -42,7 +44,7 @@ def test_half_a_point_or_less_latency_is_clearly_better(
 
 
 def test_a_cell_is_made_once(tmp_path: Path) -> None:
-    made = [_cell("float", 0.3, 0.9)]
+    made = [asdict(_cell("float", 0.3, 0.9))]
     assert kept(tmp_path, "a", made.pop) == kept(tmp_path, "a", made.pop)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.explorer import Candidate, Explorer, Failed, Measured, Scored
+from search.explorer.outcomes import Outcome
 from search.sensitivity import Sensitivity
 
 
@@ -92,7 +93,7 @@ class Device:
             rise += weight * gone**1.5
         return 0.2 + rise + 0.1 * rise**2
 
-    def answer(self, candidate: Candidate) -> Measured | Scored | Failed:
+    def answer(self, candidate: Candidate) -> Outcome:
         if self._uniform(candidate, "fails") < self.failing:
             return Failed("crashed", "the child process ended")
         if candidate.needs == "loss":

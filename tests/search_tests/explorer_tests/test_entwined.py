@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from search.explorer import Candidate, Explorer, Failed, Measured, Scored, SearchConfig, Tuned
+from search.explorer import Candidate, Explorer, Failed, Scored, SearchConfig, Tuned
+from search.explorer.outcomes import Outcome
 from tests.search_tests.explorer_tests.simulation import FLOORS, GROUPS, Device, relax, scores
 
 CONFIG = SearchConfig(0.5, beam_width=2, children=3, levels=3, entwined=10)
@@ -30,9 +31,9 @@ def scores_at(checkpoint: str) -> Mapping[str, Tensor]:
 class TrainingDevice(Device):
     """Trains too: each step of a lineage takes a little off the loss."""
 
-    def answer(self, candidate: Candidate) -> Measured | Scored | Tuned | Failed:
+    def answer(self, candidate: Candidate) -> Outcome:
         known = Device.answer(self, replace(candidate, needs="loss"))
-        if candidate.needs == "latency" or isinstance(known, Failed):
+        if candidate.needs == "latency" or not isinstance(known, Scored):
             return Device.answer(self, candidate)
         before = 0 if candidate.start is None else candidate.start.steps
         loss = known.loss * 0.99 ** (before + candidate.steps)
@@ -134,7 +135,7 @@ def test_widths_are_measured_once_whatever_the_weights() -> None:
 
 def test_a_node_that_could_not_be_trained_hands_down_the_weights_that_it_began_with() -> None:
     class Untrained(TrainingDevice):
-        def answer(self, candidate: Candidate) -> Measured | Scored | Tuned | Failed:
+        def answer(self, candidate: Candidate) -> Outcome:
             if candidate.needs == "weights":
                 return Failed("killed", "out of memory")
             return super().answer(candidate)
