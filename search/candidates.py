@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from search.lineage import Origin
 from search.memory_layout import lay_out
 from search.plan import Plan
 from search.quantization.examples import first_examples
@@ -33,6 +34,7 @@ def recalibrated(
     graph: PruningGraph,
     plan: Plan,
     inputs: Sequence[Tensor],
+    origin: Origin | None = None,
 ) -> nn.Module:
     """The same network, reconstructed and recalibrated in place on these inputs.
 
@@ -43,6 +45,7 @@ def recalibrated(
         graph: its analysis.
         plan: what `pruned` is pruned to.
         inputs: batches (B, …) of calibration images.
+        origin: what `pruned` was cut from, where that is not the model.
 
     Raises:
         ConfigError: there is something to recalibrate, but no batch.
@@ -50,7 +53,13 @@ def recalibrated(
     kept = kept_indices(graph, plan)
     if kept and inputs:
         first = torch.cat(list(first_examples(inputs, EXAMPLES)))
-        reconstruct(pruned, known_targets(model, first), kept, first)
+        if origin is None:
+            reconstruct(pruned, known_targets(model, first), kept, first)
+        else:
+            within = origin.kept_of_parent(graph, kept, graph.shapes)
+            targets = known_targets(origin.parent, first)
+            known = {name: targets[name] for name in targets.keys() & within.keys()}
+            reconstruct(pruned, known, within, first)
     recalibrate(pruned, inputs, DenseOrigin(model, kept))
     return pruned
 
@@ -62,7 +71,7 @@ def rounded_candidate(
     inputs: Sequence[Tensor],
     form: Format | None = None,
     *,
-    start: nn.Module | None = None,
+    origin: Origin | None = None,
 ) -> nn.Module:
     """A copy of the model under a plan, to be scored: its weights lie as `lay_out` leaves them.
 
@@ -72,16 +81,16 @@ def rounded_candidate(
         plan: kept units, and layers in int8.
         inputs: batches that recalibrate it and show the ranges of its values.
         form: the integers of int8 layers; None leaves all float.
-        start: of `lineage.regrown`, from which it is cut; by default the model itself.
+        origin: from which it is cut; by default the model itself.
 
     Raises:
         ConfigError: no inputs, or a layer that is none of the model.
         PlanError: the plan does not fit the graph.
     """
-    pruned = candidate(start or model, graph, plan)
+    pruned = candidate(origin.full if origin else model, graph, plan)
     if inputs:
         lay_out(pruned, inputs[0])
-    recalibrated(pruned, model, graph, plan, inputs)
+    recalibrated(pruned, model, graph, plan, inputs, origin)
     if form is None or not plan.precision:
         return pruned
     return quantized(model, graph, plan, pruned, inputs, form)

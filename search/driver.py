@@ -24,6 +24,7 @@ from search.explorer.segments import INT8, Segment
 from search.finetuning import FinetuneConfig
 from search.floors import layer_floors
 from search.graph import PruningGraph
+from search.lineage import Origin
 from search.objectives import CLASSIFICATION, Objective
 from search.plan import Plan
 from search.quantization import Format, precision_segments
@@ -52,7 +53,7 @@ class SearchResult:
         sensitivity: The measured loss rises, to be given to a later search.
         staircases: The measured single-group ratios, to be given to a later search.
         int8_staircases: Those with all layers in int8, likewise.
-        built: The model of a node, with the newest weights that it has, as `model` is of the best.
+        origin: What a finalist is cut from, by its `start_of_children`; None: the dense model.
         infeasible: Why no plan meets the budget, else None.
     """
 
@@ -68,7 +69,7 @@ class SearchResult:
     sensitivity: Sensitivity
     staircases: Mapping[str, Mapping[str, float]]
     int8_staircases: Mapping[str, Mapping[str, float]]
-    built: Callable[[Node], nn.Module]
+    origin: Callable[[Start | None], Origin | None]
     infeasible: Mapping[str, Any] | None
 
 
@@ -163,9 +164,11 @@ def run_search(
         scores_at=tuner.scores if tuner else None,
     )  # fmt: skip
 
+    def origin(start: Start | None) -> Origin | None:
+        return tuner.origin(start) if tuner else None
+
     def built(plan: Plan, start: Start | None) -> nn.Module:
-        begun = tuner.begun(start) if tuner else None
-        return rounded_candidate(model, graph, plan, inputs, form, start=begun)
+        return rounded_candidate(model, graph, plan, inputs, form, origin=origin(start))
 
     while not explorer.done:
         candidates = explorer.ask()
@@ -177,7 +180,7 @@ def run_search(
                 explorer.tell(candidate, tuner.tuned(candidate, lambda m: _score(scored(m))))
         if progress is not None:
             progress(explorer.progress())
-    return _result(explorer, sensitivity, lambda node: built(node.plan, node.start_of_children))
+    return _result(explorer, sensitivity, built, origin)
 
 
 def _tuner(
@@ -270,12 +273,15 @@ def _measure_latencies(
 
 
 def _result(
-    explorer: Explorer, sensitivity: Sensitivity, built: Callable[[Node], nn.Module]
+    explorer: Explorer,
+    sensitivity: Sensitivity,
+    built: Callable[[Plan, Start | None], nn.Module],
+    origin: Callable[[Start | None], Origin | None],
 ) -> SearchResult:
     finalists = explorer.finalists()
     best, made = finalists[0] if finalists else None, None
     if best is not None:
-        made = built(best)
+        made = built(best.plan, best.start_of_children)
         made.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return SearchResult(
         plan=best.plan if best else None,
@@ -290,6 +296,6 @@ def _result(
         sensitivity=sensitivity,
         staircases=explorer.staircases(),
         int8_staircases=explorer.int8_staircases(),
-        built=built,
+        origin=origin,
         infeasible=explorer.infeasible,
     )

@@ -17,7 +17,7 @@ from search.candidates import quantized, rounded_candidate
 from search.criteria import score_channels
 from search.explorer import Candidate, Scored, Start, Tuned
 from search.finetuning import Finetune, FinetuneConfig
-from search.lineage import regrown
+from search.lineage import Origin, regrown
 from search.objectives import CLASSIFICATION, Objective
 from search.quantization import Format
 from search.quantization.model import QuantizedModel
@@ -52,22 +52,23 @@ class Tuner:
     objective: Objective = CLASSIFICATION
     _weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _scores: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    _regrown: tuple[str, nn.Module] | None = None
+    _last: tuple[str, Origin] | None = None
 
-    def begun(self, start: Start | None) -> nn.Module | None:
-        """The full-size model that a candidate is cut from; None for the dense one."""
+    def origin(self, start: Start | None) -> Origin | None:
+        """What a candidate is cut from; None for the dense model."""
         if start is None:
             return None
-        if self._regrown is None or self._regrown[0] != start.checkpoint:
+        if self._last is None or self._last[0] != start.checkpoint:
             weights = self._weights[start.checkpoint]
-            self._regrown = start.checkpoint, regrown(self.model, self.graph, start.plan, weights)
-        return self._regrown[1]
+            origin = Origin.of(self.model, self.graph, start.plan, weights)
+            self._last = start.checkpoint, origin
+        return self._last[1]
 
     def tuned(self, candidate: Candidate, scored: Callable[[nn.Module], Scored]) -> Tuned:
         """Trains a node for the steps that it asks for; its loss is that of the rounded model."""
         inputs = [images for images, _ in self.calibration]
-        begun = self.begun(candidate.start)
-        student = rounded_candidate(self.model, self.graph, candidate.plan, inputs, start=begun)
+        origin = self.origin(candidate.start)
+        student = rounded_candidate(self.model, self.graph, candidate.plan, inputs, origin=origin)
         trained = self._rounded(student, candidate, inputs)
         config = replace(self.config, steps=candidate.steps)
         Finetune(trained, self.model, *self.fit, config, objective=self.objective).run()

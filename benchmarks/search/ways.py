@@ -19,6 +19,7 @@ from search.criteria import best_units
 from search.driver import run_search
 from search.explorer import SearchConfig
 from search.finetuning import FinetuneConfig
+from search.lineage import Origin
 from search.plan import Plan
 from search.recalibration import recalibrate
 from search.skeleton import skeleton
@@ -55,7 +56,8 @@ def _searched(config: SearchConfig, entwined: int = 0) -> Way:
         )  # fmt: skip
         for node in result.finalists:
             start = node.start_of_children
-            yield Found(result.built(node), 0 if start is None else start.steps)
+            built = _built(subject, node.plan, result.origin(start))
+            yield Found(built, 0 if start is None else start.steps)
 
     return way
 
@@ -169,9 +171,9 @@ def _scaled(subject: Subject, drawn: dict[str, float], part: float) -> Plan:
     return _plan(subject, {name: min(1.0, low * each) for name, each in drawn.items()})
 
 
-def _built(subject: Subject, plan: Plan) -> nn.Module:
+def _built(subject: Subject, plan: Plan, origin: Origin | None = None) -> nn.Module:
     """Pruned, reconstructed and recalibrated as the search's own candidates are."""
-    return rounded_candidate(subject.model, subject.graph, plan, subject.inputs)
+    return rounded_candidate(subject.model, subject.graph, plan, subject.inputs, origin=origin)
 
 
 ENTWINED = 30

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
+from search.candidates import rounded_candidate
 from search.errors import WeightsError
 from search.evaluation import cross_entropy_loss
 from search.explorer import Candidate, Scored, Start
 from search.finetuning import FinetuneConfig
 from search.graph import trace
-from search.lineage import regrown
+from search.lineage import Origin, regrown
 from search.plan import Plan
-from search.surgery import prune
+from search.surgery import kept_indices, prune
 from search.tensors import named_tensors, stored_tensors
 from search.tuning import Tuner
 from tests.search_tests.learning_tests.networks import small_net, striped_images
@@ -74,9 +75,31 @@ def test_a_child_of_a_trained_node_begins_better_than_without_it() -> None:
     answer = tuner.tuned(asked, scored)
     assert answer.checkpoint == plan.digest
     assert tuner.scores(answer.checkpoint).keys() == {group.name for group in graph.prunable}
-    full = tuner.begun(Start(plan.digest, plan, answer.checkpoint, 40))
-    assert full is not None
-    assert tuner.begun(None) is None
-    with_it = cross_entropy_loss(prune(full, graph, plan).eval(), batches)
+    origin = tuner.origin(Start(plan.digest, plan, answer.checkpoint, 40))
+    assert origin is not None
+    assert tuner.origin(None) is None
+    with_it = cross_entropy_loss(origin.parent, batches)
     assert with_it == pytest.approx(answer.loss, rel=1e-4)
     assert with_it < cross_entropy_loss(prune(model, graph, plan).eval(), batches)
+    inputs = [images for images, _ in batches]
+    again = rounded_candidate(model, graph, plan, inputs, origin=origin)
+    for name, parameter in origin.parent.named_parameters():  # nothing is left to be fitted
+        assert torch.equal(dict(again.named_parameters())[name], parameter), name
+
+
+def test_a_child_is_fitted_to_its_parent_where_the_parent_has_what_it_keeps() -> None:
+    model = Residual().eval()
+    graph = trace(model, (torch.zeros(2, 3, 8, 8),))
+    plan = halved(graph)
+    origin = Origin.of(model, graph, plan, stored_tensors(prune(model, graph, plan)))
+    (group, *_) = graph.prunable
+    narrower = Plan({**plan.kept, group.name: plan.kept[group.name][1:]})
+    wider = Plan({**plan.kept, group.name: tuple(range(group.width))})
+    cut = {member.tensor for member in group.members if member.dim == 0}
+    assert cut
+    within = origin.kept_of_parent(graph, kept_indices(graph, narrower), graph.shapes)
+    beyond = origin.kept_of_parent(graph, kept_indices(graph, wider), graph.shapes)
+    for name in cut:
+        assert within[name] == {0: list(range(1, len(plan.kept[group.name])))}
+        assert name not in beyond
+    assert set(within) == set(graph.shapes)
