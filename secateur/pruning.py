@@ -92,7 +92,8 @@ def prune(
         max_accuracy_drop: The most of that accuracy that may be lost: 0.01 or `"1%"` is a point.
         precision: `auto` searches int8 beside widths where this machine's runtime has it,
             `float32` does not, `int8` refuses where there is none.
-        search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`.
+        search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`,
+            `entwined` (steps of fine-tuning between two levels, a part of those of `finetune`).
         finetune: Fields of `search.finetuning.FinetuneConfig`, such as `steps` (600; 0 is none),
             `learning_rate`, and `shift` and `flip` of its augmentation (off).
         criterion: Name of the importance criterion.

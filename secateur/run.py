@@ -138,6 +138,8 @@ class Run:
                 objective=self.parts.objective,
                 evaluate=self._counted(self._judge(loss_with_error, calibration)),
                 criterion=criterion,
+                fit=(self.parts.fit.inputs, self.parts.fit.labels),
+                finetune=self.wishes.finetune,
                 tolerance=tolerance,
                 batch_size=self.target.batch_size,
                 exclude=self.wishes.limits.exclude,
@@ -152,10 +154,12 @@ class Run:
     ) -> Result:
         """The best of the finalists, trained and measured with its true weights."""
         best = self._confirmed(found.finalists, budget, int8.form)
-        student = pruned_by(self.dense, self.graph, best.plan)
+        start = best.start_of_children
+        origin = found.origin(start)
+        student = pruned_by(origin.full if origin else self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
-        recalibrated(student, self.dense, self.graph, best.plan, calibration)
-        self._train(student, best.plan, int8.form)
+        recalibrated(student, self.dense, self.graph, best.plan, calibration, origin)
+        self._train(student, best.plan, int8.form, learnt=start.steps if start else 0)
         self.display.show("measuring the result", 0.97)
         return self._result(student.eval(), best.plan, found, dense, budget, began_s, int8)
 
@@ -252,9 +256,12 @@ class Run:
             tried.append((measured.ratio, number, node))
         return min(tried)[2]
 
-    def _train(self, student: nn.Module, plan: Plan, form: Format | None) -> None:
-        """Fine-tunes the student in place; one with layers in int8 trains with them rounded."""
-        if self.wishes.finetune.steps == 0:
+    def _train(self, student: nn.Module, plan: Plan, form: Format | None, learnt: int) -> None:
+        """Fine-tunes the student in place, for the steps that it has not been trained before; one
+        with layers in int8 trains with them rounded."""
+        config = self.wishes.finetune
+        config = replace(config, steps=max(config.steps - learnt, 0))
+        if config.steps == 0:
             return
         fit, trained = self.parts.fit, student
         if form is not None and plan.precision:
@@ -265,16 +272,16 @@ class Run:
             self.dense,
             fit.inputs,
             fit.labels,
-            self.wishes.finetune,
+            config,
             objective=self.parts.objective,
         )
         while not run.done:
             run.run(time_limit_s=SLICE_S)
-            done, went = run.step / self.wishes.finetune.steps, run.trained
+            done, went = run.step / config.steps, run.trained
             self.display.show(
                 "fine-tuning",
                 0.6 + 0.35 * done,
-                f"step {run.step} of {self.wishes.finetune.steps}, loss {went.loss:.3f}, "
+                f"step {run.step} of {config.steps}, loss {went.loss:.3f}, "
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
         if isinstance(trained, QuantizedModel):

@@ -72,10 +72,12 @@ class Wishes:
             "batch_size": self.target.batch_size,
         }
         try:
-            return SearchConfig(budget=budget, **{**fields, **self.search})
+            config = SearchConfig(budget=budget, **{**fields, **self.search})
         except TypeError as error:
             known = ", ".join(n for n in SearchConfig.__dataclass_fields__ if n != "budget")
             raise ConfigError(f"search must hold fields of ({known}), but: {error}") from None
+        config.check_steps(self.finetune.steps)
+        return config
 
 
 def budget_of(latency_ms: float | str | None, ratio: float | str | None) -> Budget:

@@ -112,6 +112,20 @@ class SearchConfig:
         """λ_1 > … > λ_T = β."""
         return tuple(self.budget ** (level / self.levels) for level in range(1, self.levels + 1))
 
+    @property
+    def entwined_steps(self) -> int:
+        """The most steps that a finalist can have learnt in the tree."""
+        return self.entwined * (self.levels - 1)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `ConfigError` unless a fine-tuning of `steps` in all leaves some for the end."""
+        if self.entwined and self.entwined_steps >= steps:
+            raise ConfigError(
+                f"entwined times (levels - 1) must be less than the {steps} steps of fine-tuning, "
+                f"which it is a part of, but got {self.entwined_steps}; lower entwined, or raise "
+                "the steps"
+            )
+
     @classmethod
     def netadapt(
         cls, budget: float, groups: int, *, levels: int = 20, **more: Any
