@@ -1,14 +1,14 @@
 """How well scores before training rank plans by their loss after it.
 
-    python -m benchmarks.scoring --data DIR [--plans 24] [--steps 200] [--json OUT]
+    python -m benchmarks.scoring --data DIR [--network NAME] [--plans N] [--steps N] [--json OUT]
 
-DIR holds Fashion-MNIST (`python -m examples.fetch_fashion_mnist --out DIR`). Random plans of the
-trained ResNet-20, every group at a quarter, a half or three quarters of its width, of which those
+DIR holds Fashion-MNIST (`python -m examples.fetch_fashion_mnist --out DIR`). Random plans of a
+trained network, every group at a quarter, a half or three quarters of its width, of which those
 with the least spread of multiply-accumulates are taken, so that size alone does not rank them.
 Each is fine-tuned by distillation, from the weights that are left and from reconstructed ones.
 Printed: Kendall's τ between each score and the validation loss after training, with a bootstrap
 interval over plans, the seconds of one score, and the ceiling, which is τ between two trainings of
-the same plans by other seeds.
+the same plans by other seeds. A run that was ended goes on from its JSON.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from benchmarks.joint.__main__ import images_of
-from benchmarks.joint.networks import CHECKPOINT
-from examples.resnet20 import resnet20
-from search.candidates import candidate, recalibrated
-from search.criteria import best_units, score_channels
+from benchmarks.joint.networks import NETWORKS
+from benchmarks.search.subject import Subject
+from search.candidates import candidate, rounded_candidate
+from search.criteria import best_units
 from search.evaluation import cross_entropy_loss
-from search.finetuning import Finetune, FinetuneConfig
-from search.graph import PruningGraph, trace
+from search.graph import PruningGraph
 from search.plan import Plan
 from search.recalibration import recalibrate
 
@@ -42,22 +41,25 @@ DRAWN = 400
 BOOTSTRAPS = 2000
 
 
+SHORT = 10  # steps, for the score that trains a little
+CHOSEN = "calibration loss, reconstructed"  # what the search goes by
+
+
 @dataclass
 class Row:
     """One plan.
 
     Attributes:
         macs: multiply-accumulates, as a part of the dense model's.
-        plain, reconstructed: calibration losses before training, with their seconds.
-        trained: validation losses after training: from plain weights, from reconstructed ones, and
-            from these by another seed.
+        scores: name -> value before training; lower is better.
+        seconds: name -> what it took.
+        trained: validation losses after training: from the weights that are left, from
+            reconstructed ones, and from these by another seed.
     """
 
     macs: float
-    plain: float
-    plain_s: float
-    reconstructed: float
-    reconstructed_s: float
+    scores: dict[str, float]
+    seconds: dict[str, float]
     trained: tuple[float, float, float]
 
 
@@ -83,35 +85,47 @@ def plans(graph: PruningGraph, scores: dict[str, Tensor], count: int) -> list[Pl
     return by_size[start : start + count]
 
 
-def row_of(graph: PruningGraph, plan: Plan, train: tuple[Tensor, Tensor], steps: int) -> Row:
+def row_of(subject: Subject, plan: Plan, steps: int) -> Row:
     """Scores of a plan, and what training makes of it."""
-    images, labels = train
-    calibration = list(zip(images[:512].split(128), labels[:512].split(128), strict=True))
-    validation = list(zip(images[-2000:].split(200), labels[-2000:].split(200), strict=True))
-    inputs = [each for each, _ in calibration]
+    graph = subject.graph
 
-    def start(reconstructs: bool) -> nn.Module:
-        pruned = candidate(graph.model, graph, plan)
-        if reconstructs:
-            return recalibrated(pruned, graph.model, graph, plan, inputs)
-        recalibrate(pruned, inputs)
+    def left() -> nn.Module:
+        pruned = candidate(subject.model, graph, plan)
+        recalibrate(pruned, subject.inputs)
         return pruned
 
-    def scored(reconstructs: bool) -> tuple[float, float]:
+    def made() -> nn.Module:
+        return rounded_candidate(subject.model, graph, plan, subject.inputs)
+
+    scores: dict[str, Callable[[], float]] = {
+        "calibration loss": lambda: subject.loss(left()),
+        CHOSEN: lambda: subject.loss(made()),
+        "distance to dense scores, reconstructed": lambda: _distance(subject, made()),
+        f"calibration loss, reconstructed, {SHORT} steps": lambda: subject.loss(
+            subject.finetune(made(), 0, SHORT)
+        ),
+    }
+    found, seconds = {}, {}
+    for name, score in scores.items():
         began = time.monotonic()
-        return cross_entropy_loss(start(reconstructs), calibration), time.monotonic() - began
+        found[name] = score()
+        seconds[name] = time.monotonic() - began
 
-    def trained(reconstructs: bool, seed: int) -> float:
-        student = start(reconstructs)
-        config = FinetuneConfig(steps=steps, seed=seed)
-        Finetune(student, graph.model, images[512:-2000], labels[512:-2000], config).run()
-        return cross_entropy_loss(student, validation)
+    def trained(model: nn.Module, seed: int) -> float:
+        return cross_entropy_loss(subject.finetune(model, seed, steps), subject.validation)
 
-    (plain, plain_s), (found, found_s) = scored(False), scored(True)
-    after = trained(False, 0), trained(True, 0), trained(True, 1)
-    return Row(
-        graph.macs(plan) / graph.macs(graph.dense_plan()), plain, plain_s, found, found_s, after
-    )
+    after = trained(left(), 0), trained(made(), 0), trained(made(), 1)
+    return Row(graph.macs(plan) / graph.macs(graph.dense_plan()), found, seconds, after)
+
+
+def _distance(subject: Subject, model: nn.Module) -> float:
+    """The mean Kullback-Leibler divergence from the dense model's answers, at temperature 1."""
+    rows = []
+    with torch.no_grad():
+        for images in subject.inputs:
+            dense, pruned = (functional.log_softmax(m(images), 1) for m in (subject.model, model))
+            rows.append((dense.exp() * (dense - pruned)).sum(1))
+    return float(torch.cat(rows).mean())
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float:
@@ -137,20 +151,15 @@ def interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, fl
 def table(rows: Sequence[Row]) -> str:
     """τ of every score, and what reconstruction gains."""
     after = [row.trained[1] for row in rows]
-    scores: dict[str, Callable[[Row], float]] = {
-        "calibration loss": lambda row: row.plain,
-        "calibration loss, reconstructed": lambda row: row.reconstructed,
-        "multiply-accumulates": lambda row: -row.macs,
-        "ceiling: another seed of training": lambda row: row.trained[2],
-    }
-    seconds = [mean(row.plain_s for row in rows), mean(row.reconstructed_s for row in rows)]
+    given = {name: [row.scores[name] for row in rows] for name in rows[0].scores}
+    given["multiply-accumulates"] = [-row.macs for row in rows]
+    given["ceiling: another seed of training"] = [row.trained[2] for row in rows]
     lines = ["| score | Kendall τ | 95 % | seconds |", "|---|---|---|---|"]
-    for number, (name, score) in enumerate(scores.items()):
-        given = [score(row) for row in rows]
-        low, high = interval(given, after)
-        took = f"{seconds[number]:.2f}" if number < len(seconds) else ""
+    for name, values in given.items():
+        low, high = interval(values, after)
+        took = f"{mean(row.seconds[name] for row in rows):.2f}" if name in rows[0].scores else ""
         lines.append(
-            f"| {name} | {kendall(given, after):.2f} | {low:.2f} to {high:.2f} | {took} |"
+            f"| {name} | {kendall(values, after):.2f} | {low:.2f} to {high:.2f} | {took} |"
         )
     plain, made = (mean(row.trained[at] for row in rows) for at in (0, 1))
     better = sum(row.trained[1] < row.trained[0] for row in rows)
@@ -167,18 +176,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
+    parser.add_argument("--out", type=Path, default=Path(".scoring"), help="of trained networks")
     parser.add_argument("--plans", type=int, default=24)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    train = images_of(options.data, "train")
-    model = resnet20()
-    model.load_state_dict(load_file(CHECKPOINT))
-    graph = trace(model.eval(), (train[0][:2],))
-    scores = score_channels(graph.model, graph, "l1")
+    torch.set_num_threads(1)
+    subject = Subject.of(options.network, options.data, options.out, options.steps, None)
     rows = []
-    for number, plan in enumerate(plans(graph, scores, options.plans), start=1):
-        rows.append(row_of(graph, plan, train, options.steps))
+    if options.json and options.json.exists():
+        rows = [Row(**each) for each in json.loads(options.json.read_text())]
+    chosen = plans(subject.graph, subject.scores, options.plans)
+    for number, plan in enumerate(chosen[len(rows) :], start=len(rows) + 1):
+        rows.append(row_of(subject, plan, options.steps))
         sys.stderr.write(f"{number} of {options.plans}: {rows[-1]}\n")
         if options.json:
             options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
