@@ -96,6 +96,7 @@ class Importance:
             name: np.argsort(-row, kind="stable").tolist() for name, row in values.items()
         }
         self._parts = {group.name: group.required_any_of for group in groups}
+        self._kept: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in self.all_widths}
         for name in self.segments:
             self.widths[name], self.min_widths[name], self.steps[name] = FLOAT, INT8, 1
             values[name] = np.ones(1)
@@ -118,9 +119,7 @@ class Importance:
         A group with parts may keep a unit more than its width, see `best_of`.
         """
         kept = {
-            name: best_of(self._order[name], widths[name], self._parts[name])
-            if name in self.widths
-            else tuple(range(width))
+            name: self._best(name, widths[name] if name in self.widths else width)
             for name, width in self.all_widths.items()
         }
         precision = {
@@ -130,6 +129,17 @@ class Importance:
             for layer in segment.layers
         }
         return Plan(kept, precision=precision)
+
+    def _best(self, group: str, width: int) -> tuple[int, ...]:
+        """The units of one group; worked out once for each width."""
+        known = self._kept[group]
+        if width not in known:
+            known[width] = (
+                best_of(self._order[group], width, self._parts[group])
+                if group in self.widths
+                else tuple(range(width))
+            )
+        return known[width]
 
     @property
     def group_widths(self) -> dict[str, int]:

@@ -12,11 +12,11 @@ from itertools import chain, permutations
 import numpy as np
 
 from search.explorer.config import SearchConfig
+from search.explorer.recall import Proposal
 from search.explorer.segments import flips
 from search.explorer.space import Space, Widths, anchored
 from search.explorer.tree import Node
 
-Proposal = tuple[str, dict[str, int]]  # origin, widths
 _PERTURBED = 4  # tries per wanted perturbed child: many draws give a plan seen before
 
 

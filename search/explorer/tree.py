@@ -8,6 +8,7 @@ from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance
 from search.explorer.outcomes import Failed, Measured, Needs, Outcome, Scored
 from search.explorer.prior import Sample
+from search.explorer.recall import Recall
 from search.explorer.segments import FLOAT, INT8, Pattern
 from search.plan import Plan
 
@@ -138,6 +139,7 @@ class Tree:
         self._limits = limits
         self.importance = importance
         self.nodes: dict[str, Node] = {}
+        self.recall = Recall(importance.widths)
         self.root = self.add(importance.widths, 0, None, "dense")
         self.root.latency = Measured(1.0, 1.0, 1.0)
         self.root.requested.add("latency")
