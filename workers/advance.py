@@ -46,7 +46,7 @@ def _moved(context: Context, library: Library, job: Job) -> bool:
         if job.cancel_requested:  # by a version that left this to the workers
             return _end(context, job, JobState.CANCELLED)
         with context.read() as session:
-            snapshot = snapshots.take(session, job.id)
+            snapshot = snapshots.take(session, job.id, library.memory(job.id))
         moved = snapshot is not None and apply(
             context, snapshot, decide(context, library, snapshot)
         )
@@ -100,7 +100,8 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         if task.state == TaskState.FAILED and task.kind != "score"
     ]
     if failed:
-        return Decision.fail(f"The job failed in {failed[0].kind}", failed[0].error or "unknown")
+        first = min(failed, key=lambda task: task.key)
+        return Decision.fail(f"The job failed in {first.kind}", first.error or "unknown")
     return _decided(context, library, snapshot)
 
 

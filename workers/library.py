@@ -26,6 +26,7 @@ from workers.loaders.datasets import Images, Source
 from workers.loaders.feed import Feed
 from workers.loaders.models import example_inputs, load_model
 from workers.loaders.sources import Upload
+from workers.memory import Memory
 from workers.results import Blob
 from workers.rounds import LONGEST_WALL_S, keep_rounds, rounds_of
 from workers.snapshot import Snapshot
@@ -71,6 +72,11 @@ class Library:
         self._data: Recent[Data] = Recent(2)
         self._fit: Recent[tuple[Tensor, Tensor]] = Recent(1)
         self._scores: Recent[dict[str, Tensor]] = Recent(16)
+        self._memories: Recent[Memory] = Recent()
+
+    def memory(self, job_id: str) -> Memory:
+        """What this process remembers of a job; of the last four, that is."""
+        return self._memories.get(job_id, Memory)
 
     def graph(self, model: Model) -> PruningGraph:
         """The traced network; `graph.model` is the dense model and must not be changed.

@@ -35,6 +35,13 @@ def tree(session: Session, job_id: str) -> Sequence[Candidate]:
     return session.scalars(statement).all()
 
 
+def skeletons(session: Session, job_id: str) -> dict[str, str]:
+    """Plan -> skeleton of every node of a job, by digest."""
+    columns = select(Candidate.digest, Candidate.skeleton_digest)
+    rows = session.execute(columns.where(Candidate.job_id == job_id))
+    return {digest: skeleton for digest, skeleton in rows if skeleton is not None}
+
+
 def find(session: Session, job_id: str, digest: str) -> Candidate | None:
     """One node."""
     return session.get(Candidate, (job_id, digest), populate_existing=True)
