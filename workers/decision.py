@@ -146,7 +146,7 @@ def _save(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
     if decision.search.anew:
         candidates.clear(unit.session, job.id)
     if rows:
-        candidates.save(unit.session, job.id, rows)
+        candidates.save(unit.session, job.id, rows, job.version + 1)
     return True
 
 

@@ -85,6 +85,16 @@ def of_ids(session: Session, ids: Sequence[str]) -> Iterator[Measurement]:
     return reading.in_parts(session, select(Measurement), Measurement.id, ids)
 
 
+def first_reference_ms(session: Session, job_id: str) -> float | None:
+    """What the reference took in the first measurement of a job that counts."""
+    where = (
+        Measurement.job_id == job_id, Measurement.counted, Measurement.reference_ms.is_not(None),
+    )  # fmt: skip
+    oldest = (Measurement.created_at, Measurement.id)
+    statement = select(Measurement.reference_ms).where(*where).order_by(*oldest).limit(1)
+    return session.scalar(statement)
+
+
 def for_check(session: Session, check_id: str) -> Sequence[Measurement]:
     """The counted measurements of a check, oldest first, with their raw samples."""
     statement = select(Measurement).where(Measurement.check_id == check_id, Measurement.counted)
