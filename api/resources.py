@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from api.onnx_packing import packed
 from api.routes.views import (
     ArtifactView,
+    CandidateDetail,
     CheckView,
     DatasetView,
     DeviceView,
@@ -213,10 +214,16 @@ class Jobs(Removable[JobView]):
         items = self._http.pages(self._path(job_id, "events"), {"after": after})
         return [EventView.model_validate(item) for item in items]
 
-    def tree(self, job_id: str) -> TreeView:
-        """Its candidates."""
-        answer = self._http.send("GET", self._path(job_id, "tree"))
+    def tree(self, job_id: str, *, after: int | None = None) -> TreeView:
+        """Its candidates; with the `version` of an earlier answer those that changed since."""
+        query = {} if after is None else {"after": after}
+        answer = self._http.send("GET", self._path(job_id, "tree"), params=query)
         return TreeView.model_validate(answer.json())
+
+    def candidate(self, job_id: str, digest: str) -> CandidateDetail:
+        """One of its candidates, with widths."""
+        answer = self._http.send("GET", self._path(job_id, "tree", quote(digest, safe="")))
+        return CandidateDetail.model_validate(answer.json())
 
     def artifacts(self, job_id: str) -> Sequence[ArtifactView]:
         """The files it produced."""

@@ -253,7 +253,8 @@ class TargetSpec(Target):
 class SearchSpec(_Spec):
     """The search. `tolerance` bounds the loss rise that a layer floor allows; with `blocks` whole
     residual blocks may be removed too. With precision `auto`, layers are in int8 where the device
-    has it and that is faster; `int8` refuses a device that has not."""
+    has it and that is faster; `int8` refuses a device that has not. `entwined` are the steps of
+    fine-tuning between two levels, of what is kept; they are a part of those of the job."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
@@ -264,6 +265,7 @@ class SearchSpec(_Spec):
     calibration_images: Annotated[int, Field(ge=16, le=65_536)] = 512
     finalists: Annotated[int, Field(ge=1, le=16)] = 2
     blocks: bool = False
+    entwined: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "float32", "int8"] = "auto"
 
 
@@ -365,6 +367,16 @@ class JobSpec(_Spec):
     finetune: FinetuneSpec = FinetuneSpec()
     constraints: ConstraintsSpec = ConstraintsSpec()
     exports: Annotated[tuple[Literal["pt2", "openvino"], ...], Field(max_length=2)] = ()
+
+    @model_validator(mode="after")
+    def _steps_left(self) -> Self:
+        entwined = self.search.entwined * (self.search.levels - 1)
+        if self.search.entwined and entwined >= self.finetune.steps:
+            raise ValueError(
+                "must have search.entwined times (levels - 1) below finetune.steps, of which they "
+                f"are a part, but got {entwined} and {self.finetune.steps}"
+            )
+        return self
 
 
 def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:

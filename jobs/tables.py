@@ -157,7 +157,8 @@ class Task(Base):
 
 
 class Candidate(Base):
-    """A node of a job's tree; `digest` is its plan's."""
+    """A node of a job's tree; `digest` is its plan's. It was written last when the search was
+    saved as this `version` of the job; `int8_layers` counts the plan's layers in int8."""
 
     __tablename__ = "candidates"
 
@@ -175,11 +176,8 @@ class Candidate(Base):
     loss: Mapped[float | None]
     kept: Mapped[bool] = mapped_column(default=False)
     error: Mapped[str | None]
-
-    @property
-    def int8_layers(self) -> int:
-        """How many layers of the plan are in int8."""
-        return len((self.plan or {}).get("int8", ()))
+    version: Mapped[int] = mapped_column(default=0, server_default="0")
+    int8_layers: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Skeleton(Base):

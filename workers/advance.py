@@ -46,7 +46,7 @@ def _moved(context: Context, library: Library, job: Job) -> bool:
         if job.cancel_requested:  # by a version that left this to the workers
             return _end(context, job, JobState.CANCELLED)
         with context.read() as session:
-            snapshot = snapshots.take(session, job.id)
+            snapshot = snapshots.take(session, job.id, library.memory(job.id))
         moved = snapshot is not None and apply(
             context, snapshot, decide(context, library, snapshot)
         )
@@ -97,10 +97,11 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     failed = [
         task
         for task in snapshot.tasks.values()
-        if task.state == TaskState.FAILED and task.kind != "score"
+        if task.state == TaskState.FAILED and task.kind not in ("score", "tune")
     ]
     if failed:
-        return Decision.fail(f"The job failed in {failed[0].kind}", failed[0].error or "unknown")
+        first = min(failed, key=lambda task: task.key)
+        return Decision.fail(f"The job failed in {first.kind}", first.error or "unknown")
     return _decided(context, library, snapshot)
 
 

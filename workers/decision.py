@@ -7,7 +7,7 @@ void.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -51,16 +51,25 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class SearchSave:
-    """The explorer's state and its tree; with `anew` no other nodes are left."""
+    """The explorer's state, and the rows of the nodes that changed; with `anew` those are all
+    nodes, and no others are left."""
 
     state: dict[str, Any]
     rows: Sequence[Mapping[str, Any]]
     anew: bool = False
 
 
+def _nothing(_version: int) -> None:
+    """For decisions of which nobody needs to know that they are written."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """The changes that a phase wants; the empty one changes nothing."""
+    """The changes that a phase wants; the empty one changes nothing.
+
+    Attributes:
+        written: Called with the job's version once all of it is in the database.
+    """
 
     tasks: tuple[NewTask, ...] = ()
     requests: tuple[NewRequest, ...] = ()
@@ -71,6 +80,7 @@ class Decision:
     to_state: JobState | None = None
     result: dict[str, Any] | None = None
     problem: dict[str, Any] | None = None
+    written: Callable[[int], None] = _nothing
 
     @classmethod
     def fail(cls, title: str, detail: str, **more: Any) -> Self:
@@ -102,6 +112,7 @@ def apply(context: Context, snapshot: Snapshot, decision: Decision) -> bool:
             _write(unit, context.store, snapshot, decision)
     except _Void:
         return True
+    decision.written(snapshot.job.version + (decision.search is not None))
     return decision.to_state is not None
 
 
@@ -126,16 +137,16 @@ def _save(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
     """Stores search state and progress; False if another worker stored a newer search state."""
     job, progress = snapshot.job, decision.progress
     if decision.search is None:
-        if progress is not None and progress != job.progress:
-            jobs.save_progress(unit.session, job.id, progress)
-        return True
+        if progress is None or progress == job.progress:
+            return True
+        return jobs.save_progress(unit.session, job.id, progress, version=job.version)
     state, rows = decision.search.state, decision.search.rows
     if not jobs.save_search(unit.session, job.id, job.version, state, progress or {}):
         return False
     if decision.search.anew:
         candidates.clear(unit.session, job.id)
     if rows:
-        candidates.save(unit.session, job.id, rows)
+        candidates.save(unit.session, job.id, rows, job.version + 1)
     return True
 
 
@@ -158,6 +169,8 @@ def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: De
             if task.state == TaskState.PENDING:
                 unit.send("run_task", task.id)
     for wanted in decision.requests:
+        if wanted.purpose in snapshot.requests:
+            continue
         for blob in (wanted.candidate, wanted.reference):
             is_new = skeletons.add(session, blob.digest, blob.size, blob.location)
             if is_new and not store.exists(blob.location):  # swept since it was stored

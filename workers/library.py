@@ -17,6 +17,7 @@ from jobs.tables import Dataset, Model
 from search.constraints import Constraints, constrained
 from search.graph import PruningGraph, trace
 from search.graph.pruning_graph import frozen_by
+from search.lineage import Origin
 from search.plan import Plan
 from search.quantization import Format
 from search.skeleton import SkeletonFactory
@@ -26,6 +27,7 @@ from workers.loaders.datasets import Images, Source
 from workers.loaders.feed import Feed
 from workers.loaders.models import example_inputs, load_model
 from workers.loaders.sources import Upload
+from workers.memory import Memory
 from workers.results import Blob
 from workers.rounds import LONGEST_WALL_S, keep_rounds, rounds_of
 from workers.snapshot import Snapshot
@@ -70,7 +72,13 @@ class Library:
         self._factories: Recent[SkeletonFactory] = Recent()
         self._data: Recent[Data] = Recent(2)
         self._fit: Recent[tuple[Tensor, Tensor]] = Recent(1)
-        self._scores: Recent[dict[str, Tensor]] = Recent(16)
+        self._scores: Recent[dict[str, Tensor]] = Recent(64)
+        self._origins: Recent[Origin] = Recent(2)
+        self._memories: Recent[Memory] = Recent()
+
+    def memory(self, job_id: str) -> Memory:
+        """What this process remembers of a job; of the last four, that is."""
+        return self._memories.get(job_id, Memory)
 
     def graph(self, model: Model) -> PruningGraph:
         """The traced network; `graph.model` is the dense model and must not be changed.
@@ -111,6 +119,15 @@ class Library:
     def scores(self, location: str) -> Mapping[str, Tensor]:
         """The importance of every unit, as the preparation stored it."""
         return self._scores.get(location, lambda: load(self._context.store.get(location)))
+
+    def origin(self, snapshot: Snapshot, plan: Plan, checkpoint: str) -> Origin:
+        """What the children of a trained node are cut from; `plan` is the node's."""
+
+        def read() -> Origin:
+            graph = self.job_graph(snapshot)
+            return Origin.of(graph.model, graph, plan, load(self._context.store.get(checkpoint)))
+
+        return self._origins.get((snapshot.model.id, checkpoint), read)
 
     def _traced(self, row: Model) -> PruningGraph:
         spec = ModelSpec.model_validate(row.spec)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from search.explorer import Node
 from search.plan import Plan
+from workers.starts import start_document
 
 
 class _Result(BaseModel):
@@ -83,18 +84,26 @@ class Runtimes(_Result):
 
 
 class Chosen(_Result):
-    """A finalist: a plan whose latency has been confirmed."""
+    """A finalist: a plan whose latency has been confirmed.
+
+    Attributes:
+        start: the weights that it starts from, see `workers.starts`; None: the dense model's.
+    """
 
     digest: str
     plan: dict[str, Any]
     ratio: float | None
     loss: float | None
+    start: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, node: Node) -> Self:
         """A node of the tree as a finalist."""
         plan = json.loads(node.plan.to_json())
-        return cls(digest=node.digest, plan=plan, ratio=node.ratio, loss=node.loss)
+        return cls(
+            digest=node.digest, plan=plan, ratio=node.ratio, loss=node.loss,
+            start=start_document(node.start_of_children),
+        )  # fmt: skip
 
     def to_plan(self) -> Plan:
         """The plan itself."""

@@ -58,7 +58,7 @@ def _outcome(
     context: Context, library: Library, task: Task, handlers: Mapping[str, Handler]
 ) -> Done | Again | Failed:
     with context.read() as session:
-        snapshot = snapshots.take(session, task.job_id)
+        snapshot = snapshots.take(session, task.job_id, library.memory(task.job_id))
     if snapshot is None or snapshot.job.state in TERMINAL or snapshot.job.cancel_requested:
         return Failed("the job has ended")
     if task.attempt > MAX_CRASHES + ended_runs(task):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -27,6 +28,7 @@ from jobs.states import RequestState, TaskState
 from jobs.tables import Check, Dataset, Device, Job, Measurement, Model, Request, Task
 from latency_probes.messages import AUTO, Target
 from workers.answers import RUNTIMES, SEGMENTS, Answers
+from workers.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Snapshot:
     """Everything known of a job.
 
     Attributes:
-        tasks: By key.
+        tasks: By key. Those that score a plan are without their payload.
         requests: By purpose.
         found: Counted measurements by id.
         device: The one that answered for the dense model. It measures the job, and alone what is
@@ -130,31 +132,53 @@ def _sorted(runtimes: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]
     return {name: tuple(formats) for name, formats in sorted(runtimes.items())}
 
 
-def take(session: Session, job_id: str) -> Snapshot | None:
-    """The job now; None if there is no such job."""
+def take(session: Session, job_id: str, memory: Memory | None = None) -> Snapshot | None:
+    """The job now; None if there is no such job. Rows that `memory` has are not read again."""
+    memory = memory or Memory()
     job = jobs.find(session, job_id)
     if job is None:
         return None
     model, dataset = models.kept(session, job.model_id), datasets.kept(session, job.dataset_id)
     if model is None or dataset is None:
         raise LookupError(f"{job_id} must have its model and data set, but one is gone")
-    asked = {request.purpose: request for request in requests.for_job(session, job_id)}
-    found = {row.id: row for row in measurements.for_job(session, job_id)}
+    asked = {row.purpose: row for row in _requests(session, job_id, memory)}
+    found = {row.id: row for row in _found(session, job_id, memory)}
     first = found.get((asked[DENSE].measurement_id or "") if DENSE in asked else "")
     snapshot = Snapshot(
         job=job,
         spec=JobSpec.model_validate(job.spec),
         model=model,
         dataset=dataset,
-        tasks={task.key: task for task in tasks.for_job(session, job_id)},
+        tasks={task.key: task for task in _tasks(session, job_id, memory)},
         requests=asked,
         found=found,
         device=None if first is None else devices.find(session, first.device_id),
         pool=pools.of_job(session, job_id),
-        search_state=session.scalar(select(Job.search_state).where(Job.id == job_id)),
+        search_state=_search_state(session, job, memory),
         check=None,
     )
     return replace(snapshot, check=_check(session, snapshot.dense))
+
+
+def _tasks(session: Session, job_id: str, memory: Memory) -> list[Task]:
+    read = partial(tasks.of_ids, session)
+    return memory.tasks.refreshed(tasks.stamps(session, job_id), read)
+
+
+def _requests(session: Session, job_id: str, memory: Memory) -> list[Request]:
+    read = partial(requests.of_ids, session)
+    return memory.requests.refreshed(requests.stamps(session, job_id), read)
+
+
+def _found(session: Session, job_id: str, memory: Memory) -> list[Measurement]:
+    read = partial(measurements.of_ids, session)
+    return memory.found.refreshed(measurements.stamps(session, job_id), read)
+
+
+def _search_state(session: Session, job: Job, memory: Memory) -> dict[str, Any] | None:
+    if (search := memory.search(job.version)) is not None:
+        return search.state
+    return session.scalar(select(Job.search_state).where(Job.id == job.id))
 
 
 def _check(session: Session, dense: Measurement | None) -> Check | None:

@@ -30,6 +30,12 @@ async function refuse(response) {
   throw new ProblemError(response.status, problem);
 }
 
+// An answer that is asked for once, as what changed since a moment: nothing of it is remembered.
+export async function news(path) {
+  const response = await fetch(path, { headers: headers(), cache: "no-store" });
+  return response.ok ? response.json() : refuse(response);
+}
+
 export async function get(path) {
   const old = remembered.get(path);
   const condition = old ? { "If-None-Match": old.etag } : {};

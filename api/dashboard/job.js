@@ -4,7 +4,7 @@ import { ProblemError, all, download, get, hasKey, post } from "./api.js";
 import { badge, h, ownPath, panel, slot, table } from "./dom.js";
 import { clock, count, duration, interval, ms, number, percent, short } from "./format.js";
 import { budgetText, isFinished } from "./jobs.js";
-import { bits, front, isPoint, searched, watch } from "./nodes.js";
+import { bits, follower, front, isPoint, searched, watch } from "./nodes.js";
 import { resultPanel } from "./result.js";
 import { scatterChart } from "./scatter.js";
 import { treeChart } from "./tree.js";
@@ -17,6 +17,7 @@ export function jobView(id) {
   const parts = Object.fromEntries(
     ["head", "notice", "steps", "tiles", "result", "charts", "front", "log"].map((name) => [name, slot()]));
   const events = [];
+  const readTree = follower(`${base}/tree`);
   const element = h("article", {}, Object.values(parts).map((part) => part.element));
   const view = { title: "Job", element, refresh };
 
@@ -25,7 +26,7 @@ export function jobView(id) {
     if (job === null) return 30;
     view.title = job.name || job.id;
     document.title = `${view.title} · Secateur`;
-    const [tree, artifacts] = await Promise.all([get(`${base}/tree`), get(`${base}/artifacts`)]);
+    const [tree, artifacts] = await Promise.all([readTree(), get(`${base}/artifacts`)]);
     await follow(base, events);
     show(parts, base, job, tree, artifacts.items, events, refresh);
     return isFinished(job) ? 10 : 1.5;
@@ -58,8 +59,8 @@ function show(parts, base, job, tree, artifacts, events, refresh) {
   parts.steps.show([job.state, events.length], () => steps(job, events));
   parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense_latency_ms], () => tiles(job, tree));
   parts.result.show([job.result, artifacts], () => resultPanel(base, job, artifacts, saver));
-  parts.charts.show([tree, best, levels], () => charts(job, tree, levels, best));
-  parts.front.show([tree, best, isFinished(job)], () => frontTable(tree, best, isFinished(job)));
+  parts.charts.show([tree.changes, tree.budget_ratio, best, levels], () => charts(job, tree, levels, best));
+  parts.front.show([tree.changes, best, isFinished(job)], () => frontTable(tree, best, isFinished(job)));
   parts.log.show(events.length, () => log(events));
 }
 

@@ -1,5 +1,35 @@
 // What the tree and the plot share: the Pareto front, colours by level, hover that joins both.
 
+import { news } from "./api.js";
+
+// A job's tree, kept up to date by what changed: `changes` grows whenever its nodes do.
+export function follower(path) {
+  const nodes = new Map();
+  const tree = { items: [], version: null, changes: 0 };
+
+  function take(answer) {
+    if (answer.job_id === tree.job_id && answer.version < tree.version) return; // a slower answer to an earlier question
+    if (answer.whole) nodes.clear();
+    for (const node of answer.items) nodes.set(node.digest, node);
+    if (answer.whole || answer.items.length > 0) {
+      tree.items = [...nodes.values()].sort((a, b) => a.level - b.level || (a.digest < b.digest ? -1 : 1));
+      tree.changes += 1;
+    }
+    const { job_id, version, budget_ratio, dense_latency_ms } = answer;
+    Object.assign(tree, { job_id, version, budget_ratio, dense_latency_ms });
+  }
+
+  return async function refresh() {
+    const answer = await news(tree.version === null ? path : `${path}?after=${tree.version}`);
+    if (answer.job_id !== tree.job_id && !answer.whole) { // the name belongs to a newer job by now
+      tree.version = null;
+      return refresh();
+    }
+    take(answer);
+    return tree;
+  };
+}
+
 export function front(candidates) {
   const points = candidates.filter((c) => isPoint(c)).sort((a, b) => a.ratio - b.ratio || a.loss - b.loss);
   const best = [];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,10 +11,18 @@ from sqlalchemy.orm import Session
 from api.problems import Problem, conflict, invalid_field, not_found
 from api.routes.access import Reader, Submitter
 from api.routes.admission import AdmittedRoute
-from api.routes.answers import After, IdempotencyKey, Limit, Listing, conditional, once
+from api.routes.answers import (
+    After,
+    IdempotencyKey,
+    Limit,
+    Listing,
+    conditional,
+    conditional_on,
+    once,
+)
 from api.routes.edge import Composed, Edge, Reading, Writing, clear_after
 from api.routes.models import rejected
-from api.routes.views import CandidateView, JobView, TreeView
+from api.routes.views import CandidateDetail, CandidateView, JobView, TreeView
 from jobs import removal
 from jobs.fitting import check_constraints
 from jobs.near import near
@@ -32,9 +39,10 @@ from jobs.repository import (
 from jobs.spec import BudgetSpec, JobSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
-from jobs.tables import Dataset, Job, Measurement, Model
+from jobs.tables import Dataset, Job, Model
 from jobs.targets import check_target
 
+MAX_VERSION = 2**31 - 1  # of a column
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
 
 
@@ -83,18 +91,60 @@ def read_job(job_id: str, request: Request, session: Reading, caller: Reader) ->
 
 
 @router.get("/{job_id}/tree", response_model=TreeView)
-def read_tree(job_id: str, request: Request, session: Reading, caller: Reader) -> Response:
-    """All candidates with what was measured of them; level 0 are single groups' measurements."""
+def read_tree(
+    job_id: str,
+    request: Request,
+    session: Reading,
+    caller: Reader,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_VERSION, description="the `version` of the answer before")
+    ] = None,
+) -> Response:
+    """The candidates with what was measured of them; level 0 are single groups' measurements.
+
+    With ``after`` only those that changed since; where the answer is ``whole`` all the same, the
+    tree began anew. Poll so, or by ETag.
+    """
     job = found(session, job_id)
-    rows = candidates.tree(session, job.id)
-    dense_ms = _dense_ms(job, measurements.for_job(session, job.id))
-    view = TreeView(
-        job_id=job.id,
-        budget_ratio=_budget_ratio(job, dense_ms),
-        dense_latency_ms=dense_ms,
-        items=[CandidateView.model_validate(row) for row in rows],
+    dense_ms = _dense_ms(session, job)
+    budget_ratio = _budget_ratio(job, dense_ms)
+    fields = sorted(CandidateView.model_fields)
+
+    def work() -> bytes:
+        began = candidates.first_version(session, job.id)
+        is_whole = after is None or (began is not None and began > after)
+        rows = candidates.changes(session, job.id, -1 if after is None else after)
+        view = TreeView(
+            job_id=job.id,
+            version=job.version,
+            whole=is_whole,
+            budget_ratio=budget_ratio,
+            dense_latency_ms=dense_ms,
+            items=[CandidateView.model_validate(row) for row in rows],
+        )
+        return view.model_dump_json().encode()
+
+    known = repr((job.id, job.version, after, budget_ratio, dense_ms, fields))
+    return conditional_on(request, known.encode(), work)
+
+
+@router.get("/{job_id}/tree/{digest}", response_model=CandidateDetail)
+def read_candidate(
+    job_id: str, digest: str, request: Request, session: Reading, caller: Reader
+) -> Response:
+    """One candidate of the tree, by the digest of its plan, with its widths."""
+    job = found(session, job_id)
+    row = candidates.find(session, job.id, digest)
+    if row is None:
+        raise not_found("candidate", digest, f"GET /v1/jobs/{job.id}/tree lists them.")
+    plan, shown = row.plan or {}, CandidateView.model_validate(row).model_dump()
+    detail = CandidateDetail(
+        **shown,
+        widths=plan.get("widths", {}),
+        int8=plan.get("int8", []),
+        steps=plan.get("steps", 0),
     )
-    return conditional(request, view)
+    return conditional(request, detail)
 
 
 @router.post("/{job_id}/stop", status_code=202)
@@ -174,13 +224,13 @@ def _over(job: Job) -> Problem:
     return conflict("job-over", detail, state=job.state)
 
 
-def _dense_ms(job: Job, found_so_far: Sequence[Measurement]) -> float | None:
+def _dense_ms(session: Session, job: Job) -> float | None:
     """The dense latency as the workers tell it; until then, the first reference measured."""
     for document in (job.result, job.progress):
         told = (document or {}).get("dense_latency_ms")
         if isinstance(told, int | float):
             return float(told)
-    return next((row.reference_ms for row in found_so_far if row.reference_ms), None)
+    return measurements.first_reference_ms(session, job.id)
 
 
 def _budget_ratio(job: Job, dense_ms: float | None) -> float | None:

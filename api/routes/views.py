@@ -101,10 +101,31 @@ class CandidateView(_View):
     int8_layers: int
 
 
+class CandidateDetail(CandidateView):
+    """A node of the tree with what its plan keeps.
+
+    Attributes:
+        widths: Channels that stay of each group that is searched.
+        int8: The layers that are in int8.
+        steps: How many steps of fine-tuning its weights have had in the tree.
+    """
+
+    widths: dict[str, int]
+    int8: list[str]
+    steps: int
+
+
 class TreeView(BaseModel):
-    """All candidates of a job; the budget as a ratio of the dense latency where it is known."""
+    """The candidates of a job; the budget as a ratio of the dense latency where it is known.
+
+    Attributes:
+        version: Ask with it as ``after`` for what changes from now on.
+        whole: The items are all candidates; others that were read before are no more.
+    """
 
     job_id: str
+    version: int
+    whole: bool
     budget_ratio: float | None
     dense_latency_ms: float | None
     items: list[CandidateView]

@@ -126,13 +126,20 @@ def save_search(
 
 
 def save_progress(
-    session: Session, job_id: str, progress: Mapping[str, Any], *, now: datetime | None = None
+    session: Session,
+    job_id: str,
+    progress: Mapping[str, Any],
+    *,
+    version: int | None = None,
+    now: datetime | None = None,
 ) -> bool:
-    """Replaces what pollers see of a live job's progress."""
+    """Replaces what pollers see of a live job's progress; with a version, only if that is still
+    the job's."""
     values = {"progress": dict(progress), "updated_at": now or database_time(session)}
-    return changed(
-        session, update(Job).where(Job.id == job_id, Job.state.in_(LIVE)).values(values)
-    )
+    where = [Job.id == job_id, Job.state.in_(LIVE)]
+    if version is not None:
+        where.append(Job.version == version)
+    return changed(session, update(Job).where(*where).values(values))
 
 
 def set_waiting(

@@ -3,7 +3,7 @@ device, runtime version and protocol, and to the state in which the device was."
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
 from jobs.pools import REFERENCE_TOLERANCE
+from jobs.repository import reading
 from jobs.tables import Measurement
 
 # Conditions that move ratios; the others (load, temperature) show in sentinel and reference.
@@ -71,6 +72,27 @@ def for_job(session: Session, job_id: str, *, counted_only: bool = True) -> Sequ
     if counted_only:
         statement = statement.where(Measurement.counted)
     return session.scalars(statement.order_by(Measurement.created_at, Measurement.id)).all()
+
+
+def stamps(session: Session, job_id: str) -> dict[str, tuple[Any, ...]]:
+    """The ids of the measurements of a job that count; nothing else of them changes."""
+    where = [Measurement.job_id == job_id, Measurement.counted]
+    return reading.stamps(session, where, Measurement.id)
+
+
+def of_ids(session: Session, ids: Sequence[str]) -> Iterator[Measurement]:
+    """The measurements with these ids, without their raw samples."""
+    return reading.in_parts(session, select(Measurement), Measurement.id, ids)
+
+
+def first_reference_ms(session: Session, job_id: str) -> float | None:
+    """What the reference took in the first measurement of a job that counts."""
+    where = (
+        Measurement.job_id == job_id, Measurement.counted, Measurement.reference_ms.is_not(None),
+    )  # fmt: skip
+    oldest = (Measurement.created_at, Measurement.id)
+    statement = select(Measurement.reference_ms).where(*where).order_by(*oldest).limit(1)
+    return session.scalar(statement)
 
 
 def for_check(session: Session, check_id: str) -> Sequence[Measurement]:

@@ -10,7 +10,7 @@ that lease alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 
 from jobs.columns import database_time
 from jobs.ids import new_id, new_secret
-from jobs.repository import measurements, pools
+from jobs.repository import measurements, pools, reading
 from jobs.repository.measurements import Finding
+from jobs.repository.reading import as_text
 from jobs.repository.writing import changed, insert_new
 from jobs.runtimes import DENSE, dense_purpose
 from jobs.states import RequestState
@@ -94,6 +95,17 @@ def for_job(session: Session, job_id: str) -> Sequence[Request]:
     statement = select(Request).where(Request.job_id == job_id)
     ordered = statement.order_by(Request.created_at, Request.id)
     return session.scalars(ordered.execution_options(populate_existing=True)).all()
+
+
+def stamps(session: Session, job_id: str) -> dict[str, tuple[Any, ...]]:
+    """By id, what changes whenever a request of the job does, but for the end of its lease."""
+    columns = (as_text(Request.state), Request.attempt, Request.measurement_id)
+    return reading.stamps(session, [Request.job_id == job_id], Request.id, *columns)
+
+
+def of_ids(session: Session, ids: Sequence[str]) -> Iterator[Request]:
+    """The requests with these ids."""
+    return reading.in_parts(session, select(Request), Request.id, ids)
 
 
 def open_count(session: Session, job_id: str) -> int:

@@ -3,15 +3,17 @@ delivered twice or a worker that died does no harm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from jobs.columns import database_time
 from jobs.ids import new_id
+from jobs.repository import reading
+from jobs.repository.reading import as_text
 from jobs.repository.writing import changed, insert_new
 from jobs.states import TaskState
 from jobs.tables import Task
@@ -50,6 +52,20 @@ def for_job(session: Session, job_id: str, *, kind: str | None = None) -> Sequen
     if kind is not None:
         statement = statement.where(Task.kind == kind)
     return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
+def stamps(session: Session, job_id: str) -> dict[str, tuple[Any, ...]]:
+    """By id, what changes whenever a task of the job does, but for the end of its lease."""
+    columns = (as_text(Task.state), Task.attempt, Task.tries)
+    return reading.stamps(session, [Task.job_id == job_id], Task.id, *columns)
+
+
+def of_ids(session: Session, ids: Sequence[str]) -> Iterator[Task]:
+    """The tasks with these ids; those that score a plan without their payload, which is long."""
+    brief = select(Task).where(Task.kind == "score").options(defer(Task.payload))
+    yield from reading.in_parts(session, brief, Task.id, ids)
+    whole = select(Task).where(Task.kind != "score")
+    yield from reading.in_parts(session, whole, Task.id, ids)
 
 
 def open_count(session: Session, job_id: str) -> int:

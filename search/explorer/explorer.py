@@ -220,6 +220,7 @@ class Explorer:
             "config": config_to_json(self.config),
             "given": self._inputs,
             "outcomes": outcomes,
+            "proposed": self._tree.recall.to_json(),
             "unasked": [list(key) for key in self._queued],
             "stopped": self._stopped,
         }
@@ -285,6 +286,7 @@ class Explorer:
         )
         if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
+        explorer._tree.recall.expect(() if forget else state.get("proposed", ()))
         explorer._replay(state["outcomes"], forget)
         queued = {tuple(key) for key in state["unasked"]}
         explorer._queued = [key for key in explorer._queued if key in queued]

@@ -95,6 +95,7 @@ class Importance:
         values = {name: _read_scores(name, width, scores) for name, width in self.widths.items()}
         self._order = {name: _order(row) for name, row in values.items()}
         self._parts = {group.name: group.required_any_of for group in groups}
+        self._kept: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in self.all_widths}
         for name in self.segments:
             self.widths[name], self.min_widths[name], self.steps[name] = FLOAT, INT8, 1
             values[name] = np.ones(1)
@@ -117,9 +118,7 @@ class Importance:
         A group with parts may keep a unit more than its width, see `best_of`.
         """
         kept = {
-            name: best_of(self._order[name], widths[name], self._parts[name])
-            if name in self.widths
-            else tuple(range(width))
+            name: self._best(name, widths[name] if name in self.widths else width)
             for name, width in self.all_widths.items()
         }
         precision = {
@@ -134,11 +133,23 @@ class Importance:
         """The same penalties, with units in the order of other scores: first those that `plan`
         keeps, of which there are newer weights, then the others."""
         other = copy.copy(self)
+        other._kept = {name: {} for name in self.all_widths}
         other._order = {
             name: _kept_first(_order(_read_scores(name, width, scores)), plan.kept[name])
             for name, width in self.group_widths.items()
         }
         return other
+
+    def _best(self, group: str, width: int) -> tuple[int, ...]:
+        """The units of one group; worked out once for each width."""
+        known = self._kept[group]
+        if width not in known:
+            known[width] = (
+                best_of(self._order[group], width, self._parts[group])
+                if group in self.widths
+                else tuple(range(width))
+            )
+        return known[width]
 
     @property
     def group_widths(self) -> dict[str, int]:

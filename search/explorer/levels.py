@@ -1,12 +1,14 @@
 """The levels of Archtree: propose, measure, move, score, keep the best. Generators of rounds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from statistics import median
 
 from search.explorer.node import Node
 from search.explorer.outcomes import Measured
 from search.explorer.preparation import Relax, SearchStatus, declare_infeasible, prepare
 from search.explorer.proposals import propose, widths_key
+from search.explorer.recall import Proposal
 from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
 from search.explorer.tree import Tree
@@ -45,13 +47,19 @@ def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[list[Node]
         return [[] for _ in tree.config.targets]
     anchors: list[list[Node]] = []
     for target in tree.config.targets:
-        plans = [
-            space.under(pattern).cheapest(target * tree.config.aim, space.prior.ratio)
-            for pattern in space.patterns()
-        ]
-        anchors.append([tree.add(widths, 0, tree.root, "anchor") for widths in plans if widths])
+        plans = tree.recall.get(f"anchor:{target:.6f}", partial(_anchors, tree, space, target))
+        anchors.append([tree.add(widths, 0, tree.root, origin) for origin, widths in plans])
     yield from measure({node.digest: node for nodes in anchors for node in nodes}.values())
     return anchors
+
+
+def _anchors(tree: Tree, space: Space, target: float) -> list[Proposal]:
+    """The knapsack plan of every root that has one."""
+    plans = [
+        space.under(pattern).cheapest(target * tree.config.aim, space.prior.ratio)
+        for pattern in space.patterns()
+    ]
+    return [("anchor", widths) for widths in plans if widths]
 
 
 class Level:
@@ -71,15 +79,24 @@ class Level:
         self.low = target * config.window[0] if self.last else 0.0
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
-        samples = {  # one of all nodes of the same widths, which share their latency
-            id(node.timing): node.sample
+        known = {  # one of all nodes of the same widths, which share their latency
+            id(node.timing): node
             for node in tree.measured()
-            if node.sample and node.origin not in ("dense", "stair")  # the prior is made of these
-        }.values()
-        prior = space.prior.fitted(list(samples), target) if config.learn else space.prior
-        self.space = space.learned(prior)
+            if node.origin not in ("dense", "stair")  # the prior is made of these
+        }
+        self._known = list(known.values())
+        self._unlearned = space
+
+    @cached_property
+    def space(self) -> Space:
+        """The widths, with a prior that was fitted to what was known when the level began."""
+        tree, space = self.tree, self._unlearned
+        samples = [sample for node in self._known if (sample := node.sample)]
+        if tree.config.learn:
+            space = space.learned(space.prior.fitted(samples, self.target))
         if self.last and tree.is_limited:
-            self.space = self.space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
+            space = space.limited(lambda widths: tree.fits(tree.importance.plan(widths)))
+        return space
 
     def run(self, frontier: Sequence[Node], anchors: Sequence[Node]) -> RoundGenerator[list[Node]]:
         """Measures, moves and scores children; returns the next frontier."""
@@ -99,16 +116,25 @@ class Level:
 
     def _children(self, frontier: Iterable[Node]) -> dict[str, Node]:
         seen = {
-            widths_key(node.widths)
+            tuple(node.widths.values())
             for node in self.tree.nodes.values()
             if "loss" in node.requested or not node.meets(self.high)
         }
         children: dict[str, Node] = {}
         for parent in sorted(frontier, key=lambda node: node.digest):
-            for origin, widths in propose(self.space, parent, self.goal, self.tree.config, seen):
+            for origin, widths in self.tree.recall.get(
+                self._step("children", parent), partial(self._proposals, parent, seen)
+            ):
+                seen.add(widths_key(widths))
                 node = self.tree.add(widths, self.level, parent, origin)
                 children[node.digest] = node
         return children
+
+    def _proposals(self, parent: Node, seen: set[tuple[int, ...]]) -> list[Proposal]:
+        return propose(self.space, parent, self.goal, self.tree.config, seen)
+
+    def _step(self, kind: str, node: Node) -> str:
+        return f"{kind}:{self.level}:{node.digest[:8]}"
 
     def _reach(self, starts: Mapping[str, Node]) -> RoundGenerator[list[Node]]:
         """Moves what misses the target, measures again; returns what is to be scored."""
@@ -140,8 +166,16 @@ class Level:
 
     def _moved(self, node: Node) -> Node | None:
         """The cheapest stairs down (or, from below the window, the most stairs up)."""
-        if node.ratio is None or node.sample is None:
+        if node.ratio is None:
             return None
+        found = self.tree.recall.get(self._step("move", node), partial(self._move_of, node))
+        return next(
+            (self.tree.add(widths, self.level, node, origin) for origin, widths in found), None
+        )
+
+    def _move_of(self, node: Node) -> list[Proposal]:
+        if node.ratio is None or node.sample is None:
+            return []
         predict, space = anchored(self.space, node.sample), self.space.under(node.pattern)
         if node.ratio > self.high or not self._fits(node):
             origin = "shrink"
@@ -150,8 +184,8 @@ class Level:
             origin = "grow"
             widths = space.cheapest(self.goal, predict, least=node.widths)
         if widths is None or widths == node.widths:
-            return None
-        return self.tree.add(widths, self.level, node, origin)
+            return []
+        return [(origin, widths)]
 
     def _pool(self) -> list[Node]:
         return [node for node in self.tree.meeting(self.high) if "loss" in node.requested]

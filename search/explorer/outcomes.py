@@ -1,7 +1,7 @@
 """Outcomes that a candidate may have. Knows nothing of who measured or scored it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from search.errors import ExplorerError
@@ -92,7 +92,7 @@ def _scored(outcome: Any) -> Scored | Failed:
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """The outcome as a JSON object that `outcome_from_json` reads back exactly."""
-    return asdict(outcome)
+    return dict(vars(outcome))
 
 
 def outcome_from_json(document: dict[str, Any]) -> Outcome:

@@ -13,10 +13,10 @@ import numpy as np
 
 from search.explorer.config import SearchConfig
 from search.explorer.node import Node
+from search.explorer.recall import Proposal
 from search.explorer.segments import flips
 from search.explorer.space import Space, Widths, anchored
 
-Proposal = tuple[str, dict[str, int]]  # origin, widths
 _PERTURBED = 4  # tries per wanted perturbed child: many draws give a plan seen before
 
 

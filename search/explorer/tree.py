@@ -7,6 +7,7 @@ from search.explorer.config import SearchConfig
 from search.explorer.importance import Importance, ScoreLike
 from search.explorer.node import Node, Start, Timing
 from search.explorer.outcomes import Measured
+from search.explorer.recall import Recall
 from search.explorer.segments import FLOAT, INT8, Pattern
 from search.plan import Plan
 
@@ -37,6 +38,7 @@ class Tree:
         self.nodes: dict[str, Node] = {}
         self._timings: dict[tuple[int, ...], Timing] = {}
         self._continued: dict[str, Importance] = {}
+        self.recall = Recall(importance.widths)
         self.root = self.add(importance.widths, 0, None, "dense")
         self.root.timing.latency = Measured(1.0, 1.0, 1.0)
         self.root.timing.is_requested = True

@@ -147,3 +147,23 @@ def test_a_wheel_carries_them(tmp_path: Path) -> None:
     engine = make_engine(f"sqlite:///{database}")
     assert tables(engine) == set(Base.metadata.tables)
     engine.dispose()
+
+
+def test_layers_in_int8_of_stored_trees_are_counted(engine: Engine) -> None:
+    migrations.upgrade(url_of(engine), "0006")
+    with writing(engine).begin() as session:
+        job_id = make_job(session).id
+    plans = {"a": '{"widths": {}, "int8": ["x", "y"]}', "b": '{"widths": {}}', "c": None}
+    insert = text(
+        "INSERT INTO candidates (job_id, digest, level, origin, plan, kept)"
+        " VALUES (:job, :digest, 1, 'cut', :plan, false)"
+    )
+    with engine.begin() as connection:
+        for digest, plan in plans.items():
+            connection.execute(insert, {"job": job_id, "digest": digest, "plan": plan})
+    migrations.upgrade(url_of(engine))
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT digest, int8_layers, version FROM candidates ORDER BY digest")
+        ).all()
+    assert [tuple(row) for row in rows] == [("a", 2, 0), ("b", 0, 0), ("c", 0, 0)]

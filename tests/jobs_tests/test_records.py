@@ -65,6 +65,23 @@ class TestCandidates:
         assert [node.level for node in tree] == [0] * 300 + [1] * 300
         assert [node.digest for node in tree[:2]] == ["d000", "d002"]
 
+    def test_changes_are_the_nodes_that_were_written_after_a_version(
+        self, session: Session
+    ) -> None:
+        job = make_job(session)
+        node = {"parent": None, "level": 1, "origin": "cut"}
+        plan = {"widths": {"g": 3}, "int8": ["conv", "fc"]}
+        first = [{**node, "digest": "a", "plan": plan}, {**node, "digest": "b", "plan": None}]
+        candidates.save(session, job.id, first, 1)
+        candidates.save(session, job.id, [{**node, "digest": "b", "plan": plan}], 3)
+        after = [
+            [(row.digest, row.int8_layers) for row in candidates.changes(session, job.id, version)]
+            for version in (0, 1, 3)
+        ]
+        assert after == [[("a", 2), ("b", 2)], [("b", 2)], []]
+        assert candidates.first_version(session, job.id) == 1
+        assert candidates.first_version(session, "job_x") is None
+
     def test_nothing_is_a_tree_too(self, session: Session) -> None:
         candidates.save(session, make_job(session).id, [])
 

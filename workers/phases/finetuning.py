@@ -10,6 +10,7 @@ from workers.phases.facts import PACKAGE_DENSE, finalists, finetune_key, package
 from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
+from workers.starts import learnt
 
 
 def decide(snapshot: Snapshot) -> Decision:
@@ -36,7 +37,7 @@ def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
     """The share of all fine-tuning steps that have been run."""
     steps = snapshot.spec.finetune.steps
     done = [
-        steps if task.result is not None else int(task.payload.get("step", 0))
+        learnt(each.start) + int(task.payload.get("step", 0)) if task.result is None else steps
         for each in chosen
         if (task := snapshot.tasks.get(finetune_key(each.digest))) is not None
     ]
@@ -54,7 +55,7 @@ def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
     ]
     now = max(running, key=lambda payload: int(payload.get("step", 0)), default={})
     return {
-        "step": int(now.get("step", 0)),
+        "step": learnt(now.get("start")) + int(now.get("step", 0)),
         "steps": snapshot.spec.finetune.steps,
         "finalists": len(chosen),
         "finalists_done": len(chosen) - len(running),
@@ -65,6 +66,7 @@ def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
 def finetune_task(chosen: Chosen) -> NewTask:
     """Fine-tuning from the first step; the task itself goes on from slice to slice."""
     payload = {"plan": chosen.plan, "digest": chosen.digest, "step": 0, "checkpoint": None}
+    payload |= {} if chosen.start is None else {"start": chosen.start}
     return NewTask("finetune", finetune_key(chosen.digest), payload)
 
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jobs.repository import measurements
 from jobs.states import TaskState
-from jobs.tables import Measurement
+from jobs.tables import Measurement, Request, Task
 from latency_probes.messages import Settings
-from search.explorer import Candidate, Explorer, Failed, Measured, Node, Scored, SearchConfig
-from search.explorer.outcomes import read_outcome
+from search.explorer import (
+    Candidate,
+    Explorer,
+    Failed,
+    Measured,
+    Node,
+    Scored,
+    SearchConfig,
+    Tuned,
+)
+from search.explorer.outcomes import Outcome, read_outcome
 from search.plan import Plan
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
 from workers.library import Library
+from workers.memory import Heard
 from workers.phases import precision
 from workers.phases.facts import beta, dense_measurement, prepared_result
-from workers.results import Blob
 from workers.snapshot import Snapshot
+from workers.starts import start_document
 
 SCREENING = "screening"
 STRICT = "strict"
@@ -27,54 +38,74 @@ STRICT = "strict"
 class Questions:
     """What is known about the plans of one job at one moment, and how to ask for more.
 
+    Args:
+        skeletons: Plan -> skeleton, by digest, as far as they are known; added to.
+
     Attributes:
         reused: Skeletons whose ratio an earlier job measured, and which job.
     """
 
-    def __init__(self, context: Context, library: Library, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        context: Context,
+        library: Library,
+        snapshot: Snapshot,
+        skeletons: dict[str, str] | None = None,
+    ) -> None:
         self._context, self._library, self._snapshot = context, library, snapshot
         self._reference = prepared_result(snapshot).dense_skeleton
         self._dense = dense_measurement(snapshot)
         self._format = precision.format_of(snapshot)
-        self._blobs: dict[str, Blob] = {}
+        self._skeletons = {} if skeletons is None else skeletons
         self.reused: dict[str, str] = {}
 
-    def outcome(self, candidate: Candidate) -> Measured | Scored | Failed | None:
+    def outcome(self, candidate: Candidate) -> Outcome | None:
         """What is known of a candidate; None while it is open."""
         if candidate.needs == "loss":
             return self._scored(candidate.digest)
+        if candidate.needs == "weights":
+            return self._tuned(candidate.digest)
         return self.latency(candidate.plan, SCREENING)
 
     def latency(self, plan: Plan, kind: str) -> Measured | Failed | None:
         """The ratio of the plan's skeleton: measured for this job, or earlier on its device."""
-        blob = self.blob(plan)
-        purpose = f"{kind}:{blob.digest}"
+        skeleton = self.skeleton(plan)
+        purpose = f"{kind}:{skeleton}"
         if purpose not in self._snapshot.requests and kind == SCREENING:
-            row = self._cached(blob)
+            row = self._cached(skeleton)
             if row is None or row.job_id is None:
                 return None
-            self.reused[blob.digest] = row.job_id
+            self.reused[skeleton] = row.job_id
             return as_outcome(row)
         if not self._snapshot.ended(purpose):
             return None
         row = self._snapshot.measurement(purpose)
         return Failed("abandoned", "no device measured it") if row is None else as_outcome(row)
 
-    def withdrawn(self, nodes: Iterable[Node]) -> list[str]:
+    def withdrawn(self, nodes: Iterable[Node], heard: dict[str, Heard]) -> list[str]:
         """The digests of nodes whose latency is not what counts now: it was measured by a device
-        that had drifted, and is asked again or has been answered anew."""
-        return [
-            node.digest
-            for node in nodes
-            if node.latency is not None and self._counts_otherwise(node)
-        ]
+        that had drifted, and is asked again or has been answered anew.
 
-    def _counts_otherwise(self, node: Node) -> bool:
-        purpose = f"{SCREENING}:{self.blob(node.plan).digest}"
-        if purpose not in self._snapshot.requests:
-            return False
-        found = self.latency(node.plan, SCREENING)
-        return found is None or read_outcome("latency", found) != node.latency
+        Args:
+            heard: How the request of each node stood when it was looked at last; brought up to
+                date. Only requests that stand otherwise by now are looked at.
+        """
+        found = []
+        for node in nodes:
+            if node.latency is None:
+                continue
+            request = self._snapshot.requests.get(f"{SCREENING}:{self.skeleton(node.plan)}")
+            if request is None or heard.get(node.digest) == (now := heard_of(request)):
+                continue
+            heard[node.digest] = now
+            latency = self.latency(node.plan, SCREENING)
+            if latency is None or read_outcome("latency", latency) != node.latency:
+                found.append(node.digest)
+        return found
+
+    def is_asked(self, plan: Plan) -> bool:
+        """Whether the job has a screening request for the plan."""
+        return f"{SCREENING}:{self.skeleton(plan)}" in self._snapshot.requests
 
     def strict(self, plan: Plan) -> Measured | Failed | None:
         """The ratio of the plan's skeleton by a strict measurement for this job."""
@@ -93,16 +124,26 @@ class Questions:
         return bool(asked or known)
 
     def task(self, candidate: Candidate) -> NewTask:
-        """The task that finds the candidate's calibration loss."""
-        payload = {"plan": json.loads(candidate.plan.to_json())}
+        """The task that finds the candidate's calibration loss, or trains it."""
+        payload: dict[str, Any] = {"plan": json.loads(candidate.plan.to_json())}
+        if (start := start_document(candidate.start)) is not None:
+            payload["start"] = start
         if candidate.plan.precision and self._format is not None:
             payload["format"] = self._format.name
-        return NewTask("score", f"score:{candidate.digest}", payload)
+        if candidate.needs == "loss":
+            return NewTask("score", score_key(candidate.digest), payload)
+        payload |= {"digest": candidate.digest, "steps": candidate.steps}
+        return NewTask(
+            "tune", tune_key(candidate.digest), payload | {"step": 0, "checkpoint": None}
+        )
 
     def request(self, plan: Plan, kind: str, *, budget: float | None = None) -> NewRequest:
         """The request that measures the plan's skeleton; a strict one ends as soon as it is clear
         whether the plan meets the budget."""
-        blob = self.blob(plan)
+        batch_size = self._snapshot.spec.target.batch_size
+        blob = self._library.skeleton(
+            self._snapshot.model, plan, batch_size=batch_size, form=self._format
+        )
         seed = self._snapshot.spec.search.seed
         settings = Settings.screening(seed=seed)
         if kind == STRICT:
@@ -110,29 +151,68 @@ class Questions:
         purpose, pooled = f"{kind}:{blob.digest}", kind == SCREENING
         return NewRequest(purpose, blob, self._reference, settings, pooled=pooled)
 
-    def blob(self, plan: Plan) -> Blob:
-        """The plan's skeleton, derived and stored once in this call."""
-        if plan.digest not in self._blobs:
+    def skeleton(self, plan: Plan) -> str:
+        """The digest of the plan's skeleton, which is derived where it is not known."""
+        if plan.digest not in self._skeletons:
             batch_size = self._snapshot.spec.target.batch_size
-            self._blobs[plan.digest] = self._library.skeleton(
-                self._snapshot.model, plan, batch_size=batch_size, form=self._format
-            )
-        return self._blobs[plan.digest]
+            factory = self._library.skeletons(self._snapshot.model, batch_size=batch_size)
+            self._skeletons[plan.digest] = factory.derive(plan, self._format).digest
+        return self._skeletons[plan.digest]
 
     def _scored(self, digest: str) -> Scored | Failed | None:
-        task = self._snapshot.tasks.get(f"score:{digest}")
-        if task is None or task.state not in (TaskState.DONE, TaskState.FAILED):
+        task = self._ended(score_key(digest))
+        if task is None:
             return None
         if task.result is None:
             return Failed("score", task.error or "it could not be scored")
-        loss, error = task.result["loss"], task.result.get("standard_error")
-        if loss is None:
-            return Failed("score", "its loss is not finite")
-        return Scored(float(loss), None if error is None else float(error))
+        return _scored(task.result)
 
-    def _cached(self, blob: Blob) -> Measurement | None:
+    def _tuned(self, digest: str) -> Tuned | Failed | None:
+        task = self._ended(tune_key(digest))
+        if task is None:
+            return None
+        if task.result is None:
+            return Failed("tune", task.error or "it could not be trained")
+        found = _scored(task.result)
+        if isinstance(found, Failed):
+            return found
+        return Tuned(task.result["checkpoint"], found.loss, found.standard_error)
+
+    def _ended(self, key: str) -> Task | None:
+        task = self._snapshot.tasks.get(key)
+        ended = (TaskState.DONE, TaskState.FAILED)
+        return task if task is not None and task.state in ended else None
+
+    def _cached(self, skeleton: str) -> Measurement | None:
         with self._context.read() as session:
-            return measurements.cached(session, blob.digest, self._dense)
+            return measurements.cached(session, skeleton, self._dense)
+
+
+def score_key(digest: str) -> str:
+    """The task that scores a plan."""
+    return f"score:{digest}"
+
+
+def tune_key(digest: str) -> str:
+    """The task that trains a node between two levels."""
+    return f"tune:{digest}"
+
+
+def task_key(candidate: Candidate) -> str:
+    """The task that answers a candidate whose latency is not what is asked for."""
+    return (score_key if candidate.needs == "loss" else tune_key)(candidate.digest)
+
+
+def _scored(result: Mapping[str, Any]) -> Scored | Failed:
+    loss, error = result["loss"], result.get("standard_error")
+    if loss is None:
+        return Failed("score", "its loss is not finite")
+    return Scored(float(loss), None if error is None else float(error))
+
+
+def heard_of(request: Request) -> Heard:
+    """What of a request tells whether its answer is another one."""
+    return request.state, request.measurement_id
 
 
 def search_config(snapshot: Snapshot) -> SearchConfig:
@@ -145,6 +225,7 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         levels=spec.levels,
         seed=spec.seed,
         blocks=spec.blocks,
+        entwined=spec.entwined,
         multiple=snapshot.spec.constraints.multiple,
         max_parameters=snapshot.spec.constraints.most_parameters,
         max_memory_mb=snapshot.spec.constraints.max_memory_mb,

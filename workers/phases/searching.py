@@ -4,66 +4,111 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from jobs.repository import candidates
 from jobs.states import JobState
-from search.explorer import Explorer, Measured, Node
+from search.explorer import Candidate, Explorer, Measured, Node
 from search.explorer.segments import INT8
 from search.floors import layer_floors
-from search.graph import PruningGraph
 from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
 from workers.library import Library
+from workers.memory import Memory, Search
 from workers.phases import precision, spare
 from workers.phases.facts import dense_ms, finalists, prepared_result, sensitivity_key
 from workers.phases.finetuning import finetune_task
-from workers.phases.questions import SCREENING, STRICT, Questions, search_config
+from workers.phases.questions import SCREENING, STRICT, Questions, search_config, task_key
 from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
+from workers.starts import scores_name
 
 SHORTLIST_FACTOR = 3
+COUNTS = ("level", "levels", "measured", "scored", "best", "reused", "planned")
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Tells what is known, asks for what is new, and moves on once finalists are confirmed."""
-    graph = library.job_graph(snapshot)
-    scores = library.scores(prepared_result(snapshot).scores)
-    questions = Questions(context, library, snapshot)
-    explorer = open_explorer(snapshot, graph, scores)
-    if withdrawn := questions.withdrawn(explorer.nodes()):
-        explorer = open_explorer(snapshot, graph, scores, forget=withdrawn)
+    memory = library.memory(snapshot.job.id)
+    search = taken(memory, snapshot) or opened(context, library, snapshot)
+    questions = Questions(context, library, snapshot, search.skeletons)
+    if withdrawn := questions.withdrawn(search.explorer.nodes(), search.heard):
+        search = opened(context, library, snapshot, search, withdrawn)
+    explorer, is_news = search.explorer, bool(withdrawn) or not search.state
     while not explorer.done and questions.tell_and_ask(explorer):
-        pass
-    if snapshot.job.stop_requested:
+        is_news = True
+    if snapshot.job.stop_requested and not explorer.done:
         explorer.stop()
-    waiting = explorer.outstanding()
+        is_news = True
     if explorer.done:
         decision = conclude(snapshot, explorer, questions)
     else:
         decision = Decision(
-            tasks=tuple(questions.task(each) for each in waiting if each.needs == "loss"),
+            tasks=tuple(questions.task(each) for each in new_tasks(snapshot, explorer)),
             requests=tuple(
                 questions.request(each.plan, SCREENING)
-                for each in waiting
-                if each.needs == "latency"
+                for each in explorer.outstanding()
+                if each.needs == "latency" and not questions.is_asked(each.plan)
             ),
         )
-    return with_explorer(decision, snapshot, explorer, questions, anew=bool(withdrawn))
+    if not is_news and decision.search is None:
+        return without_news(decision, snapshot, memory, search)
+    return with_search(decision, snapshot, memory, search, questions, anew=bool(withdrawn))
 
 
-def open_explorer(
+def new_tasks(snapshot: Snapshot, explorer: Explorer) -> list[Candidate]:
+    """What is to be scored or trained and is no task yet."""
+    waiting = (each for each in explorer.outstanding() if each.needs != "latency")
+    return [each for each in waiting if task_key(each) not in snapshot.tasks]
+
+
+def taken(memory: Memory, snapshot: Snapshot) -> Search | None:
+    """The search as this process left it, if nobody has gone on with it since."""
+    search = memory.take(snapshot.job.version)
+    return search if search is not None and search.form == form_name(snapshot) else None
+
+
+def opened(
+    context: Context,
+    library: Library,
     snapshot: Snapshot,
-    graph: PruningGraph,
-    scores: Mapping[str, Tensor],
+    before: Search | None = None,
     forget: Collection[str] = (),
-) -> Explorer:
+) -> Search:
+    """The search from its saved state, or a new one on the first call.
+
+    Args:
+        before: The search as it was, for the skeletons that are known.
+        forget: Plans whose latencies are asked again.
+    """
+    state, form = snapshot.search_state or {}, form_name(snapshot)
+    search = Search(open_explorer(library, snapshot, forget), state, form)
+    if before is not None:
+        search.skeletons = before.skeletons
+    elif state.get("form") == form:
+        with context.read() as session:
+            search.skeletons = candidates.skeletons(session, snapshot.job.id)
+    if state and not forget:
+        search.note_written()
+    return search
+
+
+def form_name(snapshot: Snapshot) -> str | None:
+    """The name of the job's format in int8, if it has one."""
+    form = precision.format_of(snapshot)
+    return None if form is None else form.name
+
+
+def open_explorer(library: Library, snapshot: Snapshot, forget: Collection[str] = ()) -> Explorer:
     """The explorer where it stood, or a new one on the first call. The latencies of the plans in
     `forget` are asked again."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
+    graph, scores = library.job_graph(snapshot), library.scores(prepared_result(snapshot).scores)
     searched, segments = graph.searched(blocks=spec.blocks), precision.segments(snapshot)
     widths = {group.name: group.width for group in searched}
     widths |= {segment.name: segment.width for segment in segments}
@@ -73,15 +118,19 @@ def open_explorer(
     def relax(times: int) -> dict[str, int]:
         return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths, least=least)
 
+    def scores_at(checkpoint: str) -> Mapping[str, Tensor]:
+        return library.scores(scores_name(checkpoint))
+
     floors = relax(0)
     if snapshot.search_state is not None:
         state = snapshot.search_state["explorer"]
         return Explorer.restore(
-            state, graph, scores, floors, relax=relax, forget=forget, segments=segments
-        )
+            state, graph, scores, floors,
+            relax=relax, forget=forget, segments=segments, scores_at=scores_at,
+        )  # fmt: skip
     return Explorer(
         search_config(snapshot), graph, scores, floors,
-        relax=relax, sensitivity=sensitivity, segments=segments,
+        relax=relax, sensitivity=sensitivity, segments=segments, scores_at=scores_at,
     )  # fmt: skip
 
 
@@ -191,31 +240,61 @@ def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any])
     )
 
 
-def with_explorer(
+def without_news(
+    decision: Decision, snapshot: Snapshot, memory: Memory, search: Search
+) -> Decision:
+    """The decision where nothing was told and nothing asked: the saved search stays as it is."""
+    shown = decision.progress or progress_of(search.explorer, snapshot, snapshot.reused)
+    return replace(decision, progress=shown, written=partial(memory.keep, search=search))
+
+
+def with_search(
     decision: Decision,
     snapshot: Snapshot,
-    explorer: Explorer,
+    memory: Memory,
+    search: Search,
     questions: Questions,
     *,
     anew: bool = False,
 ) -> Decision:
-    """The decision, with the explorer's state, its tree and its progress; `anew` takes those nodes
-    from the stored tree that are not in the explorer's."""
-    shown = explorer.progress()
-    counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
-    part = shown["measured"] / max(shown["measured"] + shown["remaining"], 1)
-    reused = snapshot.reused | questions.reused
-    counts |= {"reused": len(reused), "planned": shown["measured"] + shown["remaining"]}
-    state = (snapshot.search_state or {}) | {"explorer": explorer.state(), "reused": reused}
+    """The decision, with the search's state, what changed in its tree, and its progress.
+
+    Args:
+        anew: All nodes are written, and those that are no more are taken from the stored tree.
+    """
+    explorer, reused = search.explorer, snapshot.reused | questions.reused
+    state = (snapshot.search_state or {}) | {
+        "explorer": explorer.state(), "reused": reused, "form": search.form,
+    }  # fmt: skip
     state |= decision.search.state if decision.search else {}
-    is_news = counts["level"] > (snapshot.job.progress or {}).get("level", 0)
+    rows = [row(node, questions) for node in search.changed()]
+    search.state = state
+    shown = progress_of(explorer, snapshot, reused)
+    is_news = shown["level"] > (snapshot.job.progress or {}).get("level", 0)
+    counts = {key: shown[key] for key in COUNTS}
+
+    def keep(version: int) -> None:
+        search.note_written()
+        memory.keep(version, search)
+
     return replace(
         decision,
-        search=SearchSave(state, [row(node, questions) for node in explorer.nodes()], anew),
-        progress=(decision.progress or progress(snapshot, "searching", 0.9 * part, **counts))
-        | counts,
+        search=SearchSave(state, rows, anew),
+        progress=shown if decision.progress is None else decision.progress | counts,
         events=(*decision.events, *((("level", counts),) if is_news else ())),
+        written=keep,
     )
+
+
+def progress_of(
+    explorer: Explorer, snapshot: Snapshot, reused: Mapping[str, str]
+) -> dict[str, Any]:
+    """The progress document of a job that is searching."""
+    shown = explorer.progress()
+    planned = shown["measured"] + shown["remaining"]
+    counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
+    counts |= {"reused": len(reused), "planned": planned}
+    return progress(snapshot, "searching", 0.9 * shown["measured"] / max(planned, 1), **counts)
 
 
 def row(node: Node, questions: Questions) -> dict[str, Any]:
@@ -224,7 +303,9 @@ def row(node: Node, questions: Questions) -> dict[str, Any]:
     plan = {"widths": shown.pop("widths")}
     if int8 := shown.pop("int8"):
         plan["int8"] = int8
+    if steps := shown.pop("steps"):
+        plan["steps"] = steps
     return shown | {
         "plan": plan,
-        "skeleton_digest": questions.blob(node.plan).digest,
+        "skeleton_digest": questions.skeleton(node.plan),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workers.tasks.finetune import finetune
+from workers.tasks.finetune import finetune, tune
 from workers.tasks.finish import finish
 from workers.tasks.package import package, package_dense
 from workers.tasks.prepare import prepare
@@ -23,4 +23,5 @@ HANDLERS: Mapping[str, Handler] = {
     "score": score,
     "segments": segments,
     "sensitivity": sensitivity,
+    "tune": tune,
 }

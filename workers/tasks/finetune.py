@@ -1,4 +1,5 @@
-"""Fine-tunes a finalist in slices; any worker goes on from the checkpoint of the last one.
+"""Fine-tunes a finalist, or a node between two levels, in slices; any worker goes on from the
+checkpoint of the last one.
 
 A slice leaves the checkpoint that it began with and the one that it wrote: a worker that is killed
 before the new one counts goes on from the other.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import load, save
@@ -16,15 +18,18 @@ from torch import Tensor, nn
 from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
 from search.candidates import candidate, quantized, recalibrated
-from search.evaluation import accuracy, cross_entropy_loss
+from search.criteria import score_channels
+from search.evaluation import accuracy, cross_entropy_loss, loss_with_error
 from search.finetuning import Finetune, FinetuneConfig, Trained, amp_here
+from search.lineage import regrown
 from search.plan import Plan
 from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
-from workers.results import Finetuned, Training
+from workers.results import Finetuned, Training, finite
 from workers.spare_cores import LOOK_S, lent
-from workers.tasks.metrics import batches
+from workers.starts import learnt, scores_name
+from workers.tasks.metrics import Batches, batches, origin_of
 from workers.work import Again, Done, Work
 
 FIRST_SLICE_S, SLICE_S = 2.0, 12.0  # each is twice as long as the one before
@@ -33,15 +38,46 @@ SUFFIX = ".safetensors"
 
 def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     """Runs one slice; after the last one, stores the weights and the validation metrics."""
-    plan = Plan.from_document(work.payload["plan"])
-    student = candidate(work.graph.model, work.graph, plan)
-    if work.snapshot.spec.finetune.steps == 0:
+    student = _student(work)
+    steps = work.snapshot.spec.finetune.steps - learnt(work.payload.get("start"))
+    if steps <= 0:
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
-    run = _opened(work, student)
+    run = _opened(work, student, steps)
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
     if run.done or work.snapshot.job.stop_requested:
         return _finished(work, student, run.student, run.step)
+    return _goes_on(work, run, trained)
+
+
+def tune(work: Work, *, slice_s: float | None = None) -> Done | Again:
+    """Runs one slice of the few steps between two levels; after the last one, stores the weights,
+    the scores of the units with them, and the calibration loss."""
+    student = _student(work)
+    run = _opened(work, student, int(work.payload["steps"]))
+    trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
+    if not (run.done or work.snapshot.job.stop_requested):
+        return _goes_on(work, run, trained)
+    weights = _weights(work, student, run.student)
+    location, graph = _file(work, "tuned.safetensors"), work.graph
+    work.context.store.put(location, save(weights))
+    full = regrown(graph.model, graph, Plan.from_document(work.payload["plan"]), weights)
+    search, calibration = work.snapshot.spec.search, _calibration(work)
+    scores = score_channels(full, graph, search.criterion, calibration, blocks=search.blocks)
+    work.context.store.put(scores_name(location), save(scores))
+    loss, error = loss_with_error(run.student, calibration)
+    result = {"checkpoint": location, "loss": finite(loss), "standard_error": finite(error)}
+    return Done(result, spent=_checkpoints(work))
+
+
+def _student(work: Work) -> nn.Module:
+    """The candidate as it is cut from what it starts from."""
+    origin = origin_of(work)
+    full = work.graph.model if origin is None else origin.full
+    return candidate(full, work.graph, Plan.from_document(work.payload["plan"]))
+
+
+def _goes_on(work: Work, run: Finetune, trained: Trained) -> Again:
     location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
     went = Training(loss=trained.loss, accuracy=trained.accuracy)
@@ -74,9 +110,9 @@ def finetune_config(spec: JobSpec) -> FinetuneConfig:
     return FinetuneConfig(seed=spec.search.seed, amp=amp, **settings)
 
 
-def _opened(work: Work, student: nn.Module) -> Finetune:
+def _opened(work: Work, student: nn.Module, steps: int) -> Finetune:
     spec, checkpoint = work.snapshot.spec, work.payload["checkpoint"]
-    config = finetune_config(spec)
+    config = replace(finetune_config(spec), steps=steps)
     if checkpoint is None:
         _recalibrate(work, student)
     student = rounded(work, student.eval())  # it trains as it will be used
@@ -91,10 +127,7 @@ def _opened(work: Work, student: nn.Module) -> Finetune:
 def _finished(work: Work, student: nn.Module, trained: nn.Module, steps: int) -> Done:
     """Stores the weights of the student, which is float; `trained` is it, or what rounds it."""
     location, data = _file(work, "weights.safetensors"), work.data
-    if isinstance(trained, QuantizedModel):
-        trained.observe(calibration_inputs(work))
-        load_tensors(student, trained.float_tensors(), strict=False)
-    work.context.store.put(location, save(stored_tensors(student)))
+    work.context.store.put(location, save(_weights(work, student, trained)))
     validation = batches(data.images, data.splits.validation)
     return Done(
         Finetuned(
@@ -105,6 +138,14 @@ def _finished(work: Work, student: nn.Module, trained: nn.Module, steps: int) ->
         ).document(),
         spent=_checkpoints(work),
     )
+
+
+def _weights(work: Work, student: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
+    """Those of the student, which is float; `trained` is it, or what rounds it."""
+    if isinstance(trained, QuantizedModel):
+        trained.observe(calibration_inputs(work))
+        load_tensors(student, trained.float_tensors(), strict=False)
+    return stored_tensors(student)
 
 
 def rounded(work: Work, student: nn.Module) -> nn.Module:
@@ -118,8 +159,12 @@ def rounded(work: Work, student: nn.Module) -> nn.Module:
 
 def calibration_inputs(work: Work) -> list[Tensor]:
     """The calibration images in batches."""
+    return [images for images, _ in _calibration(work)]
+
+
+def _calibration(work: Work) -> Batches:
     data = work.data
-    return [images for images, _ in batches(data.images, data.splits.calibration)]
+    return batches(data.images, data.splits.calibration)
 
 
 def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
@@ -139,7 +184,7 @@ def _checkpoints(work: Work, below: int | None = None) -> tuple[str, ...]:
 
 def _recalibrate(work: Work, student: nn.Module) -> None:
     graph, plan = work.graph, Plan.from_document(work.payload["plan"])
-    recalibrated(student, graph.model, graph, plan, calibration_inputs(work))
+    recalibrated(student, graph.model, graph, plan, calibration_inputs(work), origin_of(work))
 
 
 def _file(work: Work, name: str) -> str:

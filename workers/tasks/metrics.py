@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from search.candidates import rounded_candidate
 from search.evaluation import loss_with_error
+from search.lineage import Origin
 from search.plan import Plan
 from search.quantization import Format
 from workers.loaders.datasets import Images
@@ -27,14 +28,25 @@ def batches(images: Images, index: Tensor) -> Batches:
     return [images.select(part) for part in torch.split(index, BATCH)]
 
 
-def calibration_loss(work: Work, plan: Plan, form: Format | None = None) -> tuple[float, float]:
+def calibration_loss(
+    work: Work, plan: Plan, form: Format | None = None, origin: Origin | None = None
+) -> tuple[float, float]:
     """The loss of the pruned model on the calibration images, after recalibrating on them, and its
-    standard error; `form` is that of layers in int8."""
+    standard error; `form` is that of layers in int8, `origin` what the model is cut from."""
     data = work.data
     calibration = batches(data.images, data.splits.calibration)
     inputs = [images for images, _ in calibration]
-    model = rounded_candidate(work.graph.model, work.graph, plan, inputs, form)
+    model = rounded_candidate(work.graph.model, work.graph, plan, inputs, form, origin=origin)
     return loss_with_error(model, calibration)
+
+
+def origin_of(work: Work) -> Origin | None:
+    """What the task's candidate is cut from; None is the dense model."""
+    start = work.payload.get("start")
+    if start is None:
+        return None
+    plan = Plan.from_document(start["plan"])
+    return work.library.origin(work.snapshot, plan, start["checkpoint"])
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from search.quantization import Format, format_of
 from search.sensitivity import precision_plan, sensitivity_plan, told_rise
 from workers.phases.facts import prepared_result
 from workers.results import finite
-from workers.tasks.metrics import calibration_loss
+from workers.tasks.metrics import calibration_loss, origin_of
 from workers.work import Done, Work
 
 
 def score(work: Work) -> Done:
     """{"loss", "standard_error"}: of the plan in the payload, after recalibration."""
     plan = Plan.from_document(work.payload["plan"])
-    loss, error = calibration_loss(work, plan, format_in(work))
+    loss, error = calibration_loss(work, plan, format_in(work), origin_of(work))
     return Done({"loss": finite(loss), "standard_error": finite(error)})
 
 

@@ -95,6 +95,8 @@ def test_a_tree_and_a_file_are_read(service: Service, client: Client, tmp_path: 
     client.jobs.download(job_id, artifact, tmp_path / "plan.json")
 
     assert [candidate.digest for candidate in client.jobs.tree(job_id).items] == ["d"]
+    assert client.jobs.tree(job_id, after=0).items == []
+    assert client.jobs.candidate(job_id, "d").widths == {}
     assert (tmp_path / "plan.json").read_bytes() == b"{}"
 
 

@@ -318,6 +318,78 @@ def test_the_tree_holds_the_candidates_with_budget_and_dense_latency(service: Se
     ]
 
 
+def save_tree(session: Any, job_id: str, digests: str, *, anew: bool = False) -> None:
+    """Saves a search with these nodes changed."""
+    job = jobs.find(session, job_id)
+    assert job is not None
+    version = job.version
+    assert jobs.save_search(session, job_id, version, {}, {})
+    if anew:
+        candidates.clear(session, job_id)
+    plan = {"widths": {"stem": 8}, "int8": ["fc"]}
+    node = {"parent": None, "level": 1, "origin": "cut", "kept": True, "plan": plan}
+    candidates.save(session, job_id, [{**node, "digest": each} for each in digests], version + 1)
+
+
+def test_a_tree_is_read_by_what_changed_after_a_version(service: Service) -> None:
+    job_id = submit(service).json()["id"]
+    path = f"/v1/jobs/{job_id}/tree"
+
+    def read(after: int) -> tuple[int, bool, str]:
+        tree = service.client.get(path, params={"after": after}).json()
+        return tree["version"], tree["whole"], "".join(item["digest"] for item in tree["items"])
+
+    assert read(0) == (0, False, "")
+    with service.rows() as session:
+        save_tree(session, job_id, "abc")
+    assert read(0) == (1, True, "abc")
+    with service.rows() as session:
+        save_tree(session, job_id, "bd")
+    assert (read(0), read(1), read(2)) == ((2, True, "abcd"), (2, False, "bd"), (2, False, ""))
+    with service.rows() as session:
+        save_tree(session, job_id, "ae", anew=True)
+    assert (read(2), read(3)) == ((3, True, "ae"), (3, False, ""))
+    whole = service.client.get(path).json()
+    assert (whole["version"], whole["whole"], len(whole["items"])) == (3, True, 2)
+    problem(service.client.get(path, params={"after": -1}), 422, "invalid-request")
+    problem(service.client.get(path, params={"after": 2**63}), 422, "invalid-request")
+
+
+def test_an_unchanged_tree_is_answered_without_its_nodes(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(service).json()["id"]
+    with service.rows() as session:
+        save_tree(session, job_id, "abc")
+    path = f"/v1/jobs/{job_id}/tree"
+    headers = {"If-None-Match": service.client.get(path).headers["etag"]}
+    read: list[int] = []
+    changes = candidates.changes
+
+    def noted(session: Any, job_id: str, after: int) -> Any:
+        read.append(after)
+        return changes(session, job_id, after)
+
+    monkeypatch.setattr(candidates, "changes", noted)
+    assert service.client.get(path, headers=headers).status_code == 304
+    assert read == []
+    with service.rows() as session:
+        save_tree(session, job_id, "b")
+    again = service.client.get(path, headers=headers)
+    assert (again.status_code, read) == (200, [-1])
+    assert service.client.get(path, params={"after": 1}, headers=headers).status_code == 200
+
+
+def test_a_candidate_is_read_with_its_widths(service: Service) -> None:
+    job_id = submit(service).json()["id"]
+    with service.rows() as session:
+        save_tree(session, job_id, "ab")
+    found = service.client.get(f"/v1/jobs/{job_id}/tree/b").json()
+    assert (found["digest"], found["widths"], found["int8"]) == ("b", {"stem": 8}, ["fc"])
+    assert found["int8_layers"] == 1
+    problem(service.client.get(f"/v1/jobs/{job_id}/tree/c"), 404, "not-found")
+
+
 def test_a_budget_in_milliseconds_becomes_a_ratio_once_the_dense_model_is_measured(
     service: Service,
 ) -> None:
