@@ -134,7 +134,8 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+        tensors = reversed(named_tensors(model).items())  # of tied ones the first name counts
+        self._names = {id(tensor): name for name, tensor in tensors}
         self._last: deque[tuple[Tensor, str]] = deque(maxlen=NEAR)
         self.layers: dict[str, Layer] = {}
         self.again: set[str] = set()
