@@ -107,7 +107,7 @@ def run_search(
         config: Budget, beam, children, levels.
         evaluate: The loss of a model, lower is better, alone or with its standard error; the cross
             entropy on `batches` by default.
-        criterion: Name of an importance criterion.
+        criterion: One of `search.criteria.CRITERIA`.
         tolerance: τ of the layer floors, doubled until they leave room for the budget.
         batch_size: Batch size of the skeletons.
         exclude: Layers that keep all of their channels, see `Constraints`.

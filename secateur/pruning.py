@@ -96,7 +96,8 @@ def prune(
             `entwined` (steps of fine-tuning between two levels, a part of those of `finetune`).
         finetune: Fields of `search.finetuning.FinetuneConfig`, such as `steps` (600; 0 is none),
             `learning_rate`, and `shift` and `flip` of its augmentation (off).
-        criterion: Name of the importance criterion.
+        criterion: Which units go first: `l1`, `l2`, `bn_scale`, `redundancy`, `taylor`, `singe` or
+            `random` (docs/criteria.md).
         tolerance: Bounds the loss rise that the floor of a layer allows.
         calibration: So many training examples recalibrate and score candidates.
         seed: Of the splits, the search and the training.

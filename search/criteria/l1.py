@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from search.criteria.reduction import (
-    mean_of_normalised,
-    member_values,
-    scoring_members,
-    weights_of,
-)
+from search.criteria.reduction import member_values, reduced, scoring_members, weights_of
 
 if TYPE_CHECKING:
-    from search.graph import PruningGraph
+    from search.graph import Group, PruningGraph
 
 
-def l1_scores(model: nn.Module, graph: PruningGraph) -> dict[str, Tensor]:
-    """(W_g,) per prunable group; the mean over a group is 1, so groups do not compare."""
+def l1_scores(model: nn.Module, graph: PruningGraph, reduction: str = "mean") -> dict[str, Tensor]:
+    """(W_g,) per prunable group, relative to the group's mean, so groups do not compare."""
     state = model.state_dict()
-    return {
-        group.name: mean_of_normalised(
-            [member_values(weights_of(state, m).abs(), m) for m in scoring_members(group)]
-        )
-        for group in graph.prunable
-    }
+    return {group.name: l1_of(state, group, reduction) for group in graph.prunable}
+
+
+def l1_of(state: Mapping[str, Tensor], group: Group, reduction: str) -> Tensor:
+    """(W_g,) of one group."""
+    members = scoring_members(group)
+    return reduced([member_values(weights_of(state, m).abs(), m) for m in members], reduction)

@@ -6,23 +6,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from search.criteria.reduction import (
-    mean_of_normalised,
-    member_values,
-    scoring_members,
-    weights_of,
-)
+from search.criteria.reduction import member_values, reduced, scoring_members, weights_of
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
 
 
-def l2_scores(model: nn.Module, graph: PruningGraph) -> dict[str, Tensor]:
-    """(W_g,) per prunable group; the mean over a group is 1, so groups do not compare."""
+def l2_scores(model: nn.Module, graph: PruningGraph, reduction: str = "mean") -> dict[str, Tensor]:
+    """(W_g,) per prunable group, relative to the group's mean, so groups do not compare."""
     state = model.state_dict()
     return {
-        group.name: mean_of_normalised(
-            [member_values(weights_of(state, m) ** 2, m).sqrt() for m in scoring_members(group)]
+        group.name: reduced(
+            [member_values(weights_of(state, m) ** 2, m).sqrt() for m in scoring_members(group)],
+            reduction,
         )
         for group in graph.prunable
     }

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from search.criteria.reduction import member_values, scoring_members
+from search.criteria.reduction import member_values, reading_members
 from search.errors import CriterionError
 from search.objectives import CLASSIFICATION, Objective
 from search.training_flags import in_evaluation
 
 if TYPE_CHECKING:
-    from search.graph import Group, Member, PruningGraph
+    from search.graph import Group, PruningGraph
 
 PART = 8
 
@@ -53,7 +53,7 @@ def taylor_scores(
     totals: dict[str, Tensor] = {}
     count = 0
     with in_evaluation(model):
-        for images, labels in _parts(batches):
+        for images, labels in parts_of(batches):
             products = _products(model, parameters, images, labels, objective)
             for group in graph.prunable:
                 effect = _effect(group, products).abs()
@@ -64,7 +64,8 @@ def taylor_scores(
     return {name: total / count for name, total in totals.items()}
 
 
-def _parts(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def parts_of(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches, cut into parts of `PART` images."""
     for images, labels in batches:
         yield from zip(torch.split(images, PART), torch.split(labels, PART), strict=True)
 
@@ -88,11 +89,7 @@ def _products(
 
 
 def _effect(group: Group, products: dict[str, Tensor]) -> Tensor:
-    members = [m for m in _readers(group) if m.tensor in products]
+    members = [m for m in reading_members(group) if m.tensor in products]
     if not members:
         raise CriterionError(f"group {group.name!r} must have a parameter with a gradient")
     return torch.stack([member_values(products[m.tensor], m) for m in members]).sum(0)
-
-
-def _readers(group: Group) -> list[Member]:
-    return [m for m in group.members if m.role == "consumer"] or scoring_members(group)
