@@ -254,8 +254,8 @@ class SearchSpec(_Spec):
     """The search. `criterion` tells which units go first: `l1`, `l2`, `bn_scale`, `redundancy`,
     `taylor`, `singe` or `random`. `tolerance` bounds the loss rise that a layer floor allows; with
     `blocks` whole residual blocks may be removed too. With precision `auto`, layers are in int8
-    where the device has it and that is faster; `int8` refuses a device that has not. `entwined` are
-    the steps of fine-tuning between two levels, of what is kept: a part of those of the job."""
+    where the device has it and that is faster; `int8` refuses a device that has not. `entwined`:
+    steps of fine-tuning between two levels, of what is kept, a part of those of the job."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6

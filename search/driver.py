@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search.candidates import rounded_candidate
 from search.constraints import Constraints, constrained
 from search.criteria import score_channels
 from search.errors import ConfigError, SkeletonError
@@ -123,11 +122,13 @@ def run_search(
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
-        ConfigError: There are no batches, or they are not inputs and labels; the constraints name
-            no layer or exclude each other.
+        ConfigError: There are no batches, or they are not inputs and labels; nothing to fit on is
+            given where it is needed; the constraints name no layer or exclude each other.
         SearchError: A part of the library refused its input.
     """
     batches, config = _checked(batches), replace(config, batch_size=batch_size)
+    if config.entwined and fit is None:
+        raise ConfigError(f"entwined must be 0 without data to fit on, but got {config.entwined}")
     limits = constraints_of(config, exclude, prune_frozen=prune_frozen)
     graph = constrained(graph, limits)
     inputs = [images for images, _ in batches]
@@ -147,7 +148,10 @@ def run_search(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
             segments=segments, form=form, negligible=negligible_rise(scored, model, segments),
         )  # fmt: skip
-    tuner = _tuner(model, graph, batches, config, fit, finetune, criterion, form, objective)
+    tuner = Tuner(
+        model, graph, batches, fit, finetune or FinetuneConfig(0), criterion, form,
+        config.blocks, objective,
+    )  # fmt: skip
     searched = graph.searched(blocks=config.blocks)
     widths = {group.name: group.width for group in searched}
     widths |= {segment.name: segment.width for segment in segments}
@@ -161,50 +165,20 @@ def run_search(
         config, graph, scores, relax(0),
         relax=relax, sensitivity=sensitivity, staircases=staircases,
         segments=segments, int8_staircases=int8_staircases,
-        scores_at=tuner.scores if tuner else None,
+        scores_at=tuner.scores,
     )  # fmt: skip
-
-    def origin(start: Start | None) -> Origin | None:
-        return tuner.origin(start) if tuner else None
-
-    def built(plan: Plan, start: Start | None) -> nn.Module:
-        return rounded_candidate(model, graph, plan, inputs, form, origin=origin(start))
-
     while not explorer.done:
         candidates = explorer.ask()
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
             if candidate.needs == "loss":
-                explorer.tell(candidate, _score(scored(built(candidate.plan, candidate.start))))
-            elif candidate.needs == "weights" and tuner is not None:
+                built = tuner.built(candidate.plan, candidate.start)
+                explorer.tell(candidate, _score(scored(built)))
+            elif candidate.needs == "weights":
                 explorer.tell(candidate, tuner.tuned(candidate, lambda m: _score(scored(m))))
         if progress is not None:
             progress(explorer.progress())
-    return _result(explorer, sensitivity, built, origin)
-
-
-def _tuner(
-    model: nn.Module,
-    graph: PruningGraph,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    config: SearchConfig,
-    fit: tuple[Tensor, Tensor] | None,
-    finetune: FinetuneConfig | None,
-    criterion: str,
-    form: Format | None,
-    objective: Objective,
-) -> Tuner | None:
-    """What trains between the levels; None where nothing is to be trained."""
-    if not config.entwined:
-        return None
-    if fit is None:
-        raise ConfigError(
-            f"entwined must be 0 where there is no data to fit on, but got {config.entwined}"
-        )
-    return Tuner(
-        model, graph, batches, fit, finetune or FinetuneConfig(config.entwined),
-        criterion, form, config.blocks, objective,
-    )  # fmt: skip
+    return _result(explorer, sensitivity, tuner)
 
 
 def constraints_of(
@@ -272,16 +246,11 @@ def _measure_latencies(
         explorer.tell(candidate, outcome)
 
 
-def _result(
-    explorer: Explorer,
-    sensitivity: Sensitivity,
-    built: Callable[[Plan, Start | None], nn.Module],
-    origin: Callable[[Start | None], Origin | None],
-) -> SearchResult:
+def _result(explorer: Explorer, sensitivity: Sensitivity, tuner: Tuner) -> SearchResult:
     finalists = explorer.finalists()
     best, made = finalists[0] if finalists else None, None
     if best is not None:
-        made = built(best.plan, best.start_of_children)
+        made = tuner.built(best.plan, best.start_of_children)
         made.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return SearchResult(
         plan=best.plan if best else None,
@@ -296,6 +265,6 @@ def _result(
         sensitivity=sensitivity,
         staircases=explorer.staircases(),
         int8_staircases=explorer.int8_staircases(),
-        origin=origin,
+        origin=tuner.origin,
         infeasible=explorer.infeasible,
     )

@@ -1,4 +1,5 @@
-"""Answers what a search asks of weights, in this process: fine-tunes the nodes that it keeps.
+"""Answers what a search asks of weights, in this process: builds candidates, and fine-tunes the
+nodes that are kept.
 
 Between two levels of the search the nodes kept learn from the dense model for a few steps, and
 their children are cut from what they have learnt (the flow of SInGE: pruning and fine-tuning
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from search.candidates import quantized, rounded_candidate
 from search.criteria import score_channels
+from search.errors import ConfigError
 from search.explorer import Candidate, Scored, Start, Tuned
 from search.finetuning import Finetune, FinetuneConfig
 from search.lineage import Origin, regrown
 from search.objectives import CLASSIFICATION, Objective
+from search.plan import Plan
 from search.quantization import Format
 from search.quantization.model import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
@@ -29,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tuner:
-    """Fine-tunes nodes, and keeps their weights in memory under their digests.
+    """Builds and fine-tunes nodes, and keeps their weights in memory under their digests.
 
     Attributes:
         model: the dense model, the teacher; not touched.
         graph: its analysis.
         calibration: batches of inputs and targets, for recalibration and criteria.
-        fit: inputs (N, …) and targets (N, …) to train on.
+        fit: inputs (N, …) and targets (N, …) to train on; None where nothing is trained.
         config: how to train; its steps are those of a search without entwined ones.
         criterion: by which the units are scored anew.
         form: the integers of int8 layers; None: all is float.
@@ -44,7 +47,7 @@ class Tuner:
     model: nn.Module
     graph: PruningGraph
     calibration: Sequence[tuple[Tensor, Tensor]]
-    fit: tuple[Tensor, Tensor]
+    fit: tuple[Tensor, Tensor] | None
     config: FinetuneConfig
     criterion: str = "l1"
     form: Format | None = None
@@ -64,12 +67,25 @@ class Tuner:
             self._last = start.checkpoint, origin
         return self._last[1]
 
+    def built(self, plan: Plan, start: Start | None) -> nn.Module:
+        """The candidate to be scored, see `rounded_candidate`."""
+        return rounded_candidate(
+            self.model, self.graph, plan, self._inputs, self.form, origin=self.origin(start)
+        )
+
     def tuned(self, candidate: Candidate, scored: Callable[[nn.Module], Scored]) -> Tuned:
-        """Trains a node for the steps that it asks for; its loss is that of the rounded model."""
-        inputs = [images for images, _ in self.calibration]
-        origin = self.origin(candidate.start)
-        student = rounded_candidate(self.model, self.graph, candidate.plan, inputs, origin=origin)
-        trained = self._rounded(student, candidate, inputs)
+        """Trains a node for the steps that it asks for; its loss is that of the rounded model.
+
+        Raises:
+            ConfigError: there is nothing to train on.
+        """
+        if self.fit is None:
+            raise ConfigError("there must be data to fit on to train a candidate, but is none")
+        student = rounded_candidate(
+            self.model, self.graph, candidate.plan, self._inputs,
+            origin=self.origin(candidate.start),
+        )  # fmt: skip
+        trained = self._rounded(student, candidate)
         config = replace(self.config, steps=candidate.steps)
         Finetune(trained, self.model, *self.fit, config, objective=self.objective).run()
         if isinstance(trained, QuantizedModel):
@@ -82,12 +98,14 @@ class Tuner:
         """One score a unit, with the weights of a checkpoint."""
         return self._scores[checkpoint]
 
-    def _rounded(
-        self, student: nn.Module, candidate: Candidate, inputs: Sequence[Tensor]
-    ) -> nn.Module:
+    @property
+    def _inputs(self) -> list[Tensor]:
+        return [images for images, _ in self.calibration]
+
+    def _rounded(self, student: nn.Module, candidate: Candidate) -> nn.Module:
         if self.form is None or not candidate.plan.precision:
             return student
-        return quantized(self.model, self.graph, candidate.plan, student, inputs, self.form)
+        return quantized(self.model, self.graph, candidate.plan, student, self._inputs, self.form)
 
     def _keep(self, candidate: Candidate, student: nn.Module) -> None:
         weights = stored_tensors(student)

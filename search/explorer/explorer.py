@@ -251,7 +251,16 @@ class Explorer:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            return cls._restored(state, graph, scores, floors, relax, forget, segments, scores_at)
+            return cls._restored(
+                state,
+                graph,
+                scores,
+                floors,
+                forget,
+                relax=relax,
+                segments=segments,
+                scores_at=scores_at,
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ExplorerError(
                 f"state must come from Explorer.state(), but got {error!r}"
@@ -264,10 +273,8 @@ class Explorer:
         graph: GraphLike | Sequence[GroupLike],
         scores: Mapping[str, ScoreLike],
         floors: Mapping[str, int],
-        relax: Relax | None,
         forget: Collection[str],
-        segments: Sequence[Segment],
-        scores_at: ScoresAt | None,
+        **options: Any,
     ) -> "Explorer":
         if state["version"] != VERSION:
             raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
@@ -277,12 +284,10 @@ class Explorer:
             graph,
             scores,
             floors,
-            relax=relax,
             sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
             staircases=inputs["staircases"],
-            segments=segments,
             int8_staircases=inputs.get("int8_staircases"),
-            scores_at=scores_at,
+            **options,
         )
         if explorer._inputs != inputs:
             raise ExplorerError("graph, scores and floors must be those the state was made with")
