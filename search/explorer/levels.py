@@ -13,6 +13,7 @@ from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
 from search.explorer.tree import Tree
 
+_APART = 2  # groups in which two nodes of a beam differ at least, as far as there are such
 _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
 
 
@@ -200,13 +201,29 @@ class Level:
             ]
         else:
             scored = [node for node in self.tree.meeting(self.high) if node.loss is not None]
-            kept = sorted(scored, key=Node.rank)[:width]
+            kept = diverse(sorted(scored, key=Node.rank), width)
         kept = kept or list(fallbacks[:width]) or list(frontier)
         for node in kept:
             node.kept = True
             if node is not self.tree.root:  # measured before the levels, and good enough for one
                 node.level = node.level or self.level
         return kept
+
+
+def diverse(ranked: Sequence[Node], count: int) -> list[Node]:
+    """The first `count` nodes that are not twins of an earlier one: those differ from it in one
+    group or none, and would have the same children. Twins fill the places that are left."""
+    kept: list[Node] = []
+    twins: list[Node] = []
+    for node in ranked:
+        is_twin = any(_differing(node, other) < _APART for other in kept)
+        (twins if is_twin else kept).append(node)
+    return (kept + twins)[:count]
+
+
+def _differing(first: Node, second: Node) -> int:
+    """In how many groups and segments two plans have other widths."""
+    return sum(width != second.widths[name] for name, width in first.widths.items())
 
 
 def _room(nodes: Iterable[Node]) -> float:

@@ -1,9 +1,12 @@
 """Whole searches on the synthetic device."""
 
+from dataclasses import replace
+
 import pytest
 
 from search.errors import ConfigError
-from search.explorer import Explorer, Measured, SearchConfig
+from search.explorer import Explorer, Measured, Node, SearchConfig
+from search.explorer.levels import diverse
 from search.plan import Plan
 from search.sensitivity import Sensitivity
 from tests.search_tests.explorer_tests.simulation import (
@@ -225,3 +228,18 @@ def test_the_result_keeps_to_the_limit_of_memory_at_its_batch_size() -> None:
 def test_a_limit_of_parameters_needs_a_graph_that_counts_them() -> None:
     with pytest.raises(ConfigError, match="needs a PruningGraph"):
         Explorer(SearchConfig(0.6, max_parameters=10), GROUPS, scores(), FLOORS)
+
+
+def test_a_beam_holds_no_twins_while_there_are_others() -> None:
+    explorer = Explorer(SearchConfig(0.5), GROUPS, scores(), FLOORS, relax=relax)
+    dense = {group.name: group.width for group in GROUPS}
+    (one, two, three) = (group.name for group in GROUPS[:3])
+
+    def node(cuts: dict[str, int]) -> Node:
+        widths = dense | cuts
+        return replace(explorer.root, widths=widths, digest=str(sorted(cuts.items())))
+
+    best, twin, other = node({one: 8}), node({one: 4}), node({two: 8, three: 8})
+    assert diverse([best, twin, other], 2) == [best, other]
+    assert diverse([best, twin, other], 3) == [best, other, twin]
+    assert diverse([best, twin], 2) == [best, twin]
