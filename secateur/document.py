@@ -30,6 +30,8 @@ class Outcome(Protocol):
     @property
     def int8(self) -> Mapping[str, Any]: ...
     @property
+    def candidate(self) -> str: ...
+    @property
     def tree(self) -> Sequence[Mapping[str, Any]]: ...
     @property
     def measurement(self) -> Measurement: ...
@@ -73,7 +75,7 @@ def document(result: Outcome) -> dict[str, Any]:
         "widths": {} if result.unpruned else dict(result.plan.widths),
         "precision": _precision_part(result.int8),
         "ways": simple_ways(
-            result.tree, len(result.int8.get("searched", ())), result.budget, result.plan.digest
+            result.tree, len(result.int8.get("searched", ())), result.budget, result.candidate
         ),
         "tree": [dict(row) for row in result.tree],
         "loading": loading(analysis, result.plan.widths),
@@ -86,7 +88,8 @@ def _result_part(result: Outcome) -> dict[str, Any]:
     count = sum(row["ratio"] is not None for row in result.tree)
     known = ("within_budget", "unpruned", "ratio", "latency_ms", "dense_latency_ms", "accuracy",
              "dense_accuracy", "bytes", "dense_bytes", "parameters", "dense_parameters",
-             "memory_mb", "dense_memory_mb", "plan_digest", "target", "runtimes")  # fmt: skip
+             "memory_mb", "dense_memory_mb", "plan_digest", "candidate", "target",
+             "runtimes")  # fmt: skip
     return {name: told[name] for name in known} | {
         "budget_ratio": result.budget,
         "budget_ms": result.budget * result.dense_latency_ms,

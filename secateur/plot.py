@@ -34,7 +34,7 @@ def svg(report: Mapping[str, Any], title: str = "") -> str:
     """
     found = {**report, **report.get("result", {})}
     budget = found.get("budget_ratio", found.get("budget"))
-    chosen = found.get("plan_digest")
+    chosen = found.get("candidate", found.get("plan_digest"))
     figures = (
         f"{milliseconds(found['dense_latency_ms'])} → {milliseconds(found['latency_ms'])}, "
         f"{percent(found['ratio'])} of the dense latency (budget {percent(budget)}); "

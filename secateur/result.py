@@ -105,6 +105,7 @@ class Result:
         rounded: The network with layers in int8, as the file computes; `model` is the float one
             that it was made of. None where all layers are float.
         tree: Every candidate as a JSON object.
+        candidate: The digest of the tree's candidate that this is.
         target: Runtime, provider, batch size and threads that were measured.
         batch_size: Of the target.
         seconds: How long it all took.
@@ -135,6 +136,7 @@ class Result:
     int8: Mapping[str, Any]
     rounded: QuantizedModel | None
     tree: tuple[Mapping[str, Any], ...]
+    candidate: str
     target: str
     seconds: float
     batch_size: int
@@ -184,6 +186,7 @@ class Result:
             int8=dict(self.int8),
             widths=dict(self.plan.widths),
             plan_digest=self.plan.digest,
+            candidate=self.candidate,
             target=self.target,
             runtimes=[dict(row) for row in self.runtimes],
             seconds=round(self.seconds, 1),

@@ -161,7 +161,9 @@ class Run:
         recalibrated(student, self.dense, self.graph, best.plan, calibration, origin)
         self._train(student, best.plan, int8.form, learnt=start.steps if start else 0)
         self.display.show("measuring the result", 0.97)
-        return self._result(student.eval(), best.plan, found, dense, budget, began_s, int8)
+        return self._result(
+            student.eval(), best.plan, found, dense, budget, began_s, int8, best.digest
+        )
 
     def unpruned(self, dense: Measured, budget: float, began_s: float) -> Result:
         """The dense network, which meets the budget already."""
@@ -177,6 +179,7 @@ class Run:
         budget: float,
         began_s: float,
         int8: Int8 | None = None,
+        candidate: str | None = None,
     ) -> Result:
         whole = made = self._delivered(self.dense)
         rounded, reached = None, None
@@ -211,6 +214,7 @@ class Run:
             },
             rounded=rounded,
             tree=tuple(found.tree) if found else (),
+            candidate=candidate or plan.digest,
             target=self.target.key,
             batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,

@@ -41,7 +41,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
     row = measured if best is None else best.latency
     dense = Packaged.model_validate(snapshot.result(PACKAGE_DENSE)).onnx
     onnx = dense if best is None else best.packaged.onnx
-    digest = None if best is None else best.chosen.digest
+    whole = _dense_digest(snapshot)
     budget = beta(snapshot)
     count = (snapshot.job.progress or {}).get("measured", 0)
     return {
@@ -59,7 +59,8 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "dense_bytes": dense.size,
         "bytes": onnx.size,
         **sizes_part(snapshot, best),
-        "plan_digest": digest or _dense_digest(snapshot),
+        "plan_digest": whole if best is None else best.chosen.to_plan().digest,
+        "candidate": whole if best is None else best.chosen.digest,
         "device": row.device_id if snapshot.device is None else snapshot.device.name,
         "device_id": row.device_id,
         "runtime": row.target_key.partition("/")[0],

@@ -48,7 +48,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
     if report["tree"]:
-        chosen = result["plan_digest"]
+        chosen = result.get("candidate", result["plan_digest"])
         parts += [
             "<h2>The search</h2>",
             scatter(report["tree"], result["budget_ratio"], chosen),
