@@ -51,10 +51,10 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class SearchSave:
-    """The explorer's state, and the rows of the nodes that changed; with `anew` those are all
-    nodes, and no others are left."""
+    """The explorer's state, None where the saved one does, and the rows of the nodes that changed;
+    with `anew` those are all nodes, and no others are left."""
 
-    state: dict[str, Any]
+    state: dict[str, Any] | None
     rows: Sequence[Mapping[str, Any]]
     anew: bool = False
 
