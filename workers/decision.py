@@ -15,7 +15,7 @@ from jobs import status
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactNotFound
 from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
-from jobs.states import JobState, TaskState
+from jobs.states import JobState
 from latency_probes.messages import Settings, Target
 from workers.context import Context, Unit
 from workers.results import Blob
@@ -51,10 +51,10 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class SearchSave:
-    """The explorer's state, and the rows of the nodes that changed; with `anew` those are all
-    nodes, and no others are left."""
+    """The explorer's state, None where the saved one does, and the rows of the nodes that changed;
+    with `anew` those are all nodes, and no others are left."""
 
-    state: dict[str, Any]
+    state: dict[str, Any] | None
     rows: Sequence[Mapping[str, Any]]
     anew: bool = False
 
@@ -163,11 +163,10 @@ def _move(unit: Unit, snapshot: Snapshot, decision: Decision) -> bool:
 
 def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: Decision) -> None:
     session, job_id = unit.session, snapshot.job.id
-    for new in decision.tasks:
-        if new.key not in snapshot.tasks:
-            task = tasks.add(session, job_id, new.kind, new.key, new.payload)
-            if task.state == TaskState.PENDING:
-                unit.send("run_task", task.id)
+    works = [each for each in decision.tasks if each.key not in snapshot.tasks]
+    fields = [(each.kind, each.key, each.payload) for each in works]
+    for task_id in tasks.add_all(session, job_id, fields) if fields else ():
+        unit.send("run_task", task_id)
     for wanted in decision.requests:
         if wanted.purpose in snapshot.requests:
             continue

@@ -20,7 +20,7 @@ class _Row(Protocol):
 R = TypeVar("R", bound=_Row)
 Stamp = tuple[Any, ...]  # changes whenever a row does
 Mark = tuple[int, bool, Outcome | None, Outcome | None, Outcome | None]
-Heard = tuple[Any, str | None]  # state and measurement of a request
+Heard = tuple[str, Request]  # purpose of a request, and the request as it was
 
 
 class Rows(Generic[R]):
@@ -32,7 +32,7 @@ class Rows(Generic[R]):
     def refreshed(
         self, stamps: Mapping[str, Stamp], read: Callable[[Sequence[str]], Iterable[R]]
     ) -> list[R]:
-        """The rows as they are now, in the order of their stamps.
+        """The rows as they are now, in no order.
 
         Args:
             stamps: Of every row that there is, by id.
@@ -40,11 +40,12 @@ class Rows(Generic[R]):
         """
         kept = self._kept
         stale = [key for key, stamp in stamps.items() if key not in kept or kept[key][0] != stamp]
-        news = {row.id: row for row in read(stale)} if stale else {}
-        self._kept = {
-            key: (stamp, news[key] if key in news else kept[key][1])
-            for key, stamp in stamps.items()
-        }
+        if stale or len(kept) != len(stamps):
+            news = {row.id: row for row in read(stale)} if stale else {}
+            self._kept = {
+                key: (stamp, news[key] if key in news else kept[key][1])
+                for key, stamp in stamps.items()
+            }
         return [row for _, row in self._kept.values()]
 
 
@@ -53,32 +54,34 @@ class Search:
     """A job's search as this worker left it in the database.
 
     Attributes:
-        explorer: Told everything that `state` holds.
+        explorer: Told everything that `state` holds, and what rows say since.
         state: The saved search state.
+        steps: How often the search had proposed when that was saved.
         form: Name of the job's int8 format; None without one.
         skeletons: Plan -> skeleton, by digest.
-        heard: Plan -> how its screening request stood when it was looked at last.
+        heard: Plan -> its screening request as it was when it was looked at last.
         written: Plan -> what its row in the table of candidates says.
     """
 
     explorer: Explorer
     state: dict[str, Any]
     form: str | None
+    steps: int = 0
     skeletons: dict[str, str] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
     written: dict[str, Mark] = field(default_factory=dict)
 
     def changed(self) -> list[Node]:
         """The nodes whose rows are new or say something else by now, by level and digest."""
-        return [
-            node
-            for node in self.explorer.nodes()
-            if self.written.get(node.digest) != mark_of(node)
+        written = self.written
+        found = [
+            node for node in self.explorer.unordered if written.get(node.digest) != mark_of(node)
         ]
+        return sorted(found, key=lambda node: (node.level, node.digest))
 
-    def note_written(self) -> None:
-        """The table of candidates holds what the explorer does."""
-        self.written = {node.digest: mark_of(node) for node in self.explorer.nodes()}
+    def note_written(self, nodes: Iterable[Node]) -> None:
+        """The table of candidates holds these nodes as they are."""
+        self.written |= {node.digest: mark_of(node) for node in nodes}
 
 
 def mark_of(node: Node) -> Mark:

@@ -105,24 +105,22 @@ def save_search(
     session: Session,
     job_id: str,
     version: int,
-    search_state: Mapping[str, Any],
+    search_state: Mapping[str, Any] | None,
     progress: Mapping[str, Any],
     *,
     now: datetime | None = None,
 ) -> bool:
-    """Replaces the explorer's state if nobody did since `version` was read; the version grows by
-    one."""
-    statement = (
-        update(Job)
-        .where(Job.id == job_id, Job.version == version, Job.state.in_(LIVE))
-        .values(
-            version=version + 1,
-            search_state=dict(search_state),
-            progress=dict(progress),
-            updated_at=now or database_time(session),
-        )
-    )
-    return changed(session, statement)
+    """Replaces the explorer's state, unless that is None, and the progress, if nobody did since
+    `version` was read; the version grows by one."""
+    values: dict[str, Any] = {
+        "version": version + 1,
+        "progress": dict(progress),
+        "updated_at": now or database_time(session),
+    }
+    if search_state is not None:
+        values["search_state"] = dict(search_state)
+    where = (Job.id == job_id, Job.version == version, Job.state.in_(LIVE))
+    return changed(session, update(Job).where(*where).values(values))
 
 
 def save_progress(

@@ -14,7 +14,7 @@ from jobs.columns import database_time
 from jobs.ids import new_id
 from jobs.repository import reading
 from jobs.repository.reading import as_text
-from jobs.repository.writing import changed, insert_new
+from jobs.repository.writing import changed, insert_all_new
 from jobs.states import TaskState
 from jobs.tables import Task
 
@@ -29,16 +29,33 @@ def add(
     now: datetime | None = None,
 ) -> Task:
     """The job's task with this key; made if there is none yet."""
-    row = {
-        "id": new_id("tsk"),
-        "job_id": job_id,
-        "kind": kind,
-        "key": key,
-        "payload": payload,
-        "queued_at": now or database_time(session),
-    }
-    insert_new(session, Task, row)
+    add_all(session, job_id, [(kind, key, payload)], now=now)
     return session.scalars(select(Task).where(Task.job_id == job_id, Task.key == key)).one()
+
+
+def add_all(
+    session: Session,
+    job_id: str,
+    works: Sequence[tuple[str, str, dict[str, Any]]],
+    *,
+    now: datetime | None = None,
+) -> list[str]:
+    """Adds the tasks of a job, each a kind, a key and a payload, as far as there is none with that
+    key. Returns the ids of those that are new, in their order."""
+    moment = now or database_time(session)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": new_id("tsk"),
+            "job_id": job_id,
+            "kind": kind,
+            "key": key,
+            "payload": payload,
+            "queued_at": moment,
+        }
+        for kind, key, payload in works
+    ]
+    new = insert_all_new(session, Task, rows, "id")
+    return [row["id"] for row in rows if row["id"] in new]
 
 
 def find(session: Session, task_id: str) -> Task | None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from jobs.tables import Base
 
 Row = dict[str, Any]
+_AT_ONCE = 500  # rows of one statement: databases limit its parameters
 
 
 def changed(session: Session, statement: Update) -> bool:
@@ -27,6 +28,19 @@ def insert_new(session: Session, table: type[Base], row: Row) -> bool:
     target = _table(table)
     statement = _insert(session, target).values(row).on_conflict_do_nothing()
     return session.execute(statement.returning(*target.primary_key)).first() is not None
+
+
+def insert_all_new(
+    session: Session, table: type[Base], rows: Sequence[Row], column: str
+) -> set[Any]:
+    """Inserts those rows of equal shape that collide with no unique key. Returns the values of a
+    column in what was inserted."""
+    target, inserted = _table(table), set()
+    for start in range(0, len(rows), _AT_ONCE):
+        part = list(rows[start : start + _AT_ONCE])
+        statement = _insert(session, target).values(part).on_conflict_do_nothing()
+        inserted |= set(session.scalars(statement.returning(target.c[column])))
+    return inserted
 
 
 def insert_or_replace(session: Session, table: type[Base], rows: Sequence[Row]) -> None:

@@ -146,6 +146,8 @@ class Explorer:
     def progress(self) -> dict[str, Any]:
         """Where the search stands, as a JSON object."""
         nodes = self._tree.nodes.values()
+        latencies = sum(needs == "latency" for _, needs in self._open)
+        left = remaining_measurements(self._tree, self._status, latencies)
         return {
             "phase": "done" if self._finished and not self.infeasible else self._status.phase,
             "level": self._status.level,
@@ -155,7 +157,7 @@ class Explorer:
             "tuned": sum(isinstance(node.tuned, Tuned) for node in nodes),
             "failed": sum(node.error is not None for node in nodes),
             "waiting": len(self._open),
-            "remaining": self._remaining(),
+            "remaining": 0 if self._finished else left,
             "floors_doubled": self._status.floors_doubled,
             "stopped": self._stopped,
             "best": best_so_far(self._tree, self.finalists(1)),
@@ -169,6 +171,16 @@ class Explorer:
         """Every node, by level and digest."""
         return self._tree.ordered()
 
+    @property
+    def unordered(self) -> Collection[Node]:
+        """Every node, in no order."""
+        return self._tree.nodes.values()
+
+    @property
+    def steps(self) -> int:
+        """How often the search has proposed so far."""
+        return len(self._tree.recall)
+
     def front(self) -> list[Node]:
         """The Pareto front of ratio and loss over all scored nodes, slowest first."""
         return pareto(self._tree.nodes.values())
@@ -180,13 +192,7 @@ class Explorer:
         others inside it, then faster ones; each by loss. Nodes that were never scored (`loss` is
         None) come last: they exist after a stop or when evaluations failed.
         """
-        count = self.config.beam_width if n is None else n
-        ranked = self._tree.finalists(len(self._tree.nodes))
-        return [node for node in ranked if node.meets(self.config.budget) and node.fits][
-            :count
-        ] or (
-            [self._tree.root][:count] if self.config.budget >= 1.0 and self._tree.root.fits else []
-        )
+        return self._tree.within_budget()[: self.config.beam_width if n is None else n]
 
     def staircases(self) -> dict[str, dict[str, float]]:
         """Ratios of single groups measured so far, to be kept per model and target."""
@@ -251,53 +257,31 @@ class Explorer:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            return cls._restored(
-                state,
-                graph,
-                scores,
-                floors,
-                forget,
-                relax=relax,
-                segments=segments,
-                scores_at=scores_at,
-            )
+            if state["version"] != VERSION:
+                raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
+            inputs = state["given"]
+            explorer = cls(
+                SearchConfig(**state["config"]), graph, scores, floors,
+                relax=relax, segments=segments, scores_at=scores_at,
+                sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
+                staircases=inputs["staircases"],
+                int8_staircases=inputs.get("int8_staircases"),
+            )  # fmt: skip
+            if explorer._inputs != inputs:
+                raise ExplorerError(
+                    "graph, scores and floors must be those the state was made with"
+                )
+            explorer._tree.recall.expect(() if forget else state.get("proposed", ()))
+            explorer._replay(state["outcomes"], forget)
+            queued = {tuple(key) for key in state["unasked"]}
+            explorer._queued = [key for key in explorer._queued if key in queued]
+            if state["stopped"]:
+                explorer.stop()
+            return explorer
         except (KeyError, TypeError, AttributeError) as error:
             raise ExplorerError(
                 f"state must come from Explorer.state(), but got {error!r}"
             ) from error
-
-    @classmethod
-    def _restored(
-        cls,
-        state: Mapping[str, Any],
-        graph: GraphLike | Sequence[GroupLike],
-        scores: Mapping[str, ScoreLike],
-        floors: Mapping[str, int],
-        forget: Collection[str],
-        **options: Any,
-    ) -> "Explorer":
-        if state["version"] != VERSION:
-            raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
-        inputs = state["given"]
-        explorer = cls(
-            SearchConfig(**state["config"]),
-            graph,
-            scores,
-            floors,
-            sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
-            staircases=inputs["staircases"],
-            int8_staircases=inputs.get("int8_staircases"),
-            **options,
-        )
-        if explorer._inputs != inputs:
-            raise ExplorerError("graph, scores and floors must be those the state was made with")
-        explorer._tree.recall.expect(() if forget else state.get("proposed", ()))
-        explorer._replay(state["outcomes"], forget)
-        queued = {tuple(key) for key in state["unasked"]}
-        explorer._queued = [key for key in explorer._queued if key in queued]
-        if state["stopped"]:
-            explorer.stop()
-        return explorer
 
     # --- inside
 
@@ -349,9 +333,3 @@ class Explorer:
             raise ExplorerError(
                 f"state must hold known candidates only, but got {sorted(left)[:3]}"
             )
-
-    def _remaining(self) -> int:
-        if self._finished:
-            return 0
-        latencies = sum(needs == "latency" for _, needs in self._open)
-        return remaining_measurements(self._tree, self._status, latencies)

@@ -22,6 +22,9 @@ class Recall:
         self._made: list[list[Any]] = []
         self._left: list[Sequence[Any]] = []
 
+    def __len__(self) -> int:
+        return len(self._made)
+
     def expect(self, saved: Sequence[Sequence[Any]]) -> None:
         """Takes over what `to_json` gave, for a replay of the same outcomes."""
         self._left = list(reversed(saved))

@@ -132,6 +132,13 @@ class Tree:
         ranked = sorted(self.measured(), key=lambda node: (self._tier(node), node.rank()))
         return ranked[:count]
 
+    def within_budget(self) -> list[Node]:
+        """Those of them that meet the budget and the other limits, all of them."""
+        meeting = [
+            node for node in self.nodes.values() if node.meets(self.config.budget) and node.fits
+        ]
+        return sorted(meeting, key=lambda node: (self._tier(node), node.rank()))
+
     def _tier(self, node: Node) -> tuple[int, float]:
         """Inside the window with its interval, inside it, below it, up to β, unscored, above or
         too large."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -69,7 +71,7 @@ class TestCandidates:
         self, session: Session
     ) -> None:
         job = make_job(session)
-        node = {"parent": None, "level": 1, "origin": "cut"}
+        node: dict[str, Any] = {"parent": None, "level": 1, "origin": "cut"}
         plan = {"widths": {"g": 3}, "int8": ["conv", "fc"]}
         first = [{**node, "digest": "a", "plan": plan}, {**node, "digest": "b", "plan": None}]
         candidates.save(session, job.id, first, 1)

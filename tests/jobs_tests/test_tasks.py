@@ -20,6 +20,18 @@ class TestTasks:
         again = tasks.add(session, task.job_id, "finetune", "fit", {"step": 9})
         assert (again.id, again.payload) == (task.id, {"step": 0})
 
+    def test_many_tasks_are_added_in_their_order_and_known_keys_left_alone(
+        self, session: Session
+    ) -> None:
+        known = make_task(session)
+        works = [("score", f"score:{number}", {"step": number}) for number in range(1200)]
+        added = tasks.add_all(session, known.job_id, [("score", "fit", {}), *works])
+        found = {task.key: task for task in tasks.for_job(session, known.job_id)}
+        assert added == [found[key].id for _, key, _ in works]
+        assert {found[key].payload["step"] for _, key, _ in works} == set(range(1200))
+        assert (found["fit"].id, found["fit"].kind) == (known.id, "finetune")
+        assert found["score:7"].state == TaskState.PENDING
+
     def test_a_claim_counts_the_attempt_and_sets_the_lease(self, session: Session) -> None:
         claimed = tasks.claim(session, make_task(session).id, at(0), 30)
         assert claimed is not None

@@ -156,7 +156,14 @@ def test_untrained_model_is_told_of_and_goes_on(workshop: Workshop) -> None:
 
 def test_store_that_is_away_for_a_while_costs_its_job_only_time(workshop: Workshop) -> None:
     job_id = workshop.submit(budget={"ratio": 0.53})
-    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+
+    def is_to_ask() -> bool:
+        """Whether the next decision asks for skeletons that are not stored yet."""
+        asked = workshop.requests(job_id, "screening")
+        is_answered = bool(asked) and all(each.measurement_id for each in asked)
+        return workshop.job(job_id).state == "searching" and is_answered
+
+    workshop.play(job_id, until=is_to_ask)
     folder = workshop.bench.settings.home / "artifacts" / "skeletons"
     away = folder.rename(folder.with_name("away"))
     folder.touch()

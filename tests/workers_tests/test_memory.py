@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from jobs.repository import candidates
 from jobs.states import JobState
 from tests.workers_tests.workshop import Workshop
 from workers import advance as advancing
@@ -34,15 +35,19 @@ def look(workshop: Workshop, job_id: str, memory: Memory | None = None) -> Snaps
 
 
 def content(decision: Decision) -> tuple[object, ...]:
-    """All that is written, but for the seconds of the progress."""
+    """All that is written but the nodes, and the seconds of the progress."""
     shown = decision.progress or {}
-    counts = {
-        name: value for name, value in shown.items() if "_s" not in name and "left" not in name
-    }
+    counts = {each: shown[each] for each in shown if "_s" not in each and "left" not in each}
+    state = None if decision.search is None else decision.search.state
     return (
-        decision.tasks, decision.requests, decision.search, decision.events, decision.to_state,
+        decision.tasks, decision.requests, state, decision.events, decision.to_state,
         decision.problem, counts,
     )  # fmt: skip
+
+
+def rows_of(decision: Decision) -> dict[str, object]:
+    """The nodes that are written, by digest."""
+    return {each["digest"]: each for each in decision.search.rows} if decision.search else {}
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -57,12 +62,14 @@ def test_decision_of_a_kept_search_is_that_of_a_restored_one_in_any_order_of_ans
         if job.state != JobState.SEARCHING:
             return decide(context, library, snapshot)
         assert second.memory(job.id).search(job.version) is None
-        restored.append(content(decide(context, second, look(workshop, job.id))))
+        other = decide(context, second, look(workshop, job.id))
         was_kept = library.memory(job.id).search(job.version) is not None
         decision = decide(context, library, snapshot)
+        restored.append(content(other))
         kept.append((was_kept, content(decision)))
-        written.append(len(decision.search.rows) if decision.search else 0)
+        assert rows_of(decision).items() <= rows_of(other).items()  # it tells more again
         nodes.append((job.progress or {})["measured"])
+        written.append(len(rows_of(decision)))
         return decision
 
     monkeypatch.setattr(advancing, "decide", both)
@@ -73,6 +80,15 @@ def test_decision_of_a_kept_search_is_that_of_a_restored_one_in_any_order_of_ans
     assert [each for _, each in kept] == restored
     assert [was_kept for was_kept, _ in kept] == [False] + [True] * (len(kept) - 1)
     assert sum(written) < sum(nodes) / 2  # only what is new
+    with workshop.bench.context.read() as session:
+        tree = {
+            row.digest: (row.ratio, row.loss, row.kept) for row in candidates.tree(session, job_id)
+        }
+    search = workshop.library.memory(job_id).take(workshop.job(job_id).version)
+    assert search is not None
+    assert tree == {
+        node.digest: (node.ratio, node.loss, node.kept) for node in search.explorer.nodes()
+    }
 
 
 def test_worker_that_lost_the_race_drops_its_search(workshop: Workshop, second: Library) -> None:

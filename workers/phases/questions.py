@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.repository import measurements
 from jobs.states import TaskState
-from jobs.tables import Measurement, Request, Task
+from jobs.tables import Measurement, Task
 from latency_probes.messages import Settings
 from search.explorer import (
     Candidate,
@@ -87,17 +87,20 @@ class Questions:
         that had drifted, and is asked again or has been answered anew.
 
         Args:
-            heard: How the request of each node stood when it was looked at last; brought up to
-                date. Only requests that stand otherwise by now are looked at.
+            heard: The request of each node as it was when it was looked at last; brought up to
+                date. Only requests that changed since are looked at.
         """
-        found = []
+        found, requests = [], self._snapshot.requests
         for node in nodes:
             if node.latency is None:
                 continue
-            request = self._snapshot.requests.get(f"{SCREENING}:{self.skeleton(node.plan)}")
-            if request is None or heard.get(node.digest) == (now := heard_of(request)):
+            known = heard.get(node.digest)
+            if known is not None and requests.get(known[0]) is known[1]:
                 continue
-            heard[node.digest] = now
+            purpose = f"{SCREENING}:{self.skeleton(node.plan)}"
+            if (request := requests.get(purpose)) is None:
+                continue
+            heard[node.digest] = purpose, request
             latency = self.latency(node.plan, SCREENING)
             if latency is None or read_outcome("latency", latency) != node.latency:
                 found.append(node.digest)
@@ -208,11 +211,6 @@ def _scored(result: Mapping[str, Any]) -> Scored | Failed:
     if loss is None:
         return Failed("score", "its loss is not finite")
     return Scored(float(loss), None if error is None else float(error))
-
-
-def heard_of(request: Request) -> Heard:
-    """What of a request tells whether its answer is another one."""
-    return request.state, request.measurement_id
 
 
 def search_config(snapshot: Snapshot) -> SearchConfig:

@@ -37,7 +37,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     memory = library.memory(snapshot.job.id)
     search = taken(memory, snapshot) or opened(context, library, snapshot)
     questions = Questions(context, library, snapshot, search.skeletons)
-    if withdrawn := questions.withdrawn(search.explorer.nodes(), search.heard):
+    if withdrawn := questions.withdrawn(search.explorer.unordered, search.heard):
         search = opened(context, library, snapshot, search, withdrawn)
     explorer, is_news = search.explorer, bool(withdrawn) or not search.state
     while not explorer.done and questions.tell_and_ask(explorer):
@@ -94,7 +94,8 @@ def opened(
         with context.read() as session:
             search.skeletons = candidates.skeletons(session, snapshot.job.id)
     if state and not forget:
-        search.note_written()
+        search.note_written(search.explorer.unordered)
+        search.steps = search.explorer.steps
     return search
 
 
@@ -263,27 +264,36 @@ def with_search(
         anew: All nodes are written, and those that are no more are taken from the stored tree.
     """
     explorer, reused = search.explorer, snapshot.reused | questions.reused
-    state = (snapshot.search_state or {}) | {
-        "explorer": explorer.state(), "reused": reused, "form": search.form,
-    }  # fmt: skip
-    state |= decision.search.state if decision.search else {}
-    rows = [row(node, questions) for node in search.changed()]
-    search.state = state
+    if anew or decision.search is not None or has_to_be_saved(search, reused):
+        search.state = (snapshot.search_state or {}) | {
+            "explorer": explorer.state(), "reused": reused, "form": search.form,
+        }  # fmt: skip
+        search.state |= decision.search.state or {} if decision.search else {}
+        search.steps, state = explorer.steps, search.state
+    else:
+        state = None
+    changed = search.changed()
     shown = progress_of(explorer, snapshot, reused)
     is_news = shown["level"] > (snapshot.job.progress or {}).get("level", 0)
     counts = {key: shown[key] for key in COUNTS}
 
     def keep(version: int) -> None:
-        search.note_written()
+        search.note_written(changed)
         memory.keep(version, search)
 
     return replace(
         decision,
-        search=SearchSave(state, rows, anew),
+        search=SearchSave(state, [row(node, questions) for node in changed], anew),
         progress=shown if decision.progress is None else decision.progress | counts,
         events=(*decision.events, *((("level", counts),) if is_news else ())),
         written=keep,
     )
+
+
+def has_to_be_saved(search: Search, reused: Mapping[str, str]) -> bool:
+    """Whether the state holds what rows do not. What was told since is told again from them."""
+    is_behind = search.explorer.steps != search.steps or search.explorer.done
+    return is_behind or not search.state or search.state.get("reused", {}) != reused
 
 
 def progress_of(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.explorer import Explorer, SearchConfig, levels
+from search.explorer import Explorer, SearchConfig, levels, proposals
 from search.explorer.recall import Recall
 from tests.search_tests.explorer_tests.simulation import (
     FLOORS,
@@ -32,7 +32,7 @@ def test_restoring_proposes_nothing_anew(
     finished: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    propose = levels.propose
+    propose = proposals.propose
 
     def noted(*arguments: Any) -> Any:
         asked.append(arguments[1].digest)
