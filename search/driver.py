@@ -152,15 +152,7 @@ def run_search(
         model, graph, batches, fit, finetune or FinetuneConfig(0), criterion, form,
         config.blocks, objective,
     )  # fmt: skip
-    searched = graph.searched(blocks=config.blocks)
-    widths = {group.name: group.width for group in searched}
-    widths |= {segment.name: segment.width for segment in segments}
-    least = {group.name: group.min_width for group in searched}
-    least |= {segment.name: INT8 for segment in segments}
-
-    def relax(times: int) -> dict[str, int]:
-        return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths, least=least)
-
+    relax = soft_floors(graph, config.blocks, segments, sensitivity, tolerance)
     explorer = Explorer(
         config, graph, scores, relax(0),
         relax=relax, sensitivity=sensitivity, staircases=staircases,
@@ -179,6 +171,26 @@ def run_search(
         if progress is not None:
             progress(explorer.progress())
     return _result(explorer, sensitivity, tuner)
+
+
+def soft_floors(
+    graph: PruningGraph,
+    blocks: bool,
+    segments: Sequence[Segment],
+    sensitivity: Sensitivity,
+    tolerance: float,
+) -> Callable[[int], dict[str, int]]:
+    """How often the tolerance was doubled -> the floors of all that is searched."""
+    searched = graph.searched(blocks=blocks)
+    widths = {group.name: group.width for group in searched}
+    widths |= {segment.name: segment.width for segment in segments}
+    least = {group.name: group.min_width for group in searched}
+    least |= {segment.name: INT8 for segment in segments}
+
+    def relax(times: int) -> dict[str, int]:
+        return layer_floors(sensitivity, tolerance * 2.0**times, widths=widths, least=least)
+
+    return relax
 
 
 def constraints_of(

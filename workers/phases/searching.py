@@ -11,9 +11,8 @@ from torch import Tensor
 
 from jobs.repository import candidates
 from jobs.states import JobState
+from search.driver import soft_floors
 from search.explorer import Candidate, Explorer, Measured, Node
-from search.explorer.segments import INT8
-from search.floors import layer_floors
 from search.sensitivity import RATIOS, Sensitivity
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
@@ -110,14 +109,8 @@ def open_explorer(library: Library, snapshot: Snapshot, forget: Collection[str] 
     `forget` are asked again."""
     spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
     graph, scores = library.job_graph(snapshot), library.scores(prepared_result(snapshot).scores)
-    searched, segments = graph.searched(blocks=spec.blocks), precision.segments(snapshot)
-    widths = {group.name: group.width for group in searched}
-    widths |= {segment.name: segment.width for segment in segments}
-    least = {group.name: group.min_width for group in searched}
-    least |= {segment.name: INT8 for segment in segments}
-
-    def relax(times: int) -> dict[str, int]:
-        return layer_floors(sensitivity, spec.tolerance * 2**times, widths=widths, least=least)
+    segments = precision.segments(snapshot)
+    relax = soft_floors(graph, spec.blocks, segments, sensitivity, spec.tolerance)
 
     def scores_at(checkpoint: str) -> Mapping[str, Tensor]:
         return library.scores(scores_name(checkpoint))
