@@ -201,6 +201,25 @@ class Jobs(Removable[JobView]):
         headers = {"Idempotency-Key": key} if key else {}
         return self._view(self._http.send("POST", self.path, json=dict(spec), headers=headers))
 
+    def resolve(
+        self,
+        job_id: str,
+        budget: str | Mapping[str, float],
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobView:
+        """A new job like this one for another budget, which goes on from what it found out.
+
+        Args:
+            budget: As text, `60%` or `20ms`, or `{"ratio": 0.6}`.
+        """
+        key = idempotency_key or (uuid.uuid4().hex if self._http.retries else None)
+        headers = {"Idempotency-Key": key} if key else {}
+        document = {"budget": budget if isinstance(budget, str) else dict(budget), "name": name}
+        path = self._path(job_id, "resolve")
+        return self._view(self._http.send("POST", path, json=document, headers=headers))
+
     def stop(self, job_id: str) -> JobView:
         """Asks it to finish with the best so far."""
         return self._post(job_id, "stop")

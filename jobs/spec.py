@@ -380,6 +380,13 @@ class JobSpec(_Spec):
         return self
 
 
+class ResolveSpec(_Spec):
+    """Another budget for a job that is there, and a name for what answers it."""
+
+    budget: BudgetSpec
+    name: Name | None = None
+
+
 def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:
     """Refuses code that the operator has not allowed in `SECATEUR_ALLOW`.
 

@@ -151,6 +151,32 @@ def submit(
         finish(job)
 
 
+@app.command()
+def resolve(
+    job_id: JobId,
+    budget: Annotated[
+        str, typer.Argument(help="Another budget: 60% of the dense latency, or 20ms.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the new job.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends.")] = False,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: ApiKey = None,
+) -> None:
+    """Answer another budget from what a job has found out: a new job like it, which measures no
+    network again."""
+    with connect(server, key) as client:
+        job = client.jobs.resolve(job_id, budget, name=name)
+        if wait and as_json:
+            job = client.jobs.wait(job.id)
+        elif wait:
+            say(job.id)
+            job = follow(client, job.id)
+    tell(job, as_json=as_json, brief=not wait)
+    if wait:
+        finish(job)
+
+
 @app.command("list")
 def list_jobs(as_json: AsJson = False, server: Server = None, key: ApiKey = None) -> None:
     """List all jobs, newest first, with what they reached."""

@@ -35,8 +35,9 @@ from jobs.repository import (
     jobs,
     measurements,
     models,
+    tasks,
 )
-from jobs.spec import BudgetSpec, JobSpec
+from jobs.spec import BudgetSpec, JobSpec, ResolveSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
 from jobs.tables import Dataset, Job, Model
@@ -145,6 +146,34 @@ def read_candidate(
         steps=plan.get("steps", 0),
     )
     return conditional(request, detail)
+
+
+@router.post("/{job_id}/resolve", status_code=202, response_model=JobView)
+def resolve_job(
+    job_id: str,
+    other: ResolveSpec,
+    edge: Writing,
+    caller: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer another budget from what a job has found out, whether it has ended or not.
+
+    A new job with the same model, data, target and settings: it measures no network again that
+    the device has measured, and takes over the losses that were found so far.
+    """
+
+    def work() -> tuple[str, BaseModel]:
+        source = found(edge.session, job_id)
+        spec = JobSpec.model_validate(
+            {**source.spec, "budget": other.budget.model_dump(), "name": other.name}
+        )
+        spec = spec.model_copy(update={"model": source.model_id, "dataset": source.dataset_id})
+        job = _create(edge, spec)
+        tasks.copy_losses(edge.session, source.id, job.id)
+        return f"/v1/jobs/{job.id}", JobView.model_validate(job)
+
+    scope = f"POST /v1/jobs/{job_id}/resolve {caller.name}"
+    return once(edge, scope, idempotency_key, other.model_dump(mode="json"), work)
 
 
 @router.post("/{job_id}/stop", status_code=202)

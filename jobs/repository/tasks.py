@@ -58,6 +58,33 @@ def add_all(
     return [row["id"] for row in rows if row["id"] in new]
 
 
+def copy_losses(session: Session, source_id: str, job_id: str) -> int:
+    """Gives a job the losses that another one of the same model, data and settings found, but for
+    those of layers in int8, whose format may differ, and of weights that were trained. Returns how
+    many."""
+    where = (
+        Task.job_id == source_id,
+        Task.kind.in_(("sensitivity", "score")),
+        Task.state == TaskState.DONE,
+    )
+    moment = database_time(session)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": new_id("tsk"),
+            "job_id": job_id,
+            "kind": task.kind,
+            "key": task.key,
+            "payload": task.payload,
+            "queued_at": moment,
+            "state": TaskState.DONE,
+            "result": task.result,
+        }
+        for task in session.scalars(select(Task).where(*where))
+        if task.payload.keys().isdisjoint(("format", "start"))
+    ]
+    return len(insert_all_new(session, Task, rows, "id"))
+
+
 def find(session: Session, task_id: str) -> Task | None:
     """The task as the database has it now."""
     return session.get(Task, task_id, populate_existing=True)

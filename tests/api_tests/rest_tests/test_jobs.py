@@ -10,9 +10,18 @@ import pytest
 from sqlalchemy import text
 
 from jobs.queues import ADVANCE
-from jobs.repository import candidates, datasets, events, jobs, measurements, models, requests
+from jobs.repository import (
+    candidates,
+    datasets,
+    events,
+    jobs,
+    measurements,
+    models,
+    requests,
+    tasks,
+)
 from jobs.repository.measurements import Finding
-from jobs.states import JobState
+from jobs.states import JobState, TaskState
 from jobs.status import transition
 from tests.api_tests.rest_tests.rows import new_job
 from tests.api_tests.rest_tests.service import Service
@@ -423,3 +432,56 @@ def measure_dense(session: Any, job: Any) -> None:
         finding=Finding(ratio=1.0, latency_ms=2.0, reference_ms=2.0, verdict="ok"),
     )
     assert measurements.count(session, job.id) == 1
+
+
+def test_another_budget_is_a_new_job_like_the_first_with_its_losses(service: Service) -> None:
+    first = submit(service, name="first", search={"seed": 7}).json()
+    with service.rows() as session:
+        for key, payload in (
+            ("sensitivity:a:0.5", {"group": "a", "ratio": 0.5}),
+            ("score:int8", {"plan": {}, "format": "u8s8"}),
+            ("score:trained", {"plan": {}, "start": {}}),
+            ("score:open", {"plan": {}}),
+        ):
+            task = tasks.add(session, first["id"], key.partition(":")[0], key, payload)
+            if key != "score:open":
+                claimed = tasks.claim(session, task.id, at(0), 60.0)
+                assert claimed is not None
+                tasks.finish(session, claimed.id, claimed.attempt, {"rise": 0.25})
+    path = f"/v1/jobs/{first['id']}/resolve"
+    headers = {"Idempotency-Key": "k"}
+
+    answers = [
+        service.client.post(path, json={"budget": "40%", "name": "second"}, headers=headers)
+        for _ in range(2)
+    ]
+
+    assert [each.status_code for each in answers] == [202, 202]
+    second = answers[0].json()
+    assert answers[1].json()["id"] == second["id"] != first["id"]
+    assert answers[0].headers["location"] == f"/v1/jobs/{second['id']}"
+    assert (second["name"], second["spec"]["budget"]["ratio"]) == ("second", 0.4)
+    assert second["spec"]["search"] == first["spec"]["search"]
+    with service.rows() as session:
+        (known,) = tasks.for_job(session, second["id"])
+        assert (known.key, known.state, known.result) == (
+            "sensitivity:a:0.5", TaskState.DONE, {"rise": 0.25}
+        )  # fmt: skip
+    assert service.dispatch.sent[-1] == (ADVANCE, second["id"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/jobs/job_none/resolve", {"budget": "40%"}, 404),
+        ("/v1/jobs/{}/resolve", {"budget": "fast"}, 422),
+        ("/v1/jobs/{}/resolve", {}, 422),
+    ],
+)
+def test_another_budget_needs_a_job_and_a_budget(
+    service: Service, path: str, body: dict[str, Any], status: int
+) -> None:
+    first = submit(service).json()
+    answer = service.client.post(path.format(first["id"]), json=body)
+    assert answer.status_code == status
+    assert count(service) == 1
