@@ -65,7 +65,7 @@ def _estimate(
     if phase == "finetuning":
         rest = _rest(part, spent_s, 0.8, 1.5) or _finetuning(snapshot)
         return None if rest is None else rest + Span(*VERIFYING_S)
-    training, pace_s = _finetuning(snapshot), measuring_pace_s(snapshot)
+    training, pace_s = _finetuning(snapshot, entwined=True), measuring_pace_s(snapshot)
     if training is None or pace_s is None or to_measure is None:
         return None
     low_s, high_s = (factor * pace_s * to_measure for factor in SEARCHING)
@@ -92,17 +92,20 @@ def _rest(part: float, spent_s: float, least: float, most: float) -> Span | None
     return Span(least * rest_s, most * rest_s)
 
 
-def _finetuning(snapshot: Snapshot) -> Span | None:
-    """All steps of all finalists, by how fast the dense model answered in the preparation."""
+def _finetuning(snapshot: Snapshot, entwined: bool = False) -> Span | None:
+    """All steps of all finalists, by how fast the dense model answered in the preparation; with
+    those between the levels, of at most all nodes of the beam."""
     if snapshot.result(PREPARE) is None:
         return None
     per_image_s = prepared_result(snapshot).seconds_per_image
     if per_image_s is None:
         return None
     spec = snapshot.spec
-    images = spec.finetune.steps * spec.finetune.batch_size
-    low, high = (passes * per_image_s * images for passes in PASSES)
-    return Span(low, high * spec.search.finalists)
+    search, batch = spec.search, spec.finetune.batch_size
+    within = search.entwined * (search.levels - 1) * search.beam_width if entwined else 0
+    most = spec.finetune.steps * search.finalists + within
+    low, high = (passes * per_image_s * batch for passes in PASSES)
+    return Span(low * spec.finetune.steps, high * most)
 
 
 def part_began_s(before: Mapping[str, Any], phase: str, elapsed_s: float) -> float:
