@@ -10,6 +10,7 @@ from typing import Any
 from jobs.footprint import Footprint
 from jobs.tables import Measurement
 from workers.phases import precision
+from workers.phases.chance import lost
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -52,6 +53,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "ratio_low": row.ratio_low,
         "ratio_high": row.ratio_high,
         "disturbed_ratio": disturbed_ratio(row),
+        "warning": warning(snapshot, best),
         "within_budget": best is None or best.rank(budget)[0] == 0,
         "dense_latency_ms": row.reference_ms,
         "latency_ms": row.latency_ms,
@@ -78,6 +80,11 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "int8_layers": 0 if best is None else len(best.chosen.to_plan().precision),
         "int8_format": None if (form := precision.format_of(snapshot)) is None else form.name,
     }
+
+
+def warning(snapshot: Snapshot, best: Verified | None) -> str | None:
+    """What nobody should miss of the result."""
+    return None if best is None else lost(prepared_result(snapshot), best.validation_accuracy)
 
 
 def runtimes_part(snapshot: Snapshot) -> list[dict[str, Any]]:

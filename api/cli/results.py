@@ -65,6 +65,8 @@ def points(before: object, after: object) -> str:
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What the table has no room for."""
     told = []
+    if result.get("warning"):
+        told.append(str(result["warning"]))
     if result.get("test_images"):
         told.append(f"accuracy on {result['test_images']} test images")
     if result.get("measured"):

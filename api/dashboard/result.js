@@ -39,6 +39,7 @@ function notes(result) {
   const { reused, from_jobs: jobs } = result.measurements ?? {};
   const devices = (result.devices ?? []).filter((device) => device.note);
   return [
+    ...(result.warning ? [result.warning] : []),
     ...(result.disturbed_ratio ? [`${percent(result.disturbed_ratio)} of dense while the device was disturbed`] : []),
     ...(reused ? [`${count(reused)} measurements reused from ${jobs.join(", ")}`] : []),
     ...devices.map((device) => `${device.name ?? device.id}: ${device.note}`),

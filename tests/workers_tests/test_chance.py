@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from api.cli.results import notes
 from workers.loaders.errors import LoadError
-from workers.phases.chance import is_at_chance, is_sure_and_wrong
+from workers.phases.chance import is_at_chance, is_sure_and_wrong, lost
 from workers.results import Blob, Prepared
 from workers.tasks.metrics import Answers, answers
 
@@ -106,3 +107,21 @@ def test_few_images_prove_nothing() -> None:
 def test_scores_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(LoadError, match="must give finite scores on the validation images"):
         answers(torch.nn.Identity(), [(torch.full((4, 2), math.nan), drawn(4, 2))])
+
+
+def test_result_that_fell_to_chance_is_told_and_a_weak_one_is_not() -> None:
+    labels = drawn(1000, 4)
+    good = judged(scores(labels, 4, accuracy=0.9, certainty=5.0), labels)
+    told = lost(good, 0.27)
+    assert told is not None
+    assert "its accuracy is 27.0 %, where chance gives 2" in told
+    assert "raise finetune.steps or the budget" in told
+    assert lost(good, 0.5) is None
+    guessing = judged(torch.rand(1000, 4), labels)
+    assert lost(guessing, 0.25) is None  # the dense model was no better
+
+
+def test_warning_comes_first_below_the_table() -> None:
+    assert notes({"warning": "the result is no better than guessing", "test_images": 9})[0] == (
+        "the result is no better than guessing"
+    )

@@ -30,12 +30,15 @@ LOOK_AT = {
 
 def is_at_chance(prepared: Prepared) -> bool:
     """Whether the accuracy could come from answers that have nothing to do with the images."""
-    chance = prepared.chance
+    return _could_be_chance(prepared.validation_accuracy, prepared.chance)
+
+
+def _could_be_chance(accuracy: float, chance: Chance | None) -> bool:
     if chance is None or chance.images < MIN_IMAGES:
         return False
     most = chance.accuracy + WORTH * (1 - chance.accuracy)
     error = math.sqrt(most * (1 - most) / chance.images)
-    return prepared.validation_accuracy <= most + NORMAL_99 * error
+    return accuracy <= most + NORMAL_99 * error
 
 
 def is_sure_and_wrong(prepared: Prepared) -> bool:
@@ -65,6 +68,22 @@ def refusal(prepared: Prepared) -> str | None:
         f"{said_of(prepared, prepared.chance)}: it is sure and wrong, as a trained network is "
         "on images or labels other than those of its training; look at what is listed, correct "
         "the data set or the model, and submit both again"
+    )
+
+
+def lost(prepared: Prepared, accuracy: float) -> str | None:
+    """What to tell of a result that is at chance, of a dense model that is not.
+
+    Args:
+        accuracy: of the result, on the validation images.
+    """
+    chance = prepared.chance
+    if chance is None or is_at_chance(prepared) or not _could_be_chance(accuracy, chance):
+        return None
+    return (
+        f"the result is no better than guessing: on {chance.images} validation images its "
+        f"accuracy is {100 * accuracy:.1f} %, where chance gives {100 * chance.accuracy:.1f} %; "
+        "raise finetune.steps or the budget"
     )
 
 

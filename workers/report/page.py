@@ -45,6 +45,8 @@ def report_page(report: Mapping[str, Any]) -> str:
             f"<p>{escape(chosen_in)}</p>",
             _table(runtimes.HEAD, runtimes.rows(result)),
         ]
+    if result.get("warning"):
+        parts.append(f"<p><strong>{escape(str(result['warning']))}.</strong></p>")
     if report.get("advice"):
         parts.append(f"<p>Note: {escape(report['advice'])}.</p>")
     if report["tree"]:
