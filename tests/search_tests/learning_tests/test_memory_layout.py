@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,3 +65,41 @@ def test_a_network_with_views_is_scored() -> None:
 
 def test_inputs_without_maps_need_no_layout() -> None:
     assert lay_out(nn.Linear(3, 2), torch.rand(4, 3)) is torch.contiguous_format
+
+
+CHILD = """
+import torch
+from torch import nn
+from search.finetuning import Finetune, FinetuneConfig
+
+def net():
+    shortcut = nn.Conv2d(6, 16, 1, stride=2, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), shortcut, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+torch.set_num_threads(1)
+images, labels = torch.randn(256, 1, 28, 28), torch.randint(0, 16, (256,))
+Finetune(net(), net(), images, labels, FinetuneConfig(steps=12, batch_size=128)).run()
+"""
+
+
+def test_a_narrow_strided_shortcut_is_trained_without_ending_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "stride", "size", "layout"),
+    [
+        (7, 2, 1, torch.contiguous_format),
+        (8, 2, 1, torch.channels_last),
+        (7, 1, 1, torch.channels_last),
+        (7, 2, 3, torch.channels_last),
+    ],
+)
+def test_only_what_fails_channels_last_lies_otherwise(
+    inputs: int, stride: int, size: int, layout: torch.memory_format
+) -> None:
+    model = nn.Sequential(nn.Conv2d(inputs, 4, size, stride=stride))
+    assert lay_out(model, torch.randn(2, inputs, 8, 8)) is layout
