@@ -163,14 +163,14 @@ def test_layers_and_load_times_are_shown_where_they_are_known() -> None:
 
 
 def test_the_layers_most_sensitive_to_flipped_bits_are_shown() -> None:
-    layers = [{"layer": f"conv{n}", "rise": n / 10} for n in range(12)]
+    layers = [{"layer": f"block{n}", "rise": n / 10} for n in range(12)]
     known = {
         "rate": 0.001, "seeds": 3, "images": 128, "loss": 0.5,
         "layers": [*layers, {"layer": EVIL, "rise": None}],
     }  # fmt: skip
     page = report_page(REPORT | {"robustness": known})
-    assert page.index("<td>conv11</td><td>+1.1000</td>") < page.index("<td>conv10</td>")
-    assert "<td>conv1</td>" not in page
+    assert page.index("<td>block11</td><td>+1.1000</td>") < page.index("<td>block10</td>")
+    assert "<td>block1</td>" not in page
     assert "The 10 most sensitive of 13 layers. 1 of them were not reached in time" in page
     assert EVIL not in page
     assert "Flipped bits" not in report_page(REPORT)
