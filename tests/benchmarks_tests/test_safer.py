@@ -18,7 +18,7 @@ def cost(value: float) -> dict[str, list[float]]:
 def found() -> dict[str, Any]:
     """Three groups and layers, of which the gradient says the truth and the norm its contrary."""
     slopes = {"a": 0.1, "b": 0.2, "c": 0.4}
-    estimates = {
+    estimates: dict[str, dict[str, Any]] = {
         name: {"values": {g: [s * r for r in RATIOS] for g, s in slopes.items()}, "seconds": 0.5}
         for name in ESTIMATORS
     }
