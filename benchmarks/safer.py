@@ -53,10 +53,12 @@ CHANGES = {
 }
 HALF = RATIOS.index(0.5)
 FEWER = {"1 of 4": (0.5,), "2 of 4": (0.25, 0.75)}  # ratios that are measured
+NEGLIGIBLE = 0.5  # of a group's equal part of the tolerance
 TOLERANCES = (0.05, 0.1, 0.2)
 DEAR = 32  # images for the estimate that takes passes for every removal; others see a batch
 QUICK = ("resnet20", "vgg", "densenet")
 Measured = dict[str, list[float]]  # `rise` and `drop` of the halves of the images, two each
+Fewer = Callable[[dict[str, Any], Sensitivity, float], tuple[Sensitivity, float]]
 
 
 def measured(subject: Subject, model: nn.Module, images: int) -> list[list[float]]:
@@ -213,34 +215,74 @@ def sensitivity_of(found: dict[str, Any]) -> Sensitivity:
 
 
 def fewer_measurements(all_found: Sequence[dict[str, Any]]) -> list[str]:
-    """Floors from fewer ratios against those from all: how far apart they are, and what of the
-    tolerance they spend by the measured curves."""
+    """Floors from fewer measurements against those from all: which part is measured, how far
+    floors are apart, and what of the tolerance they spend by the measured curves."""
     lines = [
-        "| measured | the rest from | floors apart, mean | worst | spent of the tolerance, mean "
-        "| worst |",
-        "|---|---|---|---|---|---|",
+        "| measured | the rest | part | floors apart, mean | worst | spent, mean | worst |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for label, ratios in FEWER.items():
-        for estimator in ("a straight line", *ESTIMATORS):
-            apart, spent = [], []
-            for found in all_found:
-                full = sensitivity_of(found)
-                guess = {} if estimator not in ESTIMATORS else found["group_estimates"][estimator]
-                shape = Sensitivity(
-                    RATIOS, {n: tuple(v) for n, v in guess.get("values", {}).items()}
-                )
-                at = [RATIOS.index(ratio) for ratio in ratios]
-                part = {n: tuple(rises[i] for i in at) for n, rises in full.rises.items()}
-                told_rises = filled_in(Sensitivity(ratios, part), shape)
-                for tolerance in TOLERANCES:
-                    differences, share = _floors_apart(full, told_rises, tolerance)
-                    apart += differences
-                    spent.append(share)
-            lines.append(
-                f"| {label} | {estimator} | {mean(apart):.3f} | {max(apart):.2f} "
-                f"| {mean(spent):.2f} | {max(spent):.2f} |"
-            )
+    ways: dict[tuple[str, str], Fewer] = {
+        (label, name): partial(_filled, ratios, name)
+        for label, ratios in FEWER.items()
+        for name in ("straight line", *ESTIMATORS)
+    }
+    for name in ("gradient", "integrated gradients"):
+        ways[f"where {name} is not negligible", "0"] = partial(_negligible, name)
+    ways["3/4, and all where that is not negligible", "straight line"] = _largest_first
+    for (label, rest), way in ways.items():
+        apart, spent, parts = [], [], []
+        for found in all_found:
+            full = sensitivity_of(found)
+            for tolerance in TOLERANCES:
+                other, part = way(found, full, NEGLIGIBLE * tolerance / len(full.rises))
+                differences, share = _floors_apart(full, other, tolerance)
+                apart += differences
+                spent.append(share)
+                parts.append(part)
+        lines.append(
+            f"| {label} | {rest} | {mean(parts):.0%} | {mean(apart):.3f} | {max(apart):.2f} "
+            f"| {mean(spent):.2f} | {max(spent):.2f} |"
+        )
     return lines
+
+
+def _filled(
+    ratios: Sequence[float], name: str, found: dict[str, Any], full: Sensitivity, _: float
+) -> tuple[Sensitivity, float]:
+    """The same few ratios of every group; an estimate, or a straight line, says the rest."""
+    guess = found["group_estimates"][name]["values"] if name in ESTIMATORS else {}
+    shape = Sensitivity(RATIOS, {group: tuple(values) for group, values in guess.items()})
+    at = [RATIOS.index(ratio) for ratio in ratios]
+    part = {group: tuple(rises[i] for i in at) for group, rises in full.rises.items()}
+    return filled_in(Sensitivity(tuple(ratios), part), shape), len(ratios) / len(RATIOS)
+
+
+def _negligible(
+    name: str, found: dict[str, Any], full: Sensitivity, limit: float
+) -> tuple[Sensitivity, float]:
+    """What an estimate says to be below the limit is not measured, and taken for 0."""
+    guess = found["group_estimates"][name]["values"]
+    kept_rises = {
+        group: tuple(
+            rise if said > limit else 0.0 for rise, said in zip(rises, guess[group], strict=True)
+        )
+        for group, rises in full.rises.items()
+    }
+    asked = [said > limit for values in guess.values() for said in values]
+    return Sensitivity(RATIOS, kept_rises), mean(asked)
+
+
+def _largest_first(
+    _: dict[str, Any], full: Sensitivity, limit: float
+) -> tuple[Sensitivity, float]:
+    """Where the rise at the largest ratio is below the limit, smaller ones are not measured."""
+    rises, asked = {}, 0
+    for group, known in full.rises.items():
+        small = known[-1] <= limit
+        asked += 1 if small else len(RATIOS)
+        line = tuple(max(0.0, known[-1]) * ratio / RATIOS[-1] for ratio in RATIOS)
+        rises[group] = line if small else known
+    return Sensitivity(RATIOS, rises), asked / (len(rises) * len(RATIOS))
 
 
 def _floors_apart(

@@ -59,5 +59,13 @@ def test_a_true_estimate_gives_the_floors_that_all_ratios_give() -> None:
         tuple(line.split(" | ")[:2]): line.split(" | ")[2:]
         for line in fewer_measurements([found()])[2:]
     }
-    assert rows["| 1 of 4", "gradient"] == ["0.000", "0.00", "1.00", "1.00 |"]
-    assert rows["| 2 of 4", "a straight line"] == ["0.000", "0.00", "1.00", "1.00 |"]
+    assert rows["| 1 of 4", "gradient"] == ["25%", "0.000", "0.00", "1.00", "1.00 |"]
+    assert rows["| 2 of 4", "straight line"] == ["50%", "0.000", "0.00", "1.00", "1.00 |"]
+
+
+def test_what_is_negligible_is_not_measured() -> None:
+    lines = fewer_measurements([found()])[2:]
+    rows = {line.split(" | ")[0]: line.split(" | ")[2] for line in lines}
+    # the limits are 1/120, 1/60 and 1/30; of twelve estimates none, one and three lie below
+    assert rows["| where gradient is not negligible"] == "89%"
+    assert rows["| 3/4, and all where that is not negligible"] == "100%"
