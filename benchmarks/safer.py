@@ -46,10 +46,10 @@ from search.sensitivity import RATIOS, Sensitivity, sensitivity_plan
 
 MEASURED = "measured loss, other images"
 CHANGES = {
-    "noise of 0.2": Perturbation("noise", 0.2),
-    "low bits flipped": Perturbation("flips", 0.05, LOW_BITS),
-    "high bits flipped": Perturbation("flips", 0.005, HIGH_BITS),
-    "3 bits": Perturbation("rounding", 3),
+    "noise of 0.5": Perturbation("noise", 0.5),
+    "low bits flipped": Perturbation("flips", 0.5, LOW_BITS),
+    "high bits flipped": Perturbation("flips", 0.02, HIGH_BITS),
+    "2 bits": Perturbation("rounding", 2),
 }
 HALF = RATIOS.index(0.5)
 FEWER = {"1 of 4": (0.5,), "2 of 4": (0.25, 0.75)}  # ratios that are measured
