@@ -201,9 +201,11 @@ def _seconds(found: dict[str, Any], change: str, name: str) -> float:
     return float(where["seconds"])
 
 
-def winner(all_found: Sequence[dict[str, Any]], change: str) -> str:
-    """The estimator with the highest mean τ."""
-    taus = {n: mean_kendall([_pair(found, change, n) for found in all_found]) for n in ESTIMATORS}
+def winner(all_found: Sequence[dict[str, Any]], change: str, key: str = "drop") -> str:
+    """The estimator with the highest mean τ against accuracy, or against the loss (`rise`)."""
+    taus = {
+        n: mean_kendall([_pair(found, change, n, key) for found in all_found]) for n in ESTIMATORS
+    }
     known = {name: tau for name, tau in taus.items() if tau is not None}
     return max(known, key=lambda name: known[name])
 
@@ -303,21 +305,21 @@ def picture(found: dict[str, Any], path: Path, tolerance: float = 0.1) -> None:
     """The measured curve of every group, its monotone fit, and the share that its floor allows."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axis, full = figure.subplots(), sensitivity_of(found)
     floors = layer_floors(full, tolerance, widths=dict.fromkeys(full.rises, 1000))
     for number, (name, rises) in enumerate(full.rises.items()):
         curve, gone = monotone_curve(RATIOS, rises), 1 - floors[name] / 1000
-        colour = f"C{number % 10}"
-        axis.plot(*zip(*curve[:-1], strict=True), color=colour, label=name, linewidth=1)
+        colour, style = f"C{number % 10}", "-" if number < 10 else "--"
+        axis.plot(*zip(*curve, strict=True), style, color=colour, label=name, linewidth=1)
         axis.plot(RATIOS, rises, ".", color=colour, markersize=4)
         axis.plot([gone], [predicted_rise(curve, gone)], "v", color=colour)
     axis.set(
         xlabel="share of the group's units removed", ylabel="rise of the loss",
         title=f"{found['network']}: triangles are floors at a tolerance of {tolerance}",
-        ylim=(-0.02, 4 * tolerance), xlim=(0, 1),
+        ylim=(-0.1 * tolerance, 2 * tolerance), xlim=(0, 1.02),
     )  # fmt: skip
-    axis.legend(fontsize="x-small", ncols=2)
+    figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path)
 
 
@@ -361,7 +363,8 @@ def main() -> None:
     all_found = [_found(name, options) for name in options.networks]
     for change in ("removal", *CHANGES):
         sys.stdout.write("\n".join(ranking(all_found, change)) + "\n")
-        sys.stdout.write(f"\nWinner: {winner(all_found, change)}.\n\n")
+        by_accuracy, by_loss = (winner(all_found, change, key) for key in ("drop", "rise"))
+        sys.stdout.write(f"\nWinner: {by_accuracy} by accuracy, {by_loss} by the loss.\n\n")
     sys.stdout.write("\n".join(fewer_measurements(all_found)) + "\n")
     (options.out / "safer.json").write_text(
         json.dumps({"versions": versions(), "networks": all_found}, indent=1)
