@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.joint.networks import NETWORKS
+from benchmarks.ranking import interval, kendall, told
 from benchmarks.search.subject import Subject
 from search.candidates import candidate, rounded_candidate
 from search.criteria import best_units
@@ -38,9 +39,6 @@ from search.recalibration import recalibrate
 
 PARTS = (1 / 4, 1 / 2, 3 / 4)
 DRAWN = 400
-BOOTSTRAPS = 2000
-
-
 SHORT = 10  # steps, for the score that trains a little
 CHOSEN = "calibration loss, reconstructed"  # what the search goes by
 
@@ -128,26 +126,6 @@ def _distance(subject: Subject, model: nn.Module) -> float:
     return float(torch.cat(rows).mean())
 
 
-def kendall(first: Sequence[float], second: Sequence[float]) -> float:
-    """τ-a of two rankings without ties."""
-    count, agreed = len(first), 0
-    for i in range(count):
-        for j in range(i):
-            agreed += 1 if (first[i] - first[j]) * (second[i] - second[j]) > 0 else -1
-    return 2 * agreed / (count * (count - 1))
-
-
-def interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """95 % by drawing plans with replacement; one that is drawn twice counts once."""
-    source, found = random.Random(1), []
-    places = range(len(first))
-    for _ in range(BOOTSTRAPS):
-        drawn = sorted(set(source.choices(places, k=len(first))))
-        found.append(kendall([first[i] for i in drawn], [second[i] for i in drawn]))
-    found.sort()
-    return found[BOOTSTRAPS // 40], found[-BOOTSTRAPS // 40]
-
-
 def table(rows: Sequence[Row]) -> str:
     """τ of every score, and what reconstruction gains."""
     after = [row.trained[1] for row in rows]
@@ -159,7 +137,7 @@ def table(rows: Sequence[Row]) -> str:
         low, high = interval(values, after)
         took = f"{mean(row.seconds[name] for row in rows):.2f}" if name in rows[0].scores else ""
         lines.append(
-            f"| {name} | {kendall(values, after):.2f} | {low:.2f} to {high:.2f} | {took} |"
+            f"| {name} | {told(kendall(values, after))} | {low:.2f} to {high:.2f} | {took} |"
         )
     plain, made = (mean(row.trained[at] for row in rows) for at in (0, 1))
     better = sum(row.trained[1] < row.trained[0] for row in rows)

@@ -167,6 +167,7 @@ def layer_sensitivity(
     segments: Sequence[Segment] = (),
     form: Format | None = None,
     negligible: float = 0.0,
+    small: float = -math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prunes every group alone at every ratio and notes the rise of the loss.
@@ -181,6 +182,8 @@ def layer_sensitivity(
         segments: layers whose precision is searched.
         form: the integers of these layers.
         negligible: a rise with all segments in int8 of which no segment is asked for its part.
+        small: a group whose rise at the largest ratio is at most this is not asked at others: its
+            rises lie on a straight line from 0. By default all ratios are asked.
         progress: called with (measured, total) after every group.
     """
     check_ratios(ratios)
@@ -195,11 +198,12 @@ def layer_sensitivity(
     rises = {}
     names = [group.name for group in graph.searched(blocks=True) if group.name in scores]
     for number, name in enumerate(names, start=1):
-        plans = [sensitivity_plan(graph, scores, name, ratio) for ratio in ratios]
-        rises[name] = tuple(
-            told_rise(graph, name, ratio, loss_of(plan) - dense_loss)
-            for ratio, plan in zip(ratios, plans, strict=True)
-        )
+
+        def rise_of(ratio: float, name: str = name) -> float:
+            plan = sensitivity_plan(graph, scores, name, ratio)
+            return told_rise(graph, name, ratio, loss_of(plan) - dense_loss)
+
+        rises[name] = _group_rises(ratios, rise_of, small)
         if progress is not None:
             progress(number, len(names) + len(segments))
     whole, plans_of = precision_plans(graph, segments)
@@ -213,3 +217,12 @@ def layer_sensitivity(
         if progress is not None:
             progress(number, len(names) + len(segments))
     return Sensitivity(tuple(ratios), rises)
+
+
+def _group_rises(
+    ratios: Sequence[float], rise_of: Callable[[float], float], small: float
+) -> tuple[float, ...]:
+    largest = rise_of(ratios[-1])
+    if largest <= small:
+        return tuple(max(0.0, largest) * ratio / ratios[-1] for ratio in ratios)
+    return (*map(rise_of, ratios[:-1]), largest)

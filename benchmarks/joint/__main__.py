@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import secateur
 from benchmarks.joint.cells import WAYS, Cell, best_simple, verdict
-from benchmarks.joint.networks import NETWORKS, trained
+from benchmarks.joint.networks import trained
 from benchmarks.kept import kept
 from latency_probes.local import Failed, LocalModel, LocalProbe
 from latency_probes.machine import read as read_machine
@@ -247,7 +247,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--budgets", nargs="+", type=float)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument(

@@ -100,10 +100,66 @@ class SmallMobileNet(nn.Module):
         return logits
 
 
+class SmallVGG(nn.Module):
+    """Six plain convolutions with batch norm, pooled after every second; (B, 1, 28, 28) ->
+    (B, 10)."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 16, 32, 32, 64, 64)) -> None:
+        super().__init__()
+        inputs = (1, *widths[:-1])
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, out, 3, padding=1, bias=False)
+            for width, out in zip(inputs, widths, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out) for out in widths)
+        self.hidden, self.head = nn.Linear(widths[-1], 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = functional.relu(norm(conv(x)))
+            x = functional.max_pool2d(x, 2) if place in (1, 3) else x
+        logits: Tensor = self.head(functional.relu(self.hidden(x.mean((2, 3)))))
+        return logits
+
+
+class Dense(nn.Module):
+    """Batch norm and a convolution, whose output is put behind its input (DenseNet)."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(width, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.conv(functional.relu(self.norm(x)))], 1)
+
+
+class SmallDenseNet(nn.Module):
+    """Two dense blocks of four layers with a transition between; (B, 1, 28, 28) -> (B, 10)."""
+
+    def __init__(self, growth: int = 12, depth: int = 4) -> None:
+        super().__init__()
+        grown = growth * depth
+        self.stem = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False)
+        self.first = nn.Sequential(*(Dense(16 + growth * at, growth) for at in range(depth)))
+        self.norm = nn.BatchNorm2d(16 + grown)
+        self.transition = nn.Conv2d(16 + grown, 32, 1, bias=False)
+        self.second = nn.Sequential(*(Dense(32 + growth * at, growth) for at in range(depth)))
+        self.last, self.head = nn.BatchNorm2d(32 + grown), nn.Linear(32 + grown, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(self.stem(x))))
+        x = self.second(functional.avg_pool2d(self.transition(x), 2))
+        logits: Tensor = self.head(functional.relu(self.last(x)).mean((2, 3)))
+        return logits
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": resnet20,
     "vit": SmallViT,
     "mobilenet": SmallMobileNet,
+    "vgg": SmallVGG,
+    "densenet": SmallDenseNet,
 }
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from benchmarks.joint.__main__ import versions
-from benchmarks.joint.networks import NETWORKS
 from benchmarks.kept import kept
 from benchmarks.search.cells import Cell, packed, table
 from benchmarks.search.subject import Device, Subject
@@ -128,7 +127,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(BUDGETS))
+    parser.add_argument("--networks", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--budget", type=float, help="the ratio, for all networks")
     parser.add_argument("--seeds", type=int, help="how many, from 0")

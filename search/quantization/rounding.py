@@ -133,7 +133,7 @@ class Folded:
 
     def scale(self, reach: int) -> Tensor:
         """Of W', one per output channel, in a shape that goes along with it."""
-        return _along(_scale(self.weight, reach), self.weight)
+        return scale_per_output(self.weight, reach)
 
     def computed(self, value: Tensor, weight: Tensor) -> Tensor:
         """The outputs with another W'."""
@@ -160,7 +160,7 @@ def rounded_layer(
         ahead: the batch norm before the layer that is folded into it.
     """
     folded = Folded.of(layer, norm, ahead)
-    rounded = _rounded(folded.weight, reach)
+    rounded = rounded_weight(folded.weight, reach)
     if folded.gain is None or not any(each and each.training for each in (norm, ahead)):
         return folded.computed(value, rounded)
     own_bias = layer.bias
@@ -216,8 +216,19 @@ def _scale(weight: Tensor, reach: int) -> Tensor:
     return (largest / reach).clamp_min(LEAST_SCALE)
 
 
-def _rounded(weight: Tensor, reach: int) -> Tensor:
-    """Rounded per output channel, symmetric."""
+def scale_per_output(weight: Tensor, reach: int) -> Tensor:
+    """The scale of each output channel, in a shape that goes along with the weight (out, …): its
+    largest value takes the integer `reach`."""
+    return _along(_scale(weight, reach), weight)
+
+
+def rounded_weight(weight: Tensor, reach: int) -> Tensor:
+    """Rounded per output channel, symmetric; of the weight's shape.
+
+    Args:
+        weight: (out, …).
+        reach: the greatest integer; there are as many below zero.
+    """
     scale = _scale(weight, reach)
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -reach, reach)

@@ -117,6 +117,9 @@ def test_report_has_the_result_and_the_tree(workshop: Workshop, job_id: str) -> 
     assert report["result"]["plan_digest"] in {node["digest"] for node in report["tree"]}
     assert report["validation"]["steps"] == 3
     assert report["onnx_difference"] < 1e-3
+    layers = report["robustness"]["layers"]
+    assert {"wide", "inner"} <= {row["layer"] for row in layers}
+    assert all(row["rise"] is not None for row in layers)
 
 
 def test_tree_is_kept_with_skeletons(workshop: Workshop, job_id: str) -> None:

@@ -7,12 +7,17 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from jobs.tables import Measurement
+from search.evaluation import cross_entropy_loss
+from search.perturbations import Perturbation, layer_rises
 from workers.outcome import disturbed_ratio
 from workers.report.details import details
 from workers.report.page import report_page
 from workers.report.plots import Scale, front, scatter
+from workers.report.robustness import robustness
 
 EVIL = "<script>alert('x')</script>"
 REPORT: dict[str, Any] = {
@@ -155,6 +160,37 @@ def test_layers_and_load_times_are_shown_where_they_are_known() -> None:
     assert "<td>loading</td><td>20.500 ms</td><td>10.250 ms</td>" in page
     assert "first call" not in page
     assert "The dearest layers: result" not in page
+
+
+def test_the_layers_most_sensitive_to_flipped_bits_are_shown() -> None:
+    layers = [{"layer": f"block{n}", "rise": n / 10} for n in range(12)]
+    known = {
+        "rate": 0.001, "seeds": 3, "images": 128, "loss": 0.5,
+        "layers": [*layers, {"layer": EVIL, "rise": None}],
+    }  # fmt: skip
+    page = report_page(REPORT | {"robustness": known})
+    assert page.index("<td>block11</td><td>+1.1000</td>") < page.index("<td>block10</td>")
+    assert "<td>block1</td>" not in page
+    assert "The 10 most sensitive of 13 layers. 1 of them were not reached in time" in page
+    assert EVIL not in page
+    assert "Flipped bits" not in report_page(REPORT)
+
+
+def test_robustness_is_the_rise_of_the_loss_when_bits_of_one_layer_flip() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
+    images, labels = torch.randn(200, 4), torch.arange(200) % 3
+    found = robustness(model, [(images, labels)])
+    assert (found["rate"], found["seeds"], found["images"]) == (1e-3, 3, 128)
+    some = [(images[:128], labels[:128])]
+    loss = cross_entropy_loss(model, some)
+    rises = layer_rises(
+        model, lambda given: cross_entropy_loss(given, some), Perturbation("flips", 1e-3),
+        seeds=(0, 1, 2),
+    )  # fmt: skip
+    assert found["loss"] == loss
+    assert found["layers"] == [{"layer": name, "rise": rises[name]} for name in ("0", "2")]
+    assert rises["0"] != 0.0  # some bits of 256 weights did flip
 
 
 def test_details_name_the_ten_dearest_layers() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from workers.report import runtimes
+from workers.report import robustness, runtimes
 from workers.report.details import judged_on, sizes_of
 from workers.report.plots import scatter
 
@@ -75,6 +75,12 @@ def report_page(report: Mapping[str, Any]) -> str:
                 f"<h2>The dearest layers: {which}</h2>",
                 _table(_LAYER_HEAD, _layers(layers)),
             ]
+    if flips := report.get("robustness"):
+        parts += [
+            "<h2>Flipped bits</h2>",
+            f"<p>{escape(robustness.words(flips))}</p>",
+            _table(robustness.HEAD, robustness.rows(flips)),
+        ]
     parts += [
         "<h2>Loading the result</h2>",
         "<p>Needs what these lines import, and the code of your network.</p>",

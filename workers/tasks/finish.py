@@ -26,6 +26,7 @@ from workers.report.card import model_card
 from workers.report.details import details
 from workers.report.document import report_document
 from workers.report.page import report_page
+from workers.report.robustness import IMAGES, robustness
 from workers.results import Finished, Packaged
 from workers.tasks.exports import exported
 from workers.tasks.metrics import BATCH, batches
@@ -55,6 +56,7 @@ def finish(work: Work) -> Done:
         "result": _details(work, (best and best.latency) or dense_measurement(work.snapshot)),
     }
     report = report_document(work.snapshot, finished, best, _tree(work), known)
+    report["robustness"] = _robustness(work, best)
     made, report["exports"] = _exports(work, best, packaged)
     stored = {name: _copied(work, name, location) for name, location in files.items()}
     stored["report.json"] = _put(work, "report.json", json.dumps(report, indent=1))
@@ -65,6 +67,12 @@ def finish(work: Work) -> Done:
         stored[name] = work.context.store.put(location, data)
     _record(work, stored)
     return Done(finished.document())
+
+
+def _robustness(work: Work, best: Verified | None) -> dict[str, Any]:
+    model = work.graph.model if best is None else _pruned(work, best).eval()
+    data = work.data
+    return robustness(model, batches(data.images, data.splits.calibration[:IMAGES]))
 
 
 def _exports(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,46 @@ def test_water_fills_the_flattest_curve_first_until_margins_are_equal() -> None:
     widths = {"flat": 100, "steep": 100}
     assert layer_floors(sensitivity, 0.1, widths=widths) == {"flat": 50, "steep": 100}
     assert layer_floors(sensitivity, 0.2 + 0.3, widths=widths) == {"flat": 1, "steep": 50}
+
+
+slopes = st.lists(st.integers(0, 6), min_size=4, max_size=4).map(sorted)
+
+
+@given(
+    each=st.lists(slopes, min_size=1, max_size=3),
+    tolerance=st.integers(0, 12).map(lambda quarters: quarters / 4),
+)
+def test_no_other_widths_within_the_tolerance_remove_more_of_convex_curves(
+    each: list[list[int]], tolerance: float
+) -> None:
+    """Against every choice of eighths; a curve goes on beyond 3/4 with its steepest slope."""
+    ratios = (1 / 4, 1 / 2, 3 / 4)
+    curves = {
+        name: tuple(sum(own[: place + 1]) / 4 for place in range(3))
+        for name, own in zip("abc", each, strict=False)
+    }
+    fitted = {name: monotone_curve(ratios, rises) for name, rises in curves.items()}
+    floors = layer_floors(Sensitivity(ratios, curves), tolerance, widths=dict.fromkeys(curves, 8))
+    whole = layer_floors(
+        Sensitivity(ratios, curves), tolerance, widths=dict.fromkeys(curves, 1000)
+    )
+    eighths = [[number / 8 for number in range(9)] for _ in curves]
+    most = max(
+        sum(choice)
+        for choice in product(*eighths)
+        if sum(map(predicted_rise, fitted.values(), choice)) <= tolerance + 1e-9
+    )
+    reached = sum(1 - width / 1000 for width in whole.values())
+    assert reached >= most - 0.002 * len(curves)  # floors are whole units, and one stays
+    assert sum(8 - width for width in floors.values()) / 8 <= reached + 1e-9
+
+
+def test_bits_are_floors_of_eight() -> None:
+    ratios = (0.25, 0.5, 0.75)  # 6, 4 and 2 bits
+    sensitivity = Sensitivity(ratios, {"first": (0.0, 0.2, 0.9), "other": (0.0, 0.01, 0.06)})
+    eight, least = {"first": 8, "other": 8}, {"first": 2, "other": 2}
+    assert layer_floors(sensitivity, 0.06, widths=eight, least=least) == {"first": 6, "other": 2}
+    assert layer_floors(sensitivity, 0.3, widths=eight, least=least) == {"first": 5, "other": 2}
 
 
 def test_a_group_without_sensitivity_keeps_its_width() -> None:

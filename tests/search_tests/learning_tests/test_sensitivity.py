@@ -88,6 +88,30 @@ def test_sensitivities_are_rises_over_the_recalibrated_dense_loss(
         assert torch.equal(value, before[name])
 
 
+def test_a_small_rise_at_the_largest_ratio_is_not_looked_into(
+    graph: PruningGraph, scores: dict[str, Tensor]
+) -> None:
+    images, _ = striped_images(96, seed=1)
+    losses = {8: 1.0, 6: 1.3, 2: 1.2}
+    asked: list[int] = []
+
+    def loss_of(model: nn.Module) -> float:
+        asked.append(model.get_parameter("conv.weight").shape[0])
+        return losses[asked[-1]]
+
+    def rises_of(small: float) -> tuple[float, ...]:
+        asked.clear()
+        return layer_sensitivity(
+            graph.model, graph, loss_of, scores=scores, recalibration_batches=[images],
+            ratios=(0.25, 0.75), small=small,
+        ).rises["conv"]  # fmt: skip
+
+    assert rises_of(0.21) == pytest.approx((0.2 / 3, 0.2))
+    assert asked == [8, 2]
+    assert rises_of(0.19) == pytest.approx((0.3, 0.2))
+    assert sorted(asked) == [2, 6, 8]
+
+
 @given(
     st.dictionaries(
         st.text(max_size=5), st.tuples(*[st.floats(-9, 9) | st.just(math.inf)] * 2), max_size=4
