@@ -37,6 +37,7 @@ from api.cli.selecting import selector_of
 from api.cli.watch import facts, finish, follow
 
 if TYPE_CHECKING:
+    from api.client import Client
     from api.routes.views import JobView
 
 app = typer.Typer(help="Pruning jobs.", no_args_is_help=True)
@@ -141,11 +142,16 @@ def submit(
         if device is not None:
             put(spec, ("target", "device"), selector_of(client, device))
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)
-        if wait and as_json:
-            job = client.jobs.wait(job.id)
-        elif wait:
-            say(job.id)
-            job = follow(client, job.id)
+        told(client, job, wait=wait, as_json=as_json)
+
+
+def told(client: "Client", job: "JobView", *, wait: bool, as_json: bool) -> None:
+    """Shows a new job; with `wait` follows it to its end, which decides on the exit code."""
+    if wait and as_json:
+        job = client.jobs.wait(job.id)
+    elif wait:
+        say(job.id)
+        job = follow(client, job.id)
     tell(job, as_json=as_json, brief=not wait)
     if wait:
         finish(job)
@@ -167,14 +173,7 @@ def resolve(
     network again."""
     with connect(server, key) as client:
         job = client.jobs.resolve(job_id, budget, name=name)
-        if wait and as_json:
-            job = client.jobs.wait(job.id)
-        elif wait:
-            say(job.id)
-            job = follow(client, job.id)
-    tell(job, as_json=as_json, brief=not wait)
-    if wait:
-        finish(job)
+        told(client, job, wait=wait, as_json=as_json)
 
 
 @app.command("list")

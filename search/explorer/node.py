@@ -188,7 +188,7 @@ class Node:
             "ratio_high": self.ratio_high,
             "latency_ms": latency.latency_ms if latency else None,
             "loss": self.loss,
-            "steps": getattr(self.start_of_children, "steps", 0),
+            "steps": start.steps if (start := self.start_of_children) else 0,
             "kept": self.kept,
             "error": self.error,
         }
