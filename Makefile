@@ -4,6 +4,7 @@ RATIO ?= 0.35
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .demo/data
+unexport PYTHONDONTWRITEBYTECODE # tests start many processes; each would compile all modules anew
 
 .PHONY: help venv zoo demo test coverage lint types format up train clean
 .DEFAULT_GOAL := help

@@ -20,6 +20,7 @@ import torch
 from onnx import ModelProto
 from onnx_ir.passes import common
 from torch import Tensor, nn
+from torch._export import utils as operator_tables  # private: see _operators_listed_once
 from torch.onnx._internal.exporter import _core, _registration  # private: see _registry
 
 from search.errors import ConfigError, InputError, SkeletonError
@@ -143,7 +144,12 @@ def _exported(
     if any(each):
         sizes = _as_arguments(model, tuple(size or None for size in each))
     try:
-        with in_evaluation(model), _exporter_hushed(), torch.no_grad():
+        with (
+            in_evaluation(model),
+            _exporter_hushed(),
+            _operators_listed_once(),
+            torch.no_grad(),
+        ):
             program = _core.export(
                 model,
                 inputs,
@@ -166,6 +172,18 @@ def _registry(opset: int) -> _registration.ONNXRegistry:
     """The exporter's table of operators. `torch.onnx.export` reads all of it from source code
     again in each call, which takes as long as the export of a small network."""
     return _registration.ONNXRegistry.from_torchlib(opset)
+
+
+@contextmanager
+def _operators_listed_once() -> Iterator[None]:
+    """Inside, torch lists the operators of its dispatcher once, not once for each of its two dozen
+    name spaces and twice over, which took an eighth of the export of a small network."""
+    listed = operator_tables._materialize_cpp_cia_ops
+    operator_tables._materialize_cpp_cia_ops = cache(listed)
+    try:
+        yield
+    finally:
+        operator_tables._materialize_cpp_cia_ops = listed
 
 
 def _as_arguments(model: nn.Module, sizes: tuple[Any, ...]) -> tuple[Any, ...]:

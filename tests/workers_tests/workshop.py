@@ -16,7 +16,7 @@ from jobs.artifacts import skeleton_name, weights_name
 from jobs.checking import BUILT_IN, CheckSettings, built_in
 from jobs.repository import checks, datasets, jobs, models, requests, skeletons, tasks
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
-from jobs.states import TERMINAL, RequestState
+from jobs.states import TERMINAL
 from jobs.tables import Job, Request, Task
 from latency_probes.messages import MeasureError, MeasureResult, Target, encode
 from latency_probes.runtimes.replay import synthetic_latency_ns
@@ -229,12 +229,8 @@ class Workshop:
         self, job_id: str, answer: Answer, device_id: str, chance: random.Random | None
     ) -> bool:
         messages = self.bench.messages
-        waiting = [
-            each
-            for each in self.snapshot(job_id).requests.values()
-            if each.state == RequestState.PENDING
-        ]
-        if messages and (chance is None or not waiting or chance.random() < 0.5):
+        waiting = [] if messages and chance is None else self._waiting(job_id)
+        if messages and (not waiting or chance is None or chance.random() < 0.5):
             index = 0 if chance is None else chance.randrange(len(messages))
             step, identifier = messages.pop(index)
             STEPS[step](self.bench.context, self.library, identifier)
@@ -242,6 +238,11 @@ class Workshop:
         if waiting:
             self._measure(chance.choice(waiting) if chance else waiting[0], answer, device_id)
         return bool(messages or waiting)
+
+    def _waiting(self, job_id: str) -> list[Request]:
+        """The job's requests that no device has, in their order."""
+        with self.bench.context.read() as session:
+            return [each for each in requests.pending(session) if each.job_id == job_id]
 
     def _measure(self, request: Request, answer: Answer, device_id: str) -> None:
         with self.bench.context.unit() as unit:
