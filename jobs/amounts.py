@@ -1,5 +1,5 @@
-"""Budgets and shares as people write them: `60%`, `0.6x`, `0.6`, `20ms`, `0.02s`. Knows no
-document."""
+"""Budgets, shares and times as people write them: `60%`, `0.6x`, `0.6`, `20ms`, `0.02s`, `30m`.
+Knows no document."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _AMOUNT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([^\d\s.]*)", 
 BYTES = 4  # of a number in float32
 _RATIOS = {"": 1.0, "%": 0.01, "x": 1.0, "×": 1.0}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ns": 1e-6}
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 RATIO_FORMS = "60%, 0.6x or 0.6"
 LATENCY_FORMS = "20ms, 0.02s or a number of milliseconds"
 
@@ -41,6 +42,18 @@ def milliseconds_of(text: str) -> float:
     if unit not in _MILLISECONDS:
         raise ValueError(_refusal(f"a latency, such as {LATENCY_FORMS}", text))
     return number * _MILLISECONDS[unit]
+
+
+def seconds_of(text: str) -> float:
+    """A time in seconds: `30m`, `0.5h`, `1800s` and `1800` are 1800.
+
+    Raises:
+        ValueError: Another unit, or no number.
+    """
+    number, unit = _parts(text, "a time, such as 30m, 1.5h or a number of seconds")
+    if unit not in _SECONDS:
+        raise ValueError(_refusal("a time, such as 30m, 1.5h or a number of seconds", text))
+    return number * _SECONDS[unit]
 
 
 def share_of(text: str) -> float:

@@ -24,7 +24,14 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.amounts import budget_of, milliseconds_of, parameters_in, ratio_of, share_of
+from jobs.amounts import (
+    budget_of,
+    milliseconds_of,
+    parameters_in,
+    ratio_of,
+    seconds_of,
+    share_of,
+)
 from jobs.data_roots import DataRoots
 from jobs.errors import FieldProblem, SpecError
 from jobs.selectors import Selector
@@ -274,8 +281,13 @@ def _share(given: Any) -> Any:
     return share_of(given) if isinstance(given, str) else given
 
 
+def _seconds(given: Any) -> Any:
+    return seconds_of(given) if isinstance(given, str) else given
+
+
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)]
+Seconds = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
 Drop = Annotated[float, Field(ge=0, le=1), BeforeValidator(_share)]
 
 
@@ -294,6 +306,8 @@ class ConstraintsSpec(_Spec):
             what a runtime needs for itself comes on top.
         min_accuracy: of the result on the validation images, as a share: 0.9 or `90%`.
         max_accuracy_drop: the most of that accuracy that may be lost against the dense model.
+        time_limit_s: how long search and fine-tuning may take together: 1800 or `30m`. Then the
+            job ends with the best so far. Waiting, analysis and the last measurement come on top.
     """
 
     exclude: Annotated[tuple[Pattern, ...], Field(max_length=64)] = ()
@@ -304,6 +318,7 @@ class ConstraintsSpec(_Spec):
     max_memory_mb: Annotated[float, Field(gt=0)] | None = None
     min_accuracy: Share | None = None
     max_accuracy_drop: Drop | None = None
+    time_limit_s: Seconds | None = None
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:

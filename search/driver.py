@@ -6,6 +6,7 @@ calibration batches recalibrate every candidate and give its loss.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from search.plan import Plan
 from search.quantization import Format, precision_segments
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
 from search.skeleton import Skeleton, operators, skeleton
+from search.time_limit import search_is_over
 from search.tuning import Tuner
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
@@ -92,6 +94,7 @@ def run_search(
     objective: Objective = CLASSIFICATION,
     fit: tuple[Tensor, Tensor] | None = None,
     finetune: FinetuneConfig | None = None,
+    time_limit_s: float | None = None,
     progress: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SearchResult:
     """Prunes a model to a latency budget that `latency` measures.
@@ -119,6 +122,8 @@ def run_search(
         objective: What models are judged by; `batches` hold its targets.
         fit: Inputs (N, …) and targets (N, …) to train on, for `config.entwined`.
         finetune: How to train them; `config.entwined` is the number of steps.
+        time_limit_s: Of the search and a fine-tuning that follows, see `search.time_limit`: then
+            the search ends with the best so far.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
@@ -159,7 +164,12 @@ def run_search(
         segments=segments, int8_staircases=int8_staircases,
         scores_at=tuner.scores,
     )  # fmt: skip
+    began_s = time.monotonic()
     while not explorer.done:
+        spent_s, has_result = time.monotonic() - began_s, bool(explorer.finalists(1))
+        if search_is_over(spent_s, time_limit_s, has_result=has_result):
+            explorer.stop()
+            break
         candidates = explorer.ask()
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:

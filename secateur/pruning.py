@@ -5,6 +5,7 @@ Only joins what `search` and `latency_probes` do; the service's workers call the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def prune(
     max_memory_mb: float | None = None,
     min_accuracy: float | str | None = None,
     max_accuracy_drop: float | str | None = None,
+    time_limit_s: float | str | None = None,
     precision: str = "auto",
     search: Mapping[str, Any] | None = None,
     finetune: Mapping[str, Any] | None = None,
@@ -90,6 +92,8 @@ def prune(
             what a runtime needs for itself comes on top.
         min_accuracy: Of the result on the validation data: 0.9 or `"90%"`.
         max_accuracy_drop: The most of that accuracy that may be lost: 0.01 or `"1%"` is a point.
+        time_limit_s: Most seconds for search and fine-tuning together, or `"30m"`: then the best so
+            far is the result. Analysis and the last measurement come on top.
         precision: `auto` searches int8 beside widths where this machine's runtime has it,
             `float32` does not, `int8` refuses where there is none.
         search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`,
@@ -126,6 +130,7 @@ def prune(
                 "max_memory_mb": max_memory_mb,
                 "min_accuracy": min_accuracy,
                 "max_accuracy_drop": max_accuracy_drop,
+                "time_limit_s": time_limit_s,
             }
         ),
         target=target_of(target or Target(), runtime, batch_size),
@@ -154,10 +159,11 @@ def prune(
         if budget >= 1 and (fits is None or fits(graph.dense_plan())):
             return run.unpruned(measured, budget, began_s)
         int8 = run.int8(precision)
+        ends_s = time.monotonic() + (wishes.limits.time_limit_s or math.inf)
         found = run.searched(config, criterion, tolerance, int8.form)
         if found.infeasible is not None or not found.finalists:
-            raise out_of_reach(budget, found, config)
-        result = run.finished(found, measured, budget, began_s, int8)
+            raise out_of_reach(budget, found, config, wishes.limits.time_limit_s)
+        result = run.finished(found, measured, budget, began_s, int8, ends_s)
     if given.is_adapted and isinstance(model, nn.Module) and isinstance(result.model, type(model)):
         result.model.__class__ = type(model)  # returns what it returned before
     least = wishes.limits.least_accuracy(result.dense_accuracy)
@@ -166,12 +172,15 @@ def prune(
     return result
 
 
-def out_of_reach(budget: float, found: SearchResult, config: SearchConfig) -> BudgetOutOfReach:
+def out_of_reach(
+    budget: float, found: SearchResult, config: SearchConfig, time_limit_s: float | None
+) -> BudgetOutOfReach:
     """Why there is no finalist."""
     known = [row["ratio"] for row in found.tree if row["ratio"] is not None]
     fastest = (found.infeasible or {}).get("fastest_ratio", min(known, default=float("nan")))
     limits = {"max_parameters": config.max_parameters, "max_memory_mb": config.max_memory_mb}
     told = [f"{name} {value:g}" for name, value in limits.items() if value is not None]
+    told += [f"time_limit_s {time_limit_s:g}"] if time_limit_s is not None else []
     return BudgetOutOfReach(budget, fastest, beside="" if found.infeasible else ", ".join(told))
 
 

@@ -144,22 +144,30 @@ class Run:
                 batch_size=self.target.batch_size,
                 exclude=self.wishes.limits.exclude,
                 prune_frozen=self.wishes.limits.prune_frozen,
+                time_limit_s=self.wishes.limits.time_limit_s,
                 progress=self._show_search,
             )
         finally:
             probe.close()
 
     def finished(
-        self, found: SearchResult, dense: Measured, budget: float, began_s: float, int8: Int8
+        self,
+        found: SearchResult,
+        dense: Measured,
+        budget: float,
+        began_s: float,
+        int8: Int8,
+        ends_s: float,
     ) -> Result:
-        """The best of the finalists, trained and measured with its true weights."""
+        """The best of the finalists, trained until `ends_s` at most and measured with its true
+        weights."""
         best = self._confirmed(found.finalists, budget, int8.form)
         start = best.start_of_children
         origin = found.origin(start)
         student = pruned_by(origin.full if origin else self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
         recalibrated(student, self.dense, self.graph, best.plan, calibration, origin)
-        self._train(student, best.plan, int8.form, learnt=start.steps if start else 0)
+        self._train(student, best.plan, int8.form, start.steps if start else 0, ends_s)
         self.display.show("measuring the result", 0.97)
         return self._result(
             student.eval(), best.plan, found, dense, budget, began_s, int8, best.digest
@@ -260,9 +268,11 @@ class Run:
             tried.append((measured.ratio, number, node))
         return min(tried)[2]
 
-    def _train(self, student: nn.Module, plan: Plan, form: Format | None, learnt: int) -> None:
-        """Fine-tunes the student in place, for the steps that it has not been trained before; one
-        with layers in int8 trains with them rounded."""
+    def _train(
+        self, student: nn.Module, plan: Plan, form: Format | None, learnt: int, ends_s: float
+    ) -> None:
+        """Fine-tunes the student in place, for the steps that it has not been trained before or as
+        many as there is time for; one with layers in int8 trains with them rounded."""
         config = self.wishes.finetune
         config = replace(config, steps=max(config.steps - learnt, 0))
         if config.steps == 0:
@@ -279,8 +289,8 @@ class Run:
             config,
             objective=self.parts.objective,
         )
-        while not run.done:
-            run.run(time_limit_s=SLICE_S)
+        while not run.done and (left_s := ends_s - time.monotonic()) > 0:
+            run.run(time_limit_s=min(left_s, SLICE_S))
             done, went = run.step / config.steps, run.trained
             self.display.show(
                 "fine-tuning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from typing import Any
 
@@ -45,7 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Torch and the tests stay until the end: a collection that looks at them again and again
-    takes a sixth of the time of traces and exports."""
+    takes a sixth of the time of traces and exports. What torch logs of them, nobody reads."""
+    logging.getLogger("torch.__trace").setLevel(logging.ERROR)  # a record for every traced node
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -116,5 +116,5 @@ def _decided(context: Context, library: Library, snapshot: Snapshot) -> Decision
     if state == JobState.FINETUNING:
         return finetuning.decide(snapshot)
     if state == JobState.VERIFYING:
-        return verifying.decide(snapshot)
+        return verifying.decide(snapshot, context.clock())
     raise LookupError(f"the job's state must be known to this version, but is {state}")

@@ -40,6 +40,15 @@ MaxAccuracyDrop = Annotated[
     str | None,
     typer.Option(help="Most of that accuracy that may be lost: 1% or 0.01 is one point."),
 ]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit-s",
+        "--time-limit",
+        help="Most time for search and fine-tuning together, 30m or 1.5h: then the best so far is "
+        "the result.",
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(
@@ -60,6 +69,7 @@ def constraints_of(
     max_memory_mb: float | None,
     min_accuracy: str | None,
     max_accuracy_drop: str | None,
+    time_limit: str | None,
 ) -> dict[str, Any]:
     """The fields that were given; a list or flag that is empty was not."""
     given: Mapping[str, Any] = {
@@ -71,6 +81,7 @@ def constraints_of(
         "max_memory_mb": max_memory_mb,
         "min_accuracy": min_accuracy,
         "max_accuracy_drop": max_accuracy_drop,
+        "time_limit_s": time_limit,
     }
     return {name: value for name, value in given.items() if value is not None}
 

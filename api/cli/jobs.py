@@ -19,6 +19,7 @@ from api.cli.constraints import (
     Multiple,
     Precision,
     PruneFrozen,
+    TimeLimit,
     constraints_of,
 )
 from api.cli.output import (
@@ -103,6 +104,7 @@ def submit(
     max_memory_mb: MaxMemoryMb = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
+    time_limit: TimeLimit = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Makes repeating this command safe.")
     ] = None,
@@ -135,6 +137,7 @@ def submit(
         max_memory_mb=max_memory_mb,
         min_accuracy=min_accuracy,
         max_accuracy_drop=max_accuracy_drop,
+        time_limit=time_limit,
     )
     for field, value in limits.items():
         put(spec, ("constraints", field), value)

@@ -27,6 +27,7 @@ from api.cli.constraints import (
     Multiple,
     Precision,
     PruneFrozen,
+    TimeLimit,
     checked,
     constraints_of,
 )
@@ -134,6 +135,7 @@ def prune(
     max_memory_mb: MaxMemoryMb = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
+    time_limit: TimeLimit = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
     spec_path: Annotated[
@@ -168,6 +170,7 @@ def prune(
         max_memory_mb=max_memory_mb,
         min_accuracy=min_accuracy,
         max_accuracy_drop=max_accuracy_drop,
+        time_limit=time_limit,
     )
     given_here = {
         "target": given_only(runtime=runtime, batch_size=batch_size),

@@ -251,6 +251,17 @@ def test_shares_are_read_as_people_write_them() -> None:
         ConstraintsSpec.model_validate({"min_accuracy": "90x"})
 
 
+@pytest.mark.parametrize("given", ["30m", "0.5h", "1800 s", "30min", "1800", 1800])
+def test_times_are_read_as_people_write_them(given: str | int) -> None:
+    assert ConstraintsSpec.model_validate({"time_limit_s": given}).time_limit_s == 1800
+
+
+@pytest.mark.parametrize("given", ["30 days", "soon", 0, "-5m", "inf"])
+def test_what_is_no_time_is_refused(given: str | int) -> None:
+    with pytest.raises(ValueError, match="time_limit_s"):
+        ConstraintsSpec.model_validate({"time_limit_s": given})
+
+
 def test_megabytes_are_parameters_of_four_bytes() -> None:
     assert ConstraintsSpec(max_size_mb=2.0).most_parameters == 500_000
     assert ConstraintsSpec(max_parameters=7).most_parameters == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -109,6 +110,43 @@ def test_job_stopped_while_it_searches_finishes_with_the_best_so_far(workshop: W
     assert job.state == "finetuning", job.problem
     (chosen,) = (workshop.snapshot(job_id).search_state or {})["chosen"]
     assert chosen["ratio"] <= 0.6
+
+
+def test_time_that_is_over_ends_search_and_training_with_the_best_so_far(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = workshop.submit(
+        finetune={"steps": 100_000, "batch_size": 16}, constraints={"time_limit_s": "100s"}
+    )
+    workshop.play(job_id, until=lambda: has_scored(workshop, job_id, 3))
+    began = workshop.bench.context.clock()
+    monkeypatch.setattr(workshop.bench, "now", began + timedelta(seconds=61))
+    workshop.bench.messages.append(("advance", job_id))
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    assert (workshop.snapshot(job_id).search_state or {})["explorer"]["stopped"]
+    monkeypatch.setattr(workshop.bench, "now", began + timedelta(seconds=101))
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    (trained,) = workshop.tasks(job_id, "finetune")
+    assert 0 < (trained.result or {})["steps"] < 100_000
+
+
+def test_time_that_is_over_before_any_candidate_met_the_budget_fails_and_says_so(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = workshop.submit(budget={"ratio": 0.57}, constraints={"time_limit_s": 100})
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+    later = workshop.bench.context.clock() + timedelta(seconds=61)
+    monkeypatch.setattr(workshop.bench, "now", later)
+    workshop.bench.messages.append(("advance", job_id))
+    workshop.play(job_id, until=lambda: not workshop.bench.messages)
+    assert workshop.job(job_id).state == "searching"  # all of the time is left for a first one
+    monkeypatch.setattr(workshop.bench, "now", later + timedelta(seconds=40))
+    workshop.bench.messages.append(("advance", job_id))
+    job = workshop.play(job_id)
+    assert job.state == "failed"
+    assert (job.problem or {})["title"] == "The time was over too early"
+    assert "within 100 s" in (job.problem or {})["detail"]
 
 
 def test_no_strict_interval_within_the_budget_goes_on_with_the_fastest(

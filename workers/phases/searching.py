@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
 from workers.starts import scores_name
+from workers.time_limit import began, is_to_end
 
 SHORTLIST_FACTOR = 3
 COUNTS = ("level", "levels", "measured", "scored", "best", "reused", "planned")
@@ -41,7 +43,8 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     explorer, is_news = search.explorer, bool(withdrawn) or not search.state
     while not explorer.done and questions.tell_and_ask(explorer):
         is_news = True
-    if snapshot.job.stop_requested and not explorer.done:
+    now = context.clock()
+    if not explorer.done and is_to_end(snapshot, now, has_result=bool(explorer.finalists(1))):
         explorer.stop()
         is_news = True
     if explorer.done:
@@ -57,7 +60,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         )
     if not is_news and decision.search is None:
         return without_news(decision, snapshot, memory, search)
-    return with_search(decision, snapshot, memory, search, questions, anew=bool(withdrawn))
+    return with_search(decision, snapshot, memory, search, questions, now, anew=bool(withdrawn))
 
 
 def new_tasks(snapshot: Snapshot, explorer: Explorer) -> list[Candidate]:
@@ -207,6 +210,12 @@ def nothing_found(snapshot: Snapshot) -> Decision:
             "The search was stopped too early",
             "no candidate had met the budget yet; submit the job again and let it run longer",
         )
+    if (limit_s := snapshot.spec.constraints.time_limit_s) is not None:
+        return Decision.fail(
+            "The time was over too early",
+            f"no candidate met the budget within {limit_s:g} s; raise constraints.time_limit_s or "
+            "the budget",
+        )
     return Decision.fail(
         "No candidate met the budget",
         "the budget can be met, but no candidate on the way did; raise search.levels, "
@@ -248,6 +257,7 @@ def with_search(
     memory: Memory,
     search: Search,
     questions: Questions,
+    now: datetime,
     *,
     anew: bool = False,
 ) -> Decision:
@@ -260,6 +270,7 @@ def with_search(
     if anew or decision.search is not None or has_to_be_saved(search, reused):
         search.state = (snapshot.search_state or {}) | {
             "explorer": explorer.state(), "reused": reused, "form": search.form,
+            "began": began(snapshot, now),
         }  # fmt: skip
         search.state |= decision.search.state or {} if decision.search else {}
         search.steps, state = explorer.steps, search.state

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from jobs.states import JobState
 from search.explorer import Explorer, Measured, Node
@@ -16,16 +17,17 @@ from workers.phases.facts import Verified, beta, final_purpose, finalists
 from workers.phases.questions import Questions
 from workers.results import Chosen
 from workers.snapshot import Snapshot
+from workers.time_limit import is_over
 
 MOST = 2  # spares per job: each costs a whole fine-tuning
 
 
-def is_wanted(snapshot: Snapshot, best: Verified) -> bool:
+def is_wanted(snapshot: Snapshot, best: Verified, now: datetime) -> bool:
     """Whether the best finalist misses the budget beyond doubt, and another may be tried."""
     is_missed = best.rank(beta(snapshot))[0] != 0 and best.latency.verdict == "ok"
     tried, wanted = len(finalists(snapshot)), snapshot.spec.search.finalists
-    is_over = snapshot.job.stop_requested or (snapshot.search_state or {}).get("exhausted", False)
-    return is_missed and tried < wanted + MOST and not is_over
+    is_ended = is_over(snapshot, now) or (snapshot.search_state or {}).get("exhausted", False)
+    return is_missed and tried < wanted + MOST and not is_ended
 
 
 def back_to_search(snapshot: Snapshot, best: Verified) -> Decision:

@@ -4,6 +4,8 @@ Where none is within the budget, the job goes back to the search for one that is
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from jobs.states import JobState
 from latency_probes.messages import Settings
 from workers.decision import Decision, NewRequest, NewTask, problem
@@ -25,7 +27,7 @@ from workers.results import Chosen, Packaged
 from workers.snapshot import Snapshot
 
 
-def decide(snapshot: Snapshot) -> Decision:
+def decide(snapshot: Snapshot, now: datetime) -> Decision:
     """Packages, measures, chooses, reads the test images once, and ends."""
     chosen = finalists(snapshot)
     packages = snapshot.results([PACKAGE_DENSE, *(package_key(each.digest) for each in chosen)])
@@ -44,7 +46,7 @@ def decide(snapshot: Snapshot) -> Decision:
             "No finalist could be measured",
             "every finalist failed on the device with its true weights; see the measurements",
         )
-    if spare.is_wanted(snapshot, best):
+    if spare.is_wanted(snapshot, best, now):
         return spare.back_to_search(snapshot, best)
     if (words := below_floor(snapshot, best)) is not None:
         return Decision(

@@ -30,6 +30,7 @@ from workers.results import Finetuned, Training, finite
 from workers.spare_cores import LOOK_S, lent
 from workers.starts import learnt, scores_name
 from workers.tasks.metrics import Batches, batches, origin_of
+from workers.time_limit import is_over
 from workers.work import Again, Done, Work
 
 FIRST_SLICE_S, SLICE_S = 2.0, 12.0  # each is twice as long as the one before
@@ -45,7 +46,7 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student, steps)
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
-    if run.done or work.snapshot.job.stop_requested:
+    if run.done or is_over(work.snapshot, work.context.clock()):
         return _finished(work, student, run.student, run.step)
     return _goes_on(work, run, trained)
 
@@ -56,7 +57,7 @@ def tune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     student = _student(work)
     run = _opened(work, student, int(work.payload["steps"]))
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
-    if not (run.done or work.snapshot.job.stop_requested):
+    if not (run.done or is_over(work.snapshot, work.context.clock())):
         return _goes_on(work, run, trained)
     weights = _weights(work, student, run.student)
     location, graph = _file(work, "tuned.safetensors"), work.graph

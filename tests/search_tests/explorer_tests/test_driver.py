@@ -15,6 +15,7 @@ from search.explorer import Failed, Measured
 from search.graph import PruningGraph
 from search.recalibration import recalibrate
 from search.skeleton import Skeleton, skeleton
+from search.time_limit import search_is_over
 
 
 class Residual(nn.Module):
@@ -155,6 +156,23 @@ def test_an_unreachable_budget_is_said_with_numbers(net: nn.Module, graph: Pruni
     assert result.infeasible is not None
     assert result.infeasible["budget"] == 0.01
     assert result.infeasible["minimum_ratio"] > 0.01
+
+
+def test_time_that_is_over_ends_it_with_what_there_is(net: nn.Module, graph: PruningGraph) -> None:
+    device = SteppedDevice(graph)
+    result = run_search(net, graph, device, BATCHES, SearchConfig(0.6), time_limit_s=1e-6)
+    assert (result.plan, result.infeasible, device.seen) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("spent_s", "has_result", "is_over"),
+    [(59, True, False), (60, True, True), (60, False, False), (100, False, True)],
+)
+def test_a_search_leaves_time_for_training_once_it_has_something(
+    spent_s: float, has_result: bool, is_over: bool
+) -> None:
+    assert search_is_over(spent_s, 100, has_result=has_result) == is_over
+    assert not search_is_over(1e9, None, has_result=has_result)
 
 
 def test_failed_measurements_are_data(net: nn.Module, graph: PruningGraph) -> None:
