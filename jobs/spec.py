@@ -371,6 +371,8 @@ class JobSpec(_Spec):
     """A pruning job. `model` and `dataset` are names or ids of what was submitted before.
 
     Attributes:
+        further_budgets: each is answered by a job of its own once this one has succeeded or found
+            its budget out of reach: like this one, but it measures nothing again.
         exports: further formats of the result: `pt2` (torch.export), `openvino` (IR).
     """
 
@@ -378,6 +380,7 @@ class JobSpec(_Spec):
     model: Name
     dataset: Name
     budget: BudgetSpec
+    further_budgets: Annotated[tuple[BudgetSpec, ...], Field(max_length=16)] = ()
     target: TargetSpec = TargetSpec()
     search: SearchSpec = SearchSpec()
     finetune: FinetuneSpec = FinetuneSpec()

@@ -92,8 +92,8 @@ def prune(
             what a runtime needs for itself comes on top.
         min_accuracy: Of the result on the validation data: 0.9 or `"90%"`.
         max_accuracy_drop: The most of that accuracy that may be lost: 0.01 or `"1%"` is a point.
-        time_limit_s: Most seconds for search and fine-tuning together, or `"30m"`: then the best so
-            far is the result. Analysis and the last measurement come on top.
+        time_limit_s: Most seconds for search and fine-tuning together, or `"30m"`: then the best
+            so far is the result. Analysis and the last measurement come on top.
         precision: `auto` searches int8 beside widths where this machine's runtime has it,
             `float32` does not, `int8` refuses where there is none.
         search: Fields of `search.SearchConfig` but the budget: `levels`, `beam_width`, `children`,

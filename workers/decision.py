@@ -15,6 +15,7 @@ from jobs import status
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactNotFound
 from jobs.repository import candidates, events, jobs, requests, skeletons, tasks
+from jobs.resolving import answer_further
 from jobs.states import JobState
 from latency_probes.messages import Settings, Target
 from workers.context import Context, Unit
@@ -126,6 +127,9 @@ def _write(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: Decis
         raise _Void
     if not (_save(unit, snapshot, decision) and _move(unit, snapshot, decision)):
         raise _Void
+    if decision.to_state in (JobState.SUCCEEDED, JobState.INFEASIBLE):
+        for further_id in answer_further(unit.session, job_id):
+            unit.send("advance", further_id)
     if decision.waiting_for is not None:
         jobs.set_waiting(unit.session, job_id, decision.waiting_for)
     _add_work(unit, store, snapshot, decision)

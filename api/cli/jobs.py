@@ -76,6 +76,15 @@ def submit(
         str | None,
         typer.Option("--latency", "--latency-ms", help="Budget as a latency: 20ms or 0.02s."),
     ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--further-budgets",
+            "--further",
+            help="One more budget, 40% or 10ms, answered by a job of its own from what this one "
+            "found out. May be repeated.",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +131,7 @@ def submit(
         spec["budget"] = {}
     put(spec, ("budget", "ratio"), ratio)
     put(spec, ("budget", "latency_ms"), latency)
+    put(spec, ("further_budgets",), further or None)
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)

@@ -37,6 +37,7 @@ from jobs.repository import (
     models,
     tasks,
 )
+from jobs.resolving import resolved_spec
 from jobs.spec import BudgetSpec, JobSpec, ResolveSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
@@ -164,11 +165,7 @@ def resolve_job(
 
     def work() -> tuple[str, BaseModel]:
         source = found(edge.session, job_id)
-        spec = JobSpec.model_validate(
-            {**source.spec, "budget": other.budget.model_dump(), "name": other.name}
-        )
-        spec = spec.model_copy(update={"model": source.model_id, "dataset": source.dataset_id})
-        job = _create(edge, spec)
+        job = _create(edge, resolved_spec(source, other.budget, other.name))
         tasks.copy_losses(edge.session, source.id, job.id)
         return f"/v1/jobs/{job.id}", JobView.model_validate(job)
 
