@@ -28,7 +28,7 @@ from search.lineage import Origin
 from search.objectives import CLASSIFICATION, Objective
 from search.plan import Plan
 from search.quantization import Format, precision_segments
-from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity
+from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity, small_rise
 from search.skeleton import Skeleton, operators, skeleton
 from search.time_limit import search_is_over
 from search.tuning import Tuner
@@ -152,6 +152,7 @@ def run_search(
         sensitivity = layer_sensitivity(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
             segments=segments, form=form, negligible=negligible_rise(scored, model, segments),
+            small=small_rise(tolerance, len(scores)),
         )  # fmt: skip
     tuner = Tuner(
         model, graph, batches, fit, finetune or FinetuneConfig(0), criterion, form,

@@ -203,7 +203,7 @@ def layer_sensitivity(
             plan = sensitivity_plan(graph, scores, name, ratio)
             return told_rise(graph, name, ratio, loss_of(plan) - dense_loss)
 
-        rises[name] = _group_rises(ratios, rise_of, small)
+        rises[name] = group_rises(ratios, rise_of, small)
         if progress is not None:
             progress(number, len(names) + len(segments))
     whole, plans_of = precision_plans(graph, segments)
@@ -219,9 +219,22 @@ def layer_sensitivity(
     return Sensitivity(tuple(ratios), rises)
 
 
-def _group_rises(
+def small_rise(tolerance: float, groups: int) -> float:
+    """The rise at the largest ratio at which a group is asked no further: half of its even part
+    of the tolerance. Floors move by 0.002 of a width then (docs/safer.md)."""
+    return 0.5 * tolerance / max(groups, 1)
+
+
+def group_rises(
     ratios: Sequence[float], rise_of: Callable[[float], float], small: float
 ) -> tuple[float, ...]:
+    """The rises of a group at all ratios; the largest one is asked for first.
+
+    Args:
+        ratios: shares to remove, ascending.
+        rise_of: the rise at a ratio.
+        small: see `layer_sensitivity`.
+    """
     largest = rise_of(ratios[-1])
     if largest <= small:
         return tuple(max(0.0, largest) * ratio / ratios[-1] for ratio in ratios)

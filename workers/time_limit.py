@@ -8,14 +8,15 @@ from search.time_limit import search_is_over
 from workers.snapshot import Snapshot
 
 
-def began(snapshot: Snapshot, now: datetime) -> str:
-    """When the job began to search, as its saved search says, or now."""
-    return str((snapshot.search_state or {}).get("began", now.isoformat()))
+def began(snapshot: Snapshot) -> str:
+    """When the job began to search, as its saved search says. Before there is one, the job was
+    changed last when it came to be searching."""
+    return str((snapshot.search_state or {}).get("began", snapshot.job.updated_at.isoformat()))
 
 
 def spent_s(snapshot: Snapshot, now: datetime) -> float:
     """Seconds since the job began to search."""
-    return (now - datetime.fromisoformat(began(snapshot, now))).total_seconds()
+    return (now - datetime.fromisoformat(began(snapshot))).total_seconds()
 
 
 def is_to_end(snapshot: Snapshot, now: datetime, *, has_result: bool) -> bool:

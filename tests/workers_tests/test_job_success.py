@@ -12,8 +12,10 @@ from jobs.artifacts import job_file_name
 from jobs.repository import artifacts, candidates, events
 from jobs.states import RequestState, TaskState
 from search.onnx_out.checking import worst_difference
+from search.sensitivity import RATIOS, small_rise
 from tests.e2e_tests.nets import SHAPE, tiny_resnet
 from tests.workers_tests.workshop import Finished, Workshop
+from workers.phases.facts import group_rise, prepared_result
 
 FILES = {
     "dense.onnx",
@@ -29,6 +31,19 @@ FILES = {
 @pytest.fixture(scope="module")
 def job_id(finished: Finished) -> str:
     return finished.job_id
+
+
+def test_a_group_is_asked_further_only_where_the_largest_ratio_costs_something(
+    workshop: Workshop, finished: Finished
+) -> None:
+    snapshot = workshop.snapshot(finished.job_id)
+    groups = prepared_result(snapshot).groups
+    small = small_rise(snapshot.spec.search.tolerance, len(groups))
+    for group in groups:
+        largest = group_rise(snapshot, group, RATIOS[-1])
+        assert largest is not None
+        asked = [group_rise(snapshot, group, each) is not None for each in RATIOS[:-1]]
+        assert asked == [largest > small] * len(asked)
 
 
 def test_test_images_are_not_read_before_the_choice(finished: Finished) -> None:

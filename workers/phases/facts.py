@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jobs.tables import Measurement
@@ -13,6 +14,14 @@ from workers.snapshot import Snapshot
 PREPARE = "prepare"
 PACKAGE_DENSE = "package:dense"
 FINISH = "finish"
+
+
+def group_rise(snapshot: Snapshot, group: str, ratio: float) -> float | None:
+    """The loss rise of a group at a ratio; None while it is not known."""
+    result = snapshot.result(sensitivity_key(group, ratio))
+    if result is None:
+        return None
+    return math.inf if result["rise"] is None else float(result["rise"])
 
 
 def sensitivity_key(group: str, ratio: float) -> str:

@@ -9,7 +9,7 @@ from jobs.footprint import Footprint
 from jobs.runtimes import DENSE
 from jobs.states import JobState
 from jobs.tables import Measurement
-from search.sensitivity import RATIOS
+from search.sensitivity import RATIOS, small_rise
 from workers.context import Context
 from workers.decision import Decision, NewTask
 from workers.library import Library
@@ -19,6 +19,7 @@ from workers.phases.facts import (
     PREPARE,
     beta,
     dense_request,
+    group_rise,
     prepared_result,
     sensitivity_key,
 )
@@ -39,7 +40,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         return Decision.fail(chance.TITLE, words, errors=errors)
     if (words := accuracy_refusal(snapshot, prepared)) is not None:
         return Decision.fail("The accuracy floor is above the dense model", words)
-    dense, tasks = snapshot.dense, sensitivity_tasks(prepared)
+    dense, tasks = snapshot.dense, sensitivity_tasks(snapshot, prepared)
     if snapshot.chooses_runtime and dense is None:
         return _choosing(runtimes.decide(context, library, snapshot), snapshot, tasks)
     if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
@@ -58,7 +59,9 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         early = scout(context, library, snapshot)
         if precision.is_settled(snapshot):
             shown = prepared_part(snapshot, tasks, early.left)
-        return Decision(tasks=asked, requests=(*formats, *early.requests), progress=shown)
+        return Decision(
+            tasks=(*tasks, *asked), requests=(*formats, *early.requests), progress=shown
+        )
     fine = too_fine(snapshot)
     return Decision(
         to_state=JobState.SEARCHING,
@@ -105,12 +108,18 @@ def is_small_enough(snapshot: Snapshot) -> bool:
     return taken is None or taken <= megabytes
 
 
-def sensitivity_tasks(prepared: Prepared) -> tuple[NewTask, ...]:
-    """One task per group and ratio."""
+def sensitivity_tasks(snapshot: Snapshot, prepared: Prepared) -> tuple[NewTask, ...]:
+    """One task per group at the largest ratio; then one at each of the others, unless the loss
+    rises so little there that none is asked."""
+    small = small_rise(snapshot.spec.search.tolerance, len(prepared.groups))
+    asked = []
+    for name in prepared.groups:
+        largest = group_rise(snapshot, name, RATIOS[-1])
+        ratios = RATIOS if largest is not None and largest > small else RATIOS[-1:]
+        asked += [(name, ratio) for ratio in ratios]
     return tuple(
         NewTask("sensitivity", sensitivity_key(name, ratio), {"group": name, "ratio": ratio})
-        for name in prepared.groups
-        for ratio in RATIOS
+        for name, ratio in asked
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -14,13 +13,13 @@ from jobs.repository import candidates
 from jobs.states import JobState
 from search.driver import soft_floors
 from search.explorer import Candidate, Explorer, Measured, Node
-from search.sensitivity import RATIOS, Sensitivity
+from search.sensitivity import RATIOS, Sensitivity, group_rises, small_rise
 from workers.context import Context
 from workers.decision import Decision, SearchSave, problem
 from workers.library import Library
 from workers.memory import Memory, Search
 from workers.phases import precision, spare
-from workers.phases.facts import dense_ms, finalists, prepared_result, sensitivity_key
+from workers.phases.facts import dense_ms, finalists, group_rise, prepared_result
 from workers.phases.finetuning import finetune_task
 from workers.phases.questions import SCREENING, STRICT, Questions, search_config, task_key
 from workers.progress import progress
@@ -60,7 +59,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         )
     if not is_news and decision.search is None:
         return without_news(decision, snapshot, memory, search)
-    return with_search(decision, snapshot, memory, search, questions, now, anew=bool(withdrawn))
+    return with_search(decision, snapshot, memory, search, questions, anew=bool(withdrawn))
 
 
 def new_tasks(snapshot: Snapshot, explorer: Explorer) -> list[Candidate]:
@@ -133,13 +132,16 @@ def open_explorer(library: Library, snapshot: Snapshot, forget: Collection[str] 
 
 def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
     """The loss rises that the sensitivity tasks found."""
-    rises = {}
-    for group in prepared_result(snapshot).groups:
-        found = snapshot.results(sensitivity_key(group, ratio) for ratio in RATIOS)
-        rises[group] = tuple(
-            float("inf") if result["rise"] is None else float(result["rise"])
-            for result in found or ()
-        )
+    groups = prepared_result(snapshot).groups
+    small = small_rise(snapshot.spec.search.tolerance, len(groups))
+
+    def rise_of(group: str, ratio: float) -> float:
+        rise = group_rise(snapshot, group, ratio)
+        if rise is None:
+            raise LookupError(f"the rise of {group} at {ratio} must be known, but is not")
+        return rise
+
+    rises = {group: group_rises(RATIOS, partial(rise_of, group), small) for group in groups}
     return Sensitivity(ratios=RATIOS, rises=rises | precision.rises(snapshot))
 
 
@@ -257,7 +259,6 @@ def with_search(
     memory: Memory,
     search: Search,
     questions: Questions,
-    now: datetime,
     *,
     anew: bool = False,
 ) -> Decision:
@@ -270,7 +271,7 @@ def with_search(
     if anew or decision.search is not None or has_to_be_saved(search, reused):
         search.state = (snapshot.search_state or {}) | {
             "explorer": explorer.state(), "reused": reused, "form": search.form,
-            "began": began(snapshot, now),
+            "began": began(snapshot),
         }  # fmt: skip
         search.state |= decision.search.state or {} if decision.search else {}
         search.steps, state = explorer.steps, search.state
