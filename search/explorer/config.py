@@ -40,6 +40,7 @@ class SearchConfig:
         blocks: Remove whole residual blocks too; else they all stay.
         entwined: Steps of fine-tuning that every node kept at a level gets before its children
             are made; they start from its weights. 0 trains nothing before the end.
+        uniform: Whether the uniformly thinner network is measured and scored beside the tree.
         multiple: Channels that stay are a multiple of this, unless all do.
         max_parameters: The most that the result may have; None is no limit.
         max_memory_mb: The most that one call of the result may hold at once, in 10⁶ bytes, see
@@ -64,6 +65,7 @@ class SearchConfig:
     learn: bool = True
     blocks: bool = False
     entwined: int = 0
+    uniform: bool = True
     multiple: int = 1
     max_parameters: int | None = None
     max_memory_mb: float | None = None
@@ -133,7 +135,7 @@ class SearchConfig:
         """NetAdapt: one node kept, every group proposes its own cut, nothing learned."""
         return cls(
             budget, beam_width=1, children=groups, levels=levels, proposals=("cut",),
-            learn=False, **more,
+            learn=False, uniform=False, **more,
         )  # fmt: skip
 
     @classmethod
@@ -141,7 +143,7 @@ class SearchConfig:
         """HALP's knapsack: one step to the budget by the additive table alone."""
         return cls(
             budget, beam_width=1, children=1, levels=1, max_moves=0, proposals=("knapsack",),
-            learn=False, **more,
+            learn=False, uniform=False, **more,
         )  # fmt: skip
 
 

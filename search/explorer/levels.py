@@ -12,6 +12,7 @@ from search.explorer.recall import Proposal
 from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
 from search.explorer.tree import Tree
+from search.explorer.uniform import measure_uniform
 
 _APART = 2  # groups in which two nodes of a beam differ at least, as far as there are such
 _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
@@ -39,6 +40,9 @@ def archtree(
         frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
     if not tree.meeting(tree.config.budget):
         declare_infeasible(tree, status)
+        return
+    if tree.config.uniform:
+        yield from measure_uniform(tree)
 
 
 def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[list[Node]]]:

@@ -54,7 +54,7 @@ def bisection_width(
         The most aligned width in the middle half of the gap, or None when every gap is closed.
     """
     known = sorted({**stairs, width: 1.0}.items())
-    step = _step(width) if multiple == 1 else multiple
+    step = aligned(width) if multiple == 1 else multiple
     if known[0][0] > 1:  # below the smallest known width the ratio goes on falling, at most
         first = known[0]
         known.insert(0, (0, max(0.0, first[1] - (1.0 - first[1]) * first[0] / width)))
@@ -71,7 +71,7 @@ def bisection_width(
     return None
 
 
-def _step(width: int) -> int:
+def aligned(width: int) -> int:
     """Widths closer than this differ by less than the noise: an eighth of the group, 8 at most."""
     return min(ALIGNMENT, 1 << max((width // 8).bit_length() - 1, 0))
 

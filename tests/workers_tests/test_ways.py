@@ -42,6 +42,14 @@ def test_each_way_is_told_by_its_best_candidate() -> None:
     assert found["both together"]["loss"] == 0.35
 
 
+def test_a_uniformly_thinner_network_is_told_beside_the_result_with_and_without_int8() -> None:
+    uniform = _row("n", 3, 0, 0.37, 0.6) | {"origin": "uniform"}
+    tree = [*TREE, uniform, _row("m", 2, 0, 0.3, 0.9) | {"origin": "uniform"}]
+    found = {row["way"]: (row["ratio"], row["loss"]) for row in simple_ways(tree, 0, 0.4, "f2")}
+    assert found == {"uniformly thinner": (0.37, 0.6), "the search": (0.4, 0.4)}
+    assert simple_ways(tree, 2, 0.4, "b")[0]["way"] == "uniformly thinner"
+
+
 def test_what_was_not_measured_is_not_told() -> None:
     assert [row["way"] for row in simple_ways(TREE[:2], 2, 0.4, "b")] == ["int8 alone"]
     assert simple_ways(TREE, 0, 0.4, "b") == []

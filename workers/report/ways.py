@@ -25,28 +25,43 @@ def simple_ways(
 
     Returns:
         `way`, `ratio`, `loss` (None if it was not evaluated) and `meets`, whether within the
-        budget, for `int8 alone`, `pruning alone`, `pruning, then int8`, `both together`.
+        budget, for `uniformly thinner` and, where layers may be in int8, `int8 alone`, `pruning
+        alone`, `pruning, then int8`, `both together`; else `the search`.
     """
     root = next((row for row in tree if row["origin"] == "dense"), None)
-    if root is None or not layers:
+    if root is None:
         return []
     measured = [row for row in tree if row["ratio"] is not None]
     floats = [row for row in measured if not _int8(row) and row["loss"] is not None]
     within = [row for row in floats if row["ratio"] <= budget]
     pruned = min(within, key=lambda row: (row["loss"], row["digest"]), default=None)
     whole = {_widths(row): row for row in measured if len(_int8(row)) == layers}
+    thinner = [row for row in floats if row["origin"] == "uniform"]
+    uniform = max(thinner, key=lambda row: (row["ratio"], row["digest"]), default=None)
+    result = next((row for row in measured if row["digest"] == chosen), None)
+    if not layers:
+        found = {"uniformly thinner": uniform, "the search": result if uniform else None}
+        return _told(found, budget)
     found = {
+        "uniformly thinner": uniform,
         "int8 alone": whole.get(_widths(root)),
         "pruning alone": pruned,
         "pruning, then int8": None if pruned is None else whole.get(_widths(pruned)),
-        "both together": next((row for row in measured if row["digest"] == chosen), None),
+        "both together": result,
     }
     known = None if rise is None or root["loss"] is None else root["loss"] + rise
+    return _told(found, budget, {"int8 alone": known})
+
+
+def _told(
+    found: Mapping[str, Row | None], budget: float, known: Mapping[str, float | None] | None = None
+) -> list[Row]:
+    """The ways of which something was measured; `known` losses stand in for those that are not."""
     return [
         {
             "way": way,
             "ratio": row["ratio"],
-            "loss": known if row["loss"] is None and way == "int8 alone" else row["loss"],
+            "loss": (known or {}).get(way) if row["loss"] is None else row["loss"],
             "meets": row["ratio"] <= budget,
         }
         for way, row in found.items()
