@@ -99,8 +99,7 @@ def _loss(device: Int8Device, explorer: Explorer) -> float:
     return device.loss(best.plan.kept) + device.rounding * len(best.plan.precision)
 
 
-@pytest.mark.parametrize("first", [0.35, 1.5])
-@pytest.mark.parametrize("budget", [0.45, 0.35])
+@pytest.mark.parametrize(("budget", "first"), [(0.45, 0.35), (0.35, 1.5)])
 def test_widths_and_precisions_together_beat_either_alone(budget: float, first: float) -> None:
     device = Int8Device(first=first)
     both = drive(_explorer(device, budget), device)
