@@ -38,11 +38,10 @@ class SmallNet(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, padding=1)
         self.first = Residual(32)
         self.second = Residual(32)
-        self.third = Residual(32)
         self.head = nn.Linear(32, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.third(self.second(self.first(self.stem(x).relu())))
+        x = self.second(self.first(self.stem(x).relu()))
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 
@@ -107,17 +106,23 @@ class DistanceToDense:
 
 
 def search(
-    net: nn.Module, graph: PruningGraph, device: SteppedDevice, budget: float
+    net: nn.Module, graph: PruningGraph, device: SteppedDevice, budget: float, **known: Any
 ) -> SearchResult:
     config = SearchConfig(budget, beam_width=2, children=3, levels=2)
-    return run_search(net, graph, device, BATCHES, config, evaluate=DistanceToDense(net))
+    return run_search(net, graph, device, BATCHES, config, evaluate=DistanceToDense(net), **known)
+
+
+@pytest.fixture(scope="module")
+def first(net: nn.Module, graph: PruningGraph) -> tuple[SteppedDevice, SearchResult]:
+    """A search to 60 %, and the device that answered it."""
+    device = SteppedDevice(graph)
+    return device, search(net, graph, device, 0.6)
 
 
 def test_run_search_returns_a_model_that_meets_the_budget(
-    net: nn.Module, graph: PruningGraph
+    net: nn.Module, graph: PruningGraph, first: tuple[SteppedDevice, SearchResult]
 ) -> None:
-    device = SteppedDevice(graph)
-    result = search(net, graph, device, 0.6)
+    device, result = SteppedDevice(graph), first[1]
     assert result.plan is not None
     assert result.model is not None
     assert result.ratio is not None
@@ -130,28 +135,21 @@ def test_run_search_returns_a_model_that_meets_the_budget(
 
 
 def test_sensitivity_and_staircases_can_be_given_to_a_later_search(
-    net: nn.Module, graph: PruningGraph
+    net: nn.Module, graph: PruningGraph, first: tuple[SteppedDevice, SearchResult]
 ) -> None:
-    first_device, second_device = SteppedDevice(graph), SteppedDevice(graph)
-    first = search(net, graph, first_device, 0.6)
-    second = run_search(
-        net,
-        graph,
-        second_device,
-        BATCHES,
-        SearchConfig(0.6, beam_width=2, children=3, levels=2),
-        evaluate=DistanceToDense(net),
-        sensitivity=first.sensitivity,
-        staircases=first.staircases,
-    )
+    (first_device, before), second_device = first, SteppedDevice(graph)
+    known = {"sensitivity": before.sensitivity, "staircases": before.staircases}
+    second = search(net, graph, second_device, 0.6, **known)
     assert second.ratio is not None
     assert second.ratio <= 0.6
-    assert second.staircases == first.staircases
+    assert second.staircases == before.staircases
     assert len(second_device.seen) < len(first_device.seen) - 10
 
 
-def test_an_unreachable_budget_is_said_with_numbers(net: nn.Module, graph: PruningGraph) -> None:
-    result = search(net, graph, SteppedDevice(graph), 0.01)
+def test_an_unreachable_budget_is_said_with_numbers(
+    net: nn.Module, graph: PruningGraph, first: tuple[SteppedDevice, SearchResult]
+) -> None:
+    result = search(net, graph, SteppedDevice(graph), 0.01, sensitivity=first[1].sensitivity)
     assert result.plan is None
     assert result.infeasible is not None
     assert result.infeasible["budget"] == 0.01
@@ -175,8 +173,11 @@ def test_a_search_leaves_time_for_training_once_it_has_something(
     assert not search_is_over(1e9, None, has_result=has_result)
 
 
-def test_failed_measurements_are_data(net: nn.Module, graph: PruningGraph) -> None:
-    result = search(net, graph, SteppedDevice(graph, refuses=3), 0.6)
+def test_failed_measurements_are_data(
+    net: nn.Module, graph: PruningGraph, first: tuple[SteppedDevice, SearchResult]
+) -> None:
+    device = SteppedDevice(graph, refuses=3)
+    result = search(net, graph, device, 0.6, sensitivity=first[1].sensitivity)
     assert result.plan is not None
     assert sum(row["error"] == "crashed: out of luck" for row in result.tree) == 3
 

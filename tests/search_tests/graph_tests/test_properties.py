@@ -134,15 +134,23 @@ def close(found: nn.Module, wanted: nn.Module) -> None:
         torch.testing.assert_close(found(image()), wanted(image()), rtol=1e-9, atol=1e-9)
 
 
-@EXAMPLES
+@settings(EXAMPLES, max_examples=12)
 @given(STEPS, st.integers(0, 99))
-def test_pruning_equals_reading_nothing_from_the_removed_units(
-    steps: list[Step], seed: int
+def test_pruning_once_and_again(steps: list[Step], seed: int) -> None:
+    """Two properties of the same networks, of which each is traced and pruned once for both."""
+    graph = traced(steps)
+    plan = drawn(graph, seed)
+    pruned = prune(graph.model, graph, plan)
+    if _is_read_by_columns(graph):
+        _equals_reading_nothing_from_the_removed_units(graph, plan, pruned)
+    _in_two_steps_equals_in_one(graph, plan, pruned, seed)
+
+
+def _equals_reading_nothing_from_the_removed_units(
+    graph: PruningGraph, plan: Plan, pruned: nn.Module
 ) -> None:
     """The dense model whose consumers have zeros for the removed units computes the same."""
-    graph = traced(steps)
-    assume(_is_read_by_columns(graph))
-    plan, masked = drawn(graph, seed), copy.deepcopy(graph.model)
+    masked = copy.deepcopy(graph.model)
     tensors = named_tensors(masked)
     for group in graph.prunable:
         removed = set(range(group.width)) - set(plan.kept[group.name])
@@ -150,7 +158,22 @@ def test_pruning_equals_reading_nothing_from_the_removed_units(
             if member.role == "consumer":
                 index = torch.tensor([i for unit in removed for i in member.indices[unit]])
                 tensors[member.tensor].detach().index_fill_(member.dim, index, 0.0)
-    close(prune(graph.model, graph, plan), masked)
+    close(pruned, masked)
+
+
+def _in_two_steps_equals_in_one(
+    graph: PruningGraph, first: Plan, once: nn.Module, seed: int
+) -> None:
+    again = trace(once, graph.example_inputs)
+    alike = {g.name for g in again.groups if g.width == len(first.kept.get(g.name, ()))}
+    drawn_again = drawn(again, seed + 1).kept
+    second = {g.name: drawn_again[g.name] for g in again.groups if g.name in alike}
+    both = {
+        name: tuple(kept[unit] for unit in second.get(name, range(len(kept))))
+        for name, kept in first.kept.items()
+    }
+    dense = again.dense_plan().kept  # the rest are other groups now: a last conv group is none
+    close(prune(graph.model, graph, Plan(both)), prune(once, again, Plan({**dense, **second})))
 
 
 def _is_read_by_columns(graph: PruningGraph) -> bool:
@@ -176,24 +199,6 @@ def test_the_order_of_units_does_not_matter(steps: list[Step], seed: int) -> Non
             source = torch.tensor([i for unit in order for i in member.indices[unit]])
             tensor.index_copy_(member.dim, to, tensor.index_select(member.dim, source))
     close(permuted, graph.model)
-
-
-@EXAMPLES
-@given(STEPS, st.integers(0, 99))
-def test_pruning_in_two_steps_equals_pruning_in_one(steps: list[Step], seed: int) -> None:
-    graph = traced(steps)
-    first = drawn(graph, seed)
-    once = prune(graph.model, graph, first)
-    again = trace(once, graph.example_inputs)
-    alike = {g.name for g in again.groups if g.width == len(first.kept.get(g.name, ()))}
-    drawn_again = drawn(again, seed + 1).kept
-    second = {g.name: drawn_again[g.name] for g in again.groups if g.name in alike}
-    both = {
-        name: tuple(kept[unit] for unit in second.get(name, range(len(kept))))
-        for name, kept in first.kept.items()
-    }
-    dense = again.dense_plan().kept  # the rest are other groups now: a last conv group is none
-    close(prune(graph.model, graph, Plan(both)), prune(once, again, Plan({**dense, **second})))
 
 
 @given(

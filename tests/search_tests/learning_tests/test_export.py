@@ -105,7 +105,7 @@ def test_batch_norm_behind_a_layer_is_folded_and_elsewhere_stays(
     assert len(bare.input) == 2
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_batch_norm_before_layers_is_folded_where_that_is_exact(seed: int) -> None:
     model = redrawn(Ahead(), seed).eval()
     made = export_onnx(model, (torch.zeros(2, 6, 8, 8),), batch_size=3)

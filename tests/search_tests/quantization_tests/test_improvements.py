@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +54,13 @@ def _traced(model: nn.Module) -> PruningGraph:
     return trace(model.eval(), (INPUTS[:2],))
 
 
+@cache
+def _of(kind: Callable[[], nn.Module]) -> PruningGraph:
+    """Traced once for all tests: none of them changes its model."""
+    torch.manual_seed(0)
+    return _traced(kind())
+
+
 def _rounded(graph: PruningGraph) -> QuantizedModel:
     pruned = graph_form(graph.model, graph, graph.dense_plan())
     return QuantizedModel(pruned, quantizable_layers(pruned), FORM).eval()
@@ -78,7 +88,7 @@ def test_scaled_channels_compute_the_same_and_round_with_less_error() -> None:
 
 
 def test_what_several_read_or_cut_at_six_is_not_scaled() -> None:
-    residual, inverted = _traced(Residual()), _traced(InvertedResidual())
+    residual, inverted = _of(Residual), _of(InvertedResidual)
     for graph in (residual, inverted):
         pruned = graph_form(graph.model, graph, graph.dense_plan())
         view = TorchGraph(pruned)
@@ -90,7 +100,7 @@ def test_what_several_read_or_cut_at_six_is_not_scaled() -> None:
 
 
 def test_corrected_biases_bring_the_means_back() -> None:
-    graph = _traced(Residual())
+    graph = _of(Residual)
     pruned = graph_form(graph.model, graph, graph.dense_plan())
     layers = quantizable_layers(pruned)
     wanted = float_outputs(pruned, layers, [INPUTS])
@@ -117,7 +127,7 @@ def test_an_operator_in_place_does_not_change_what_is_wanted() -> None:
 
 
 def test_adapted_rounding_is_nearer_and_stays_when_rounded_again() -> None:
-    graph = _traced(Residual())
+    graph = _of(Residual)
     pruned = graph_form(graph.model, graph, graph.dense_plan())
     layers = quantizable_layers(pruned)
     wanted = float_outputs(pruned, layers, [INPUTS])
@@ -136,9 +146,8 @@ def test_adapted_rounding_is_nearer_and_stays_when_rounded_again() -> None:
 
 
 @pytest.mark.parametrize("kind", [Residual, InvertedResidual])
-def test_ranges_from_norms_cover_what_is_seen(kind: type[nn.Module]) -> None:
-    torch.manual_seed(0)
-    graph = _traced(kind())
+def test_ranges_from_norms_cover_what_is_seen(kind: Callable[[], nn.Module]) -> None:
+    graph = _of(kind)
     model = _rounded(graph)
     model.observe([INPUTS], "minmax")
     seen = dict(model.ranges)
@@ -160,15 +169,14 @@ def test_ranges_from_norms_cover_what_is_seen(kind: type[nn.Module]) -> None:
 
 
 def test_no_example_is_refused() -> None:
-    graph = _traced(Residual())
+    graph = _of(Residual)
     pruned = graph_form(graph.model, graph, graph.dense_plan())
     with pytest.raises(QuantizationError, match="at least one example"):
         scale_channels(pruned, [])
 
 
 def test_norms_bound_what_comes_up_once_in_a_while() -> None:
-    torch.manual_seed(0)
-    graph = _traced(Residual())
+    graph = _of(Residual)
     model = _rounded(graph)
     rare = INPUTS.clone()
     rare[0] *= 60

@@ -5,12 +5,15 @@ The analysis alone, without its verification, so that two hundred operators take
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search.graph import Group
@@ -25,15 +28,43 @@ Reducer = Callable[[Any, int], Any]
 aten = torch.ops.aten
 
 
-def analysed(op: str, body: Body, **layers: nn.Module) -> dict[str, Group]:
-    """The groups, not verified, of a network that really has the operator."""
+class SideBySide(nn.Module):
+    """Networks that read one image and know nothing of each other: one export for all."""
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        for place, network in enumerate(networks):
+            self.add_module(str(place), network)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(network(x) for network in self.children())
+
+
+def analysed(networks: Sequence[tuple[str, Around]]) -> list[dict[str, Group]]:
+    """The groups by name, not verified, of networks that really have the operator named before."""
     torch.manual_seed(0)
-    model = Around(body, 4, **layers).double()
+    model = SideBySide(network for _, network in networks).double()
     program, grouping = program_of(model, (torch.randn(2, 3, 4, 4, dtype=torch.float64),))
-    emitted = {operator_name(node) for node in program.exported.graph_module.graph.nodes}
-    if op not in emitted:
-        raise ValueError(f"the network must have the operator {op}, but has {sorted(emitted)}")
-    return {group.name: group for group in grouping.groups}
+    emitted = defaultdict(set)
+    for node in program.exported.graph_module.graph.nodes:
+        for path, _ in node.meta.get("nn_module_stack", {}).values():
+            emitted[path].add(operator_name(node))
+    for place, (op, _) in enumerate(networks):
+        if op not in emitted[str(place)]:
+            raise ValueError(f"it must have the operator {op}, but has {emitted[str(place)]}")
+    found: list[dict[str, Group]] = [{} for _ in networks]
+    for group in grouping.groups:
+        branch, _, name = group.name.partition(".")
+        members = [replace(m, tensor=m.tensor.partition(".")[2]) for m in group.members]
+        found[int(branch)][name] = replace(group, members=tuple(members))
+    return found
+
+
+def together(op: str, table: Collection[str]) -> tuple[str, ...]:
+    """The operators of a table that share an export with one of it."""
+    names = list(table)
+    first = names.index(op) // 8 * 8
+    return tuple(names[first : first + 8])
 
 
 def line(f: Unary) -> Unary:
@@ -261,9 +292,17 @@ for name in (
     KEEPING[f"special_{name}"] = getattr(torch.special, name)
 
 
+@cache
+def keeping(ops: tuple[str, ...]) -> dict[str, dict[str, Group]]:
+    def network(op: str) -> Around:
+        return Around(lambda m, x: m.b(KEEPING[op](x)), 4, b=conv(4))
+
+    return dict(zip(ops, analysed([(op, network(op)) for op in ops]), strict=True))
+
+
 @pytest.mark.parametrize("op", KEEPING)
 def test_units_go_through_one_by_one(op: str) -> None:
-    groups = analysed(op, lambda m, x: m.b(KEEPING[op](x)), b=conv(4))
+    groups = keeping(together(op, KEEPING))[op]
     assert (groups["a"].status, groups["a"].reason) == ("prunable", "")
     assert columns(groups["a"], "a.weight", 0) == columns(groups["a"], "b.weight") == EACH
 
@@ -359,14 +398,25 @@ OVER: dict[str, tuple[Reducer, str]] = {
 }
 
 
+@cache
+def beside_and_along(ops: tuple[str, ...]) -> dict[str, list[dict[str, Group]]]:
+    def beside(over: Reducer) -> Around:
+        return Around(lambda m, x: m.b(over(x, 3)), 4, b=conv(4))
+
+    def along(over: Reducer) -> Around:
+        layers = {"b": conv(4, EXACT), "c": conv(EXACT)}
+        return Around(lambda m, x: m.c(m.b(over(x, 1))), 4, **layers)
+
+    found = analysed([(op, make(OVER[op][0])) for op in ops for make in (beside, along)])
+    return {op: found[2 * place : 2 * place + 2] for place, op in enumerate(ops)}
+
+
 @pytest.mark.parametrize("op", OVER)
 def test_operators_over_one_dimension(op: str) -> None:
-    over, status = OVER[op]
-    beside = analysed(op, lambda m, x: m.b(over(x, 3)), b=conv(4))
+    beside, along = beside_and_along(together(op, OVER))[op]
     assert (beside["a"].status, beside["a"].reason) == ("prunable", "")
     assert columns(beside["a"], "b.weight") == EACH
-    along = analysed(op, lambda m, x: m.c(m.b(over(x, 1))), b=conv(4, EXACT), c=conv(EXACT))
-    assert along["a"].status == status
+    assert along["a"].status == OVER[op][1]
 
 
 # What reads units by weights: body, layers, and the indices that read or hold them.
@@ -591,10 +641,16 @@ READING: dict[str, tuple[Body, dict[str, nn.Module], tuple[str, int, Indices]]] 
 }
 
 
+@cache
+def reading(ops: tuple[str, ...]) -> dict[str, dict[str, Group]]:
+    networks = [(op, Around(READING[op][0], 4, **READING[op][1])) for op in ops]
+    return dict(zip(ops, analysed(networks), strict=True))
+
+
 @pytest.mark.parametrize("op", READING)
 def test_operators_that_read_units_by_their_weights(op: str) -> None:
-    body, layers, (tensor, dim, expected) = READING[op]
-    groups = analysed(op, body, **layers)
+    groups = reading(together(op, READING))[op]
+    tensor, dim, expected = READING[op][2]
     assert groups["a"].status != "frozen"
     assert columns(groups["a"], tensor, dim) == expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from search.graph import trace
 from search.graph.native_program import program_of
 from search.graph.pruned.calls import with_module_calls
 from search.graph.pruned.pickling import Steps
-from search.graph.pruned.pruned_graph import PrunedGraph, _empty
+from search.graph.pruned.pruned_graph import Program, PrunedGraph, _empty
 from search.plan import Plan
 from search.surgery import prune
 
 VECTORS, SIGNALS = torch.randn(2, 8), torch.randn(2, 4, 8)
 IMAGES, VOLUMES, TOKENS = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4, 4), torch.arange(2)
+INPUTS = (VECTORS, SIGNALS, IMAGES, VOLUMES, TOKENS)
 
 
 class Through(nn.Module):
@@ -43,6 +45,10 @@ class Through(nn.Module):
 def as_graph(model: nn.Module, *inputs: Tensor) -> PrunedGraph:
     """The pruned graph of a model that lost nothing."""
     program, _ = program_of(model.eval(), inputs)
+    return whole(program, model)
+
+
+def whole(program: Program, model: nn.Module) -> PrunedGraph:
     body = copy.deepcopy(model)
     return program.pruned(model, body, torch.ones(program.propagation.atoms).bool().numpy())
 
@@ -111,19 +117,58 @@ LEAVES: list[tuple[nn.Module, Tensor]] = [
 ]
 
 
-@pytest.mark.parametrize(("module", "x"), LEAVES, ids=[str(leaf) for leaf, _ in LEAVES])
-def test_the_operator_of_a_module_of_torch_nn_is_its_call(module: nn.Module, x: Tensor) -> None:
-    model = Through(module, x).eval()
-    pruned = as_graph(model, x)
-    assert pruned.called == {"module"}
-    assert torch.equal(pruned(x), model(x))
-    outputs = []
-    for each in (pruned.train(), model.train()):
+class Leaves(nn.Module):
+    """Every leaf beside the others, so that one export is enough for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.through = nn.ModuleList(Through(module, x) for module, x in LEAVES)
+
+    def forward(
+        self, vectors: Tensor, signals: Tensor, images: Tensor, volumes: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = (vectors, signals, images, volumes, tokens)
+        return tuple(
+            through(given[next(n for n, each in enumerate(INPUTS) if each is x)])
+            for through, (_, x) in zip(self.through, LEAVES, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the leaves and their graph made, in use and then in training."""
+
+    model: nn.Module
+    pruned: PrunedGraph
+    used: tuple[tuple[Tensor, ...], ...]
+    trained: tuple[tuple[Tensor, ...], ...]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    model = Leaves().eval()
+    pruned = as_graph(model, *INPUTS)
+    both = (pruned, model)
+    used = tuple(each(*INPUTS) for each in both)
+    trained = []
+    for each in both:
         torch.manual_seed(0)
-        outputs.append(each(x))
-    assert torch.equal(*outputs)
-    for name, buffer in model.named_buffers():
-        assert torch.equal(pruned.get_buffer(name), buffer), name
+        trained.append(each.train()(*INPUTS))
+    return Run(model, pruned, used, tuple(trained))
+
+
+@pytest.mark.parametrize("place", range(len(LEAVES)), ids=[str(leaf) for leaf, _ in LEAVES])
+def test_the_operator_of_a_module_of_torch_nn_is_its_call(run: Run, place: int) -> None:
+    assert f"through.{place}.module" in run.pruned.called
+    for pruned, model in (run.used, run.trained):
+        assert torch.equal(pruned[place], model[place])
+    for name, buffer in run.model.named_buffers():
+        if name.startswith(f"through.{place}."):
+            assert torch.equal(run.pruned.get_buffer(name), buffer), name
+
+
+def test_no_more_is_called(run: Run) -> None:
+    assert len(run.pruned.called) == len(LEAVES)
 
 
 class Conv1D(nn.Module):
@@ -223,10 +268,16 @@ ROWS = torch.arange(10).view(2, 5)
 CALLED = {"words", "body.0", "body.1", "body.2", "norm"}
 
 
-@pytest.fixture
-def small() -> PrunedGraph:
+@pytest.fixture(scope="module")
+def exported() -> tuple[Program, nn.Module]:
     torch.manual_seed(0)
-    return as_graph(Small(), ROWS)
+    model = Small().eval()
+    return program_of(model, (ROWS,))[0], model
+
+
+@pytest.fixture
+def small(exported: tuple[Program, nn.Module]) -> PrunedGraph:
+    return whole(*exported)
 
 
 class Adapter(nn.Module):
