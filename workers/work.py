@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.repository import jobs
 from search.graph import PruningGraph
 from workers.context import Context
 from workers.library import Data, Library
@@ -30,6 +31,12 @@ class Work:
     def data(self) -> Data:
         """The job's training data and splits."""
         return self.library.data(self.snapshot)
+
+    def is_to_stop(self) -> bool:
+        """Whether a user has asked by now for the best so far."""
+        with self.context.read() as session:
+            job = jobs.find(session, self.snapshot.job.id)
+            return job is not None and job.stop_requested
 
 
 @dataclass(frozen=True)
