@@ -101,7 +101,13 @@ def job_spec(**changes: Any) -> dict[str, Any]:
         "dataset": "stripes",
         "budget": {"ratio": 0.6},
         "target": {"runtime": "replay"},
-        "search": {"levels": 2, "beam_width": 2, "children": 2, "calibration_images": 128},
+        "search": {
+            "levels": 2,
+            "beam_width": 2,
+            "children": 2,
+            "calibration_images": 128,
+            "finalists": 1,
+        },  # fmt: skip
         "finetune": {"steps": 60, "batch_size": 64, "learning_rate": 0.02},
         **changes,
     }

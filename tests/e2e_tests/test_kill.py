@@ -37,7 +37,7 @@ def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
 ) -> None:
     undisturbed = running.client.jobs.get(finished_job).result
     assert undisturbed is not None
-    monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "10")
+    monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "6")
     monkeypatch.setenv("SECATEUR_REQUEST_LEASE_S", "6")
     home = tmp_path / "home"
     with service(home) as stack:

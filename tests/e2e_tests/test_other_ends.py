@@ -28,7 +28,7 @@ def test_target_that_no_device_offers_is_refused_with_what_there_is(running: Ser
 
 
 def test_stopped_job_finishes_with_the_best_so_far(running: Service) -> None:
-    search = job_spec()["search"] | {"levels": 1, "finalists": 1}
+    search = job_spec()["search"] | {"levels": 1}
     finetune = {"steps": 100_000, "batch_size": 64}
     spec = job_spec(budget={"ratio": 0.5}, search=search, finetune=finetune)
     job = running.client.jobs.submit(spec)
