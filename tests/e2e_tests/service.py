@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ def add_inputs(running: Service, folder: Path) -> None:
     running.client.datasets.add({"name": "stripes", "format": "npz", "path": str(data)})
     assert running.client.models.wait("tiny").state == "ready"
     assert running.client.datasets.wait("stripes").state == "ready"
+
+
+def copy_home(running: Service, home: Path) -> Path:
+    """A home with the same database, files and probe, for another stack."""
+    home.mkdir(mode=0o700)
+    with (
+        closing(sqlite3.connect(running.home / "secateur.db")) as database,
+        closing(sqlite3.connect(home / "secateur.db")) as copy,
+    ):
+        database.backup(copy)
+    for name in ("artifacts", "probe"):
+        shutil.copytree(running.home / name, home / name)
+    return home
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
