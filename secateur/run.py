@@ -262,7 +262,7 @@ class Run:
         for number, node in enumerate(finalists[:SHORTLIST]):
             self.display.show("confirming the best", 0.55, f"{number + 1} of {SHORTLIST}")
             reference = self._skeleton(self.graph.dense_plan())
-            measured = self._strictly(self._skeleton(node.plan), reference)
+            measured = self._strictly(self._skeleton(node.plan), reference, threshold=budget)
             if measured.ratio_high <= budget:
                 return node
             tried.append((measured.ratio, number, node))
@@ -320,17 +320,19 @@ class Run:
         reference: bytes,
         sizes: Mapping[str, tuple[int, ...]] | None = None,
         *,
+        threshold: float | None = None,
         profile: bool = False,
     ) -> Measured:
         """A model against another, carefully.
 
         Args:
             sizes: Input -> its shape without the batch, for files that leave sizes free.
+            threshold: A ratio; it ends as soon as it is clear on which side the model's is.
 
         Raises:
             MeasuringError: It could not be measured.
         """
-        strict = Settings.strict(seed=self.wishes.seed, profile=profile)
+        strict = Settings.strict(seed=self.wishes.seed, threshold=threshold, profile=profile)
         settings = strict.model_copy(update={"sizes": None if sizes is None else dict(sizes)})
         probe = LocalProbe(reference, self.target, settings)
         try:

@@ -151,11 +151,18 @@ def test_reports_print_the_lines_of_the_readme_and_those_of_a_graph_for_a_graph(
     assert loading({"groups": groups}, {"conv": 8, "qkv": 3}) == AS_GRAPH
 
 
+STEPS = 'finetune={"steps": 10}'
+QUICKLY = f"""{STEPS}, search={{
+    "levels": 1, "beam_width": 1, "children": 2, "staircase_points": 2}}"""
+
+
 def test_the_notebook_lines_prune_a_network(tmp_path: Path) -> None:
-    """In a process of its own, with real measurements: a few seconds on an idle core."""
+    """In a process of its own, with real measurements, but of few candidates."""
+    lines = snippet("secateur.prune").replace(STEPS, QUICKLY)
+    assert QUICKLY in lines
     checks = "assert result.ratio <= 0.6\nassert type(again) is type(model)\n"
     done = subprocess.run(
-        [sys.executable, "-c", snippet("secateur.prune") + checks],
+        [sys.executable, "-c", lines + checks],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.repository import jobs
 from search.graph import PruningGraph
 from workers.context import Context
 from workers.library import Data, Library
 from workers.snapshot import Snapshot
+from workers.time_limit import is_over
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Work:
     def data(self) -> Data:
         """The job's training data and splits."""
         return self.library.data(self.snapshot)
+
+    def is_to_stop(self) -> bool:
+        """Whether a user has asked by now for the best so far, or the job's time is over."""
+        with self.context.read() as session:
+            job = jobs.find(session, self.snapshot.job.id)
+            is_asked = job is not None and job.stop_requested
+        return is_asked or is_over(self.snapshot, self.context.clock())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e_tests.service import Service, add_inputs, job_spec, service
+from tests.e2e_tests.service import Service, add_inputs, copy_home, job_spec, service
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder: Path = tmp_path_factory.mktemp("stack")
     with service(folder / "home") as stack:
         add_inputs(stack, folder)
+        copy_home(stack, folder / "unused")
         yield stack
+
+
+@pytest.fixture(scope="session")
+def unused(running: Service) -> Path:
+    """A home with network and data set that has seen no job yet."""
+    return running.home.parent / "unused"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,14 @@ def write_dataset(path: Path, count: int = 1500) -> Path:
 
 
 def write_weights(path: Path) -> Path:
-    """A network trained for a few seconds, seeded."""
+    """The weights of a network that was trained, once in a process."""
+    save_file(trained_weights(), path)
+    return path
+
+
+@cache
+def trained_weights() -> dict[str, Tensor]:
+    """Those of a network trained for a few seconds, seeded."""
     torch.manual_seed(0)
     pixels, labels = images(1500, seed=1)
     x, y = torch.from_numpy(pixels)[:, None].float() / 255, torch.from_numpy(labels)
@@ -76,5 +84,4 @@ def write_weights(path: Path) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    save_file(model.state_dict(), path)
-    return path
+    return model.state_dict()

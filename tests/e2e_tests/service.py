@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ def add_inputs(running: Service, folder: Path) -> None:
     assert running.client.datasets.wait("stripes").state == "ready"
 
 
+def copy_home(running: Service, home: Path) -> Path:
+    """A home with the same database, files and probe, for another stack."""
+    home.mkdir(mode=0o700)
+    with (
+        closing(sqlite3.connect(running.home / "secateur.db")) as database,
+        closing(sqlite3.connect(home / "secateur.db")) as copy,
+    ):
+        database.backup(copy)
+    for name in ("artifacts", "probe"):
+        shutil.copytree(running.home / name, home / name)
+    return home
+
+
 def job_spec(**changes: Any) -> dict[str, Any]:
     """A job of half a minute: two levels, two children, a short fine-tuning."""
     return {
@@ -101,7 +115,13 @@ def job_spec(**changes: Any) -> dict[str, Any]:
         "dataset": "stripes",
         "budget": {"ratio": 0.6},
         "target": {"runtime": "replay"},
-        "search": {"levels": 2, "beam_width": 2, "children": 2, "calibration_images": 128},
+        "search": {
+            "levels": 2,
+            "beam_width": 2,
+            "children": 2,
+            "calibration_images": 128,
+            "finalists": 1,
+        },  # fmt: skip
         "finetune": {"steps": 60, "batch_size": 64, "learning_rate": 0.02},
         **changes,
     }

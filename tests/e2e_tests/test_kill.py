@@ -13,7 +13,7 @@ import pytest
 from api.client import Client
 from api.routes.views import JobView
 from api.stack.background import background
-from tests.e2e_tests.service import OPTIONS, Service, add_inputs, job_spec, service
+from tests.e2e_tests.service import OPTIONS, Service, job_spec, service
 
 
 def has_measured(count: int, job: JobView) -> bool:
@@ -33,15 +33,13 @@ KILLS = (
 
 
 def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
-    running: Service, finished_job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Service, finished_job: str, unused: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = running.client.jobs.get(finished_job).result
     assert undisturbed is not None
-    monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "10")
+    monkeypatch.setenv("SECATEUR_TASK_LEASE_S", "6")
     monkeypatch.setenv("SECATEUR_REQUEST_LEASE_S", "6")
-    home = tmp_path / "home"
-    with service(home) as stack:
-        add_inputs(stack, tmp_path)
+    with service(unused) as stack:
         job = stack.client.jobs.submit(job_spec(name="disturbed"))
         for name, reached in KILLS:
             seen = stack.wait(job.id, reached)
@@ -50,14 +48,14 @@ def test_killed_processes_are_replaced_and_the_plan_stays_the_same(
             assert stack.replaced(name, pid)
         pids = [child["pid"] for child in stack.children().values()]
     assert_all_gone(pids)
-    (home / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("damaged")
-    with background(home, OPTIONS) as url, Client(url) as client:
+    (unused / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("damaged")
+    with background(unused, OPTIONS) as url, Client(url) as client:
         assert job.id in {each.id for each in client.jobs.list()}
-        stack = Service(home, url, client)
+        stack = Service(unused, url, client)
         assert stack.wait(job.id, partial(is_in, "finetuning")).state == "finetuning"
         stack.kill("worker-0")
         ended = stack.wait(job.id)
-    assert len(list((home / "valkey").glob("appendonlydir.damaged-*"))) == 1
+    assert len(list((unused / "valkey").glob("appendonlydir.damaged-*"))) == 1
     assert ended.state == "succeeded", ended.problem
     assert ended.result is not None
     for same in ("plan_digest", "ratio", "accuracy", "measured"):

@@ -30,7 +30,7 @@ from jobs.settings import Settings
 from jobs.states import JobState
 from tests.jobs_tests.builders import NOON, make_job, make_model
 
-WRITERS, JOBS_EACH = 4, 100
+WRITERS, JOBS_EACH = 4, 30
 WAY = (
     JobState.QUEUED,
     JobState.PREPARING,
@@ -72,7 +72,7 @@ def queued_jobs(url: str, count: int) -> list[str]:
     return ids
 
 
-def test_four_processes_change_500_states_each_and_none_is_lost_or_refused(
+def test_four_processes_change_150_states_each_and_none_is_lost_or_refused(
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:///{tmp_path / 'secateur.db'}"

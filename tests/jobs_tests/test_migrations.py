@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,31 +121,6 @@ def test_our_folder_does_not_hide_the_library() -> None:
     assert not (ROOT / "alembic" / "__init__.py").exists()
     assert alembic.__file__ is not None
     assert not Path(alembic.__file__).is_relative_to(ROOT / "alembic")
-
-
-def test_a_wheel_carries_them(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    installed = tmp_path / "installed"
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(installed)
-    database = tmp_path / "secateur.db"
-    program = (
-        "from jobs import migrations; "
-        f"migrations.upgrade('sqlite:///{database}'); print(migrations.folder())"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(installed)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert Path(shown.stdout.strip()) == installed / "jobs" / "_alembic"
-    engine = make_engine(f"sqlite:///{database}")
-    assert tables(engine) == set(Base.metadata.tables)
-    engine.dispose()
 
 
 def test_layers_in_int8_of_stored_trees_are_counted(engine: Engine) -> None:

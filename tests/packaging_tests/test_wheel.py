@@ -89,7 +89,10 @@ def test_it_is_not_meant_for_a_public_index(wheel: Path) -> None:
 
 
 def test_the_installed_packages_are_not_those_of_the_checkout(installed: Path) -> None:
-    source = "import api, jobs, search; print(api.__file__, jobs.__file__, search.__file__)"
+    source = (
+        "import api, jobs.migrations, search\n"
+        "print(api.__file__, jobs.__file__, search.__file__, jobs.migrations.folder())"
+    )
     command = [str(installed / "python"), "-c", source]
     done = subprocess.run(command, cwd=installed, env=clean(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

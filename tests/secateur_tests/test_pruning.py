@@ -6,7 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 import onnxruntime
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import secateur
-from latency_probes.messages import Target
+from latency_probes.local import LocalProbe
+from latency_probes.messages import Settings, Target
 from search.errors import ConfigError
 from secateur.errors import DataError
 from tests.e2e_tests.nets import TinyResNet, images
@@ -189,7 +190,21 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         secateur.load(tmp_path / "nothing", TinyResNet())
 
 
-def test_images_without_labels_are_judged_by_the_dense_network() -> None:
+class Noted(LocalProbe):
+    """Notes what each probe is asked for."""
+
+    asked: ClassVar[list[tuple[str, float | None]]] = []
+
+    def __init__(self, reference: bytes, target: Target, settings: Settings) -> None:
+        self.asked.append((settings.kind, settings.threshold))
+        super().__init__(reference, target, settings)
+
+
+def test_images_without_labels_are_judged_by_the_dense_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its confirmation ends as soon as it is clear; the figures of the report do not."""
+    monkeypatch.setattr("secateur.run.LocalProbe", Noted)
     torch.manual_seed(0)
     inputs, _ = stripes(300, 1)
     result = secateur.prune(
@@ -200,6 +215,9 @@ def test_images_without_labels_are_judged_by_the_dense_network() -> None:
     assert result.dense_accuracy == 1.0
     assert 0 < result.accuracy <= 1.0
     assert "agreement with the dense network on 80" in str(result.report())
+    first, *_, last = Noted.asked
+    assert first == last == ("strict", None)
+    assert ("strict", 0.7) in Noted.asked
 
 
 def test_labels_on_one_side_alone_are_refused() -> None:

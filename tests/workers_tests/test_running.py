@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -260,6 +261,22 @@ def test_the_last_two_checkpoints_are_kept_and_none_when_the_task_is_done(
     assert finetuning.checkpoints() == []
     weights = (finetuning.task.result or {})["weights"]
     assert finetuning.workshop.bench.context.store.exists(weights)
+
+
+def test_a_stop_is_heeded_within_a_slice(
+    finetuning: Finetuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[finetune.__module__], "LOOK_S", SHORT_S)
+    first = int(finetuning.slice().payload["step"])
+
+    def stopped(work: Work) -> Done | Again:
+        with finetuning.workshop.bench.write() as session:
+            status.request_stop(session, finetuning.job_id)
+        return finetune(work, slice_s=3600)
+
+    finetuning.run(stopped)
+    assert finetuning.task.state == TaskState.DONE, finetuning.task.error
+    assert first <= (finetuning.task.result or {})["steps"] < 100_000
 
 
 def test_a_worker_killed_before_its_checkpoint_counts_loses_only_its_slice(

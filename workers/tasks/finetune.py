@@ -30,7 +30,6 @@ from workers.results import Finetuned, Training, finite
 from workers.spare_cores import LOOK_S, lent
 from workers.starts import learnt, scores_name
 from workers.tasks.metrics import Batches, batches, origin_of
-from workers.time_limit import is_over
 from workers.work import Again, Done, Work
 
 FIRST_SLICE_S, SLICE_S = 2.0, 12.0  # each is twice as long as the one before
@@ -46,7 +45,7 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student, steps)
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
-    if run.done or is_over(work.snapshot, work.context.clock()):
+    if run.done or work.is_to_stop():
         return _finished(work, student, run.student, run.step)
     return _goes_on(work, run, trained)
 
@@ -57,7 +56,7 @@ def tune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     student = _student(work)
     run = _opened(work, student, int(work.payload["steps"]))
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
-    if not (run.done or is_over(work.snapshot, work.context.clock())):
+    if not (run.done or work.is_to_stop()):
         return _goes_on(work, run, trained)
     weights = _weights(work, student, run.student)
     location, graph = _file(work, "tuned.safetensors"), work.graph
@@ -89,12 +88,14 @@ def _goes_on(work: Work, run: Finetune, trained: Trained) -> Again:
 
 
 def run_slice(work: Work, run: Finetune, slice_s: float) -> Trained:
-    """Trains so long, on the cores that are to spare meanwhile; says how that went."""
-    ends_s, trained = time.monotonic() + slice_s, Trained()
-    while not run.done and (left_s := ends_s - time.monotonic()) > 0:
+    """Trains so long, or until the job is to stop, on the cores that are to spare meanwhile; says
+    how that went. Who stops in the search still gets the first `LOOK_S` of training."""
+    ends_s, trained, is_over = time.monotonic() + slice_s, Trained(), run.done
+    while not is_over and (left_s := ends_s - time.monotonic()) > 0:
         with lent(work.context):
             run.run(time_limit_s=min(left_s, LOOK_S))
         trained = trained.joined(run.trained)
+        is_over = run.done or work.is_to_stop()
     return trained
 
 

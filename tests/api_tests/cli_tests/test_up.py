@@ -53,11 +53,35 @@ def device_state(url: str) -> str:
         return next((device.state for device in client.devices.list()), "none")
 
 
+@contextmanager
+def in_the_foreground(home: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "api.cli.main", "up", "--home", str(home), *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+        try:
+            wait_until((home / "up.json").exists)
+            wait_until(lambda: bool(note(home).get("ready")))
+            yield up
+        finally:
+            up.terminate()
+            up.wait(20)
+
+
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A home and its stack. Nothing runs below the home at the end, whatever a test did."""
     home = tmp_path_factory.mktemp("stack")
-    with background(home, OPTIONS) as url:
-        yield home, url
+    with in_the_foreground(home) as up:
+        yield home, up
+    if (home / "up.json").exists():
+        leftovers.end(leftovers.left_over(note(home)))
+
+
+@pytest.fixture
+def stack(running: tuple[Path, subprocess.Popen[str]]) -> tuple[Path, str]:
+    home, _ = running
+    return home, str(note(home)["url"])
 
 
 def test_everything_runs_and_the_probe_enrols(stack: tuple[Path, str]) -> None:
@@ -106,52 +130,6 @@ def test_a_killed_process_is_back_soon(stack: tuple[Path, str], name: str) -> No
     wait_until(lambda: device_state(url) == "online")
 
 
-@contextmanager
-def in_the_foreground(home: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "api.cli.main", "up", "--home", str(home), *OPTIONS]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
-        try:
-            wait_until((home / "up.json").exists)
-            wait_until(lambda: bool(note(home).get("ready")))
-            yield up
-        finally:
-            up.terminate()
-            up.wait(20)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home below which nothing runs any more at the end, whatever a test did."""
-    yield tmp_path
-    if (tmp_path / "up.json").exists():
-        leftovers.end(leftovers.left_over(note(tmp_path)))
-
-
-def test_stops_and_kills_lose_nothing_and_leave_nothing(home: Path) -> None:
-    """Ctrl-C, start, `kill -9` of the supervisor, start: one home all along."""
-    with in_the_foreground(home) as up:
-        wait_until(lambda: device_state(note(home)["url"]) == "online")
-        processes = all_of(home)
-        broker = json.loads((home / "valkey.json").read_text())
-        up.send_signal(signal.SIGINT)
-        assert up.wait(20) == 0
-        assert "Secateur is ready at http://" in (up.stdout.read() if up.stdout else "")
-    _, alive = psutil.wait_procs(processes, timeout=0)
-    assert alive == []
-    assert not (home / "up.json").exists()
-
-    with in_the_foreground(home) as up:
-        left = {name: psutil.Process(pid) for name, pid in children(home).items()}
-        up.kill()
-    psutil.wait_procs([left[name] for name in NAMES - {"valkey"}], timeout=20)
-    assert {name for name, process in left.items() if process.is_running()} == {"valkey"}
-
-    with background(home, OPTIONS) as url, Client(url) as client:
-        assert not left["valkey"].is_running()
-        assert json.loads((home / "valkey.json").read_text()) == broker
-        assert len(client.devices.list()) == 1
-
-
 def test_a_taken_port_is_named(stack: tuple[Path, str], tmp_path: Path) -> None:
     port = httpx.URL(stack[1]).port
     with pytest.raises(NotReady, match=f"something listens on 127.0.0.1:{port}"):
@@ -193,3 +171,31 @@ def test_health_names_what_is_away(stack: tuple[Path, str]) -> None:
     done = subprocess.run(command, env=bad, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "broker" in done.stderr
+
+
+def test_stops_and_kills_lose_nothing_and_leave_nothing(
+    running: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    """Ctrl-C, start, `kill -9` of the supervisor, start: one home all along. The last test,
+    because it ends the stack of the others."""
+    home, up = running
+    wait_until(lambda: device_state(note(home)["url"]) == "online")
+    processes = all_of(home)
+    broker = json.loads((home / "valkey.json").read_text())
+    up.send_signal(signal.SIGINT)
+    assert up.wait(20) == 0
+    assert "Secateur is ready at http://" in (up.stdout.read() if up.stdout else "")
+    _, alive = psutil.wait_procs(processes, timeout=0)
+    assert alive == []
+    assert not (home / "up.json").exists()
+
+    with in_the_foreground(home) as up:
+        left = {name: psutil.Process(pid) for name, pid in children(home).items()}
+        up.kill()
+    psutil.wait_procs([left[name] for name in NAMES - {"valkey"}], timeout=20)
+    assert {name for name, process in left.items() if process.is_running()} == {"valkey"}
+
+    with background(home, OPTIONS) as url, Client(url) as client:
+        assert not left["valkey"].is_running()
+        assert json.loads((home / "valkey.json").read_text()) == broker
+        assert len(client.devices.list()) == 1
