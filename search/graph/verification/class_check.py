@@ -8,7 +8,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from search.graph.verification.bisection import Bisection, family
-from search.graph.verification.rounds import ROUNDS, PassedDraw, free_names, shown
+from search.graph.verification.rounds import (
+    ROUNDS,
+    SMALL,
+    PassedDraw,
+    free_names,
+    saturates,
+    shown,
+)
 from search.graph.verification.subject import Subject
 from search.graph.verification.trials import Trials
 
@@ -65,4 +72,7 @@ def check_class(
         if found.result is not None and not seen.issuperset(names):
             measured = influence.beside(names, seed, found.result.scale)
             seen |= shown(measured, found.result.error)
-    return ClassCheck(reasons, frozenset(seen))
+    if trusted and names and saturates(subject):
+        trial = trials.module_vs_graph(subject, trials.draw(0, SMALL))
+        reasons |= bisection.bisect(names, trial.result).reasons
+    return ClassCheck(reasons, frozenset(seen - reasons.keys()))

@@ -115,13 +115,18 @@ def first_examples(dynamic: bool, inputs: Sequence[Tensor]) -> Sequence[Tensor] 
 def random_plan(groups: Sequence[Group], names: Sequence[str], seed: int) -> Plan:
     """About half of the units of each group in `names`, at random; all of the others.
 
-    A block that one seed removes the next seed keeps.
+    What an even seed keeps the next one removes, but for a unit in the middle of an odd number: so
+    every half is tried, also of a group of two. A block that one seed removes the next one keeps.
     """
     kept = dict(Plan.dense(groups).kept)
     for group in groups:
         if group.name in names:
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {group.name}".encode()))
+            generator = torch.Generator().manual_seed(
+                zlib.crc32(f"{seed // 2} {group.name}".encode())
+            )
             order = torch.randperm(group.width, generator=generator).tolist()
+            if seed % 2:
+                order.reverse()
             count = (group.width + 1) // 2
             if group.kind == "block":
                 count = (zlib.crc32(group.name.encode()) + seed) % 2

@@ -86,6 +86,41 @@ def test_a_form_is_found_that_only_the_second_plan_shows() -> None:
     assert first[:2] == (0, 1) != second[:2]
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_both_halves_of_a_group_of_two_units_are_tried(is_read: bool) -> None:
+    """Its first layer has two units, by the grouped convolution; a forward that cuts it at a
+    constant place computes the same where the first of them is left, and something else where the
+    second is."""
+
+    class CutAtTwo(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.side = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1, groups=2)
+            self.last = nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu()
+            side = self.side(x).mean((1, 2, 3))[:, None]
+            made: Tensor = self.last(torch.cat([x[:, 2:].tanh(), x[:, :2]], 1)).mean((2, 3))
+            return made + side if is_read else made
+
+    graph = trace(CutAtTwo(), image())
+    assert forms(graph) == {"first": "graph"}
+    first, second = (random_plan(graph.groups, ["first"], seed).kept["first"] for seed in (0, 1))
+    assert sorted((*first, *second)) == [0, 1]
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 8])
+def test_what_one_plan_keeps_the_next_one_removes(width: int) -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, width, 1), nn.Conv2d(width, 4, 1)), image())
+    name = next(group.name for group in graph.groups if group.width == width)
+    for seed in (0, 2, 4):
+        plans = [random_plan(graph.groups, [name], each) for each in (seed, seed + 1)]
+        even, odd = (set(plan.kept[name]) for plan in plans)
+        assert even | odd == set(range(width))
+        assert len(even & odd) == width % 2
+
+
 class Decided(nn.Module):
     """Attention that scales by the number of its units, with a softmax that drawn weights decide
     until they are small: its scale is seen on small weights only, and where half of the units are
@@ -104,9 +139,12 @@ class Decided(nn.Module):
         return logits.mean(1)
 
 
-@pytest.mark.parametrize("gain", [300.0, 1000.0, 3000.0])
-def test_the_form_is_found_on_weights_on_which_the_units_matter(gain: float) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize(
+    ("gain", "seed"),
+    [(100.0, 0), (200.0, 0), (250.0, 2), (300.0, 0), (1000.0, 0), (3000.0, 0)],
+)
+def test_the_form_is_found_on_weights_on_which_the_units_matter(gain: float, seed: int) -> None:
+    torch.manual_seed(seed)
     assert forms(trace(Decided(gain), (torch.randn(1, 4, 8),))) == {"q": "graph", "v": "module"}
 
 
