@@ -167,10 +167,7 @@ def run_search(
     )  # fmt: skip
     began_s = time.monotonic()
     while not explorer.done:
-        spent_s, has_result = time.monotonic() - began_s, bool(explorer.finalists(1))
-        if search_is_over(spent_s, time_limit_s, has_result=has_result):
-            explorer.stop()
-            break
+        _stop_in_time(explorer, time.monotonic() - began_s, time_limit_s)
         candidates = explorer.ask()
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
@@ -182,6 +179,12 @@ def run_search(
         if progress is not None:
             progress(explorer.progress())
     return _result(explorer, sensitivity, tuner)
+
+
+def _stop_in_time(explorer: Explorer, spent_s: float, limit_s: float | None) -> None:
+    """Ends the search once its time is over; nothing is asked then."""
+    if search_is_over(spent_s, limit_s, has_result=bool(explorer.finalists(1))):
+        explorer.stop()
 
 
 def soft_floors(

@@ -69,7 +69,7 @@ def constraints_of(
     max_memory_mb: float | None,
     min_accuracy: str | None,
     max_accuracy_drop: str | None,
-    time_limit: str | None,
+    time_limit_s: str | None,
 ) -> dict[str, Any]:
     """The fields that were given; a list or flag that is empty was not."""
     given: Mapping[str, Any] = {
@@ -81,7 +81,7 @@ def constraints_of(
         "max_memory_mb": max_memory_mb,
         "min_accuracy": min_accuracy,
         "max_accuracy_drop": max_accuracy_drop,
-        "time_limit_s": time_limit,
+        "time_limit_s": time_limit_s,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -113,7 +113,7 @@ def submit(
     max_memory_mb: MaxMemoryMb = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
-    time_limit: TimeLimit = None,
+    time_limit_s: TimeLimit = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Makes repeating this command safe.")
     ] = None,
@@ -147,7 +147,7 @@ def submit(
         max_memory_mb=max_memory_mb,
         min_accuracy=min_accuracy,
         max_accuracy_drop=max_accuracy_drop,
-        time_limit=time_limit,
+        time_limit_s=time_limit_s,
     )
     for field, value in limits.items():
         put(spec, ("constraints", field), value)

@@ -135,7 +135,7 @@ def prune(
     max_memory_mb: MaxMemoryMb = None,
     min_accuracy: MinAccuracy = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
-    time_limit: TimeLimit = None,
+    time_limit_s: TimeLimit = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
     spec_path: Annotated[
@@ -170,7 +170,7 @@ def prune(
         max_memory_mb=max_memory_mb,
         min_accuracy=min_accuracy,
         max_accuracy_drop=max_accuracy_drop,
-        time_limit=time_limit,
+        time_limit_s=time_limit_s,
     )
     given_here = {
         "target": given_only(runtime=runtime, batch_size=batch_size),

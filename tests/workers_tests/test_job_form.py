@@ -28,11 +28,11 @@ def test_a_transformer_loses_heads_and_comes_back_as_files(
     torch.manual_seed(0)
     workshop.add_model("tokens", "tokens", save(dict(tokens().state_dict())))
     job_id = workshop.submit(
-        model="tokens", budget={"ratio": 0.84}, finetune={"steps": 3, "batch_size": 16}
+        model="tokens", budget={"ratio": 0.81}, finetune={"steps": 3, "batch_size": 16}
     )
     job = workshop.play(job_id)
     assert job.state == "succeeded", job.problem
-    assert (job.result or {})["ratio"] <= 0.84
+    assert (job.result or {})["ratio"] <= 0.81
     store = workshop.bench.context.store
     for name in ("plan.json", "model.safetensors", "model.onnx"):
         (tmp_path / name).write_bytes(store.get(job_file_name(job_id, name)))
