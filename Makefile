@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .demo/data
 unexport PYTHONDONTWRITEBYTECODE # tests start many processes; each would compile all modules anew
+PROCESSES := 3 # one more than cores of a small machine, as some tests wait for others
 
 .PHONY: help venv zoo demo test coverage lint types format up train clean
 .DEFAULT_GOAL := help
@@ -27,11 +28,11 @@ demo: $(VENV)/installed ## Prune a ResNet-20 to RATIO (0.35) of its measured lat
 	$(BIN)/secateur demo --ratio $(RATIO)
 
 test: $(VENV)/installed ## Run every test, linters, types and import contracts included
-	$(BIN)/python -m pytest -q -n 2 --durations=15
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --durations=15
 
 coverage: $(VENV)/installed ## The same under branch coverage, which takes more time
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 --durations=15
+	$(BIN)/coverage run -m pytest -q -n $(PROCESSES) --durations=15
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --fail-under=90
 

@@ -26,7 +26,8 @@ TOGETHER = (
     "tests/search_tests/",
 )
 OWN_STACK = ("tests/e2e_tests/test_faults.py", "tests/e2e_tests/test_prune.py")
-# There are as many test processes as cores: more threads would only wait for each other.
+LONG = (*OWN_STACK, "tests/test_house.py", "tests/test_readme.py")  # half a minute in one piece
+# There are more test processes than cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -40,8 +41,13 @@ def scope(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stays in one process begins first, so that no process is left with it at the end."""
-    items.sort(key=lambda item: scope(item.nodeid) not in (STACK, WORKSHOP))
+    """What is long in one piece begins first, so that no process is left with it at the end."""
+    items.sort(
+        key=lambda item: (
+            scope(item.nodeid) not in (STACK, WORKSHOP),
+            not item.nodeid.startswith(LONG),
+        )
+    )
 
 
 def pytest_collection_finish() -> None:

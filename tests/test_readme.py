@@ -152,8 +152,8 @@ def test_reports_print_the_lines_of_the_readme_and_those_of_a_graph_for_a_graph(
 
 
 STEPS = 'finetune={"steps": 10}'
-QUICKLY = f"""{STEPS}, search={{
-    "levels": 1, "beam_width": 1, "children": 2, "staircase_points": 2}}"""
+QUICKLY = f"""{STEPS}, precision="float32", search={{
+    "levels": 1, "beam_width": 1, "children": 2, "staircase_points": 1, "uniform": False}}"""
 
 
 def test_the_notebook_lines_prune_a_network(tmp_path: Path) -> None:
