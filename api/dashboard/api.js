@@ -48,8 +48,10 @@ export async function get(path) {
   return body;
 }
 
-export async function post(path) {
-  const response = await fetch(path, { method: "POST", headers: headers() });
+export async function post(path, document = null) {
+  const sent = document === null ? { headers: headers() }
+    : { headers: { ...headers(), "content-type": "application/json" }, body: JSON.stringify(document) };
+  const response = await fetch(path, { method: "POST", ...sent });
   return response.ok ? response.json() : refuse(response);
 }
 

@@ -60,7 +60,7 @@ function show(parts, base, job, tree, artifacts, events, refresh) {
   parts.tiles.show([job.progress, job.result, job.spec, job.state, tree.dense_latency_ms], () => tiles(job, tree));
   parts.result.show([job.result, artifacts], () => resultPanel(base, job, artifacts, saver));
   parts.charts.show([tree.changes, tree.budget_ratio, best, levels], () => charts(job, tree, levels, best));
-  parts.front.show([tree.changes, best, isFinished(job)], () => frontTable(tree, best, isFinished(job)));
+  parts.front.show([tree.changes, best, isFinished(job)], () => frontTable(base, tree, best, isFinished(job)));
   parts.log.show(events.length, () => log(events));
 }
 
@@ -89,11 +89,23 @@ function heading(base, job, artifacts, refresh) {
       h("p", { class: "dim" }, summary(job))),
     h("div", { class: "row" },
       report ? saver(`${base}/artifacts/report.html`, "report.html", { class: "button" }) : null,
+      isFinished(job) ? h("button", { onclick: () => askBudget(base) }, "Another budget") : null,
       isFinished(job) ? null : h("button", { onclick: act("stop"), disabled: job.stop_requested || job.cancel_requested },
         job.stop_requested ? "Stopping …" : "Stop with best so far"),
       isFinished(job) ? null : h("button", { class: "danger", disabled: job.cancel_requested,
         onclick: act("cancel", "Cancel this job? It ends without a result.") },
       job.cancel_requested ? "Cancelling …" : "Cancel")));
+}
+
+function askBudget(base) {
+  const budget = prompt("Another budget, answered from what this job found out: 40% of the dense latency, or 20ms");
+  if (budget) resolve(base, budget);
+}
+
+// A new job like this one, which measures nothing again; the page goes to it.
+async function resolve(base, budget) {
+  const made = await post(`${base}/resolve`, { budget }).catch((error) => alert(error.message));
+  if (made) location.hash = `#/jobs/${made.id}`;
 }
 
 function summary(job) {
@@ -197,14 +209,20 @@ function describe(candidate) {
   return `${short(candidate.digest)} · level ${candidate.level} · ${candidate.origin ?? ""}${bits(candidate)} · ${latency} · loss ${number(candidate.loss)} · ${candidate.kept ? "kept" : "not kept"}`;
 }
 
-function frontTable(tree, best, finished) {
+const AIM = 0.985; // of a budget: what a search proposes, so that the interval lies within
+
+function frontTable(base, tree, best, finished) {
+  const wanted = (candidate) => finished && candidate.ratio < AIM && candidate.digest !== best
+    ? h("button", { title: "A job at this latency: it trains, measures and packages",
+        onclick: () => resolve(base, { ratio: Number((candidate.ratio / AIM).toFixed(4)) }) }, "Get files") : null;
   const rows = front(tree.items).map((candidate) => [
     [h("code", {}, short(candidate.digest)), candidate.digest === best ? h("span", { class: "label" }, finished ? "chosen" : "best so far") : null],
     percent(candidate.ratio), interval(candidate.ratio_low, candidate.ratio_high), ms(candidate.latency_ms),
     number(candidate.loss), String(candidate.level), candidate.origin ?? "–",
+    wanted(candidate),
   ]);
   if (rows.length === 0) return null;
-  const headings = ["Candidate", "Latency", "Interval", "Absolute", "Loss", "Level", "Origin"];
+  const headings = ["Candidate", "Latency", "Interval", "Absolute", "Loss", "Level", "Origin", ""];
   return panel("Pareto front", table("Candidates that no other beats in both latency and loss", headings, rows, ""));
 }
 

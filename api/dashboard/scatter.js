@@ -6,7 +6,7 @@ import { front, isPoint, levelColour } from "./nodes.js";
 
 const W = 640;
 const H = 400;
-const PAD = { left: 62, right: 20, top: 18, bottom: 46 };
+const PAD = { left: 76, right: 20, top: 18, bottom: 46 };
 
 export function scatterChart(candidates, { levels, budget, best }) {
   const points = candidates.filter(isPoint);
