@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-# Of nine recorded jobs, 48 to 94 % of this time was the search's, 62 % in the middle; a result that
-# was never trained loses more than one of a narrower search.
+# Of nine recorded jobs, 48 to 94 % of this time was the search's, 62 % in the middle; a result
+# that was never trained loses more than one of a narrower search.
 SEARCH_SHARE = 0.6
 
 

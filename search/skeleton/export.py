@@ -24,7 +24,7 @@ from torch._export import utils as operator_tables  # private: see _operators_li
 from torch.onnx._internal.exporter import _core, _registration  # private: see _registry
 
 from search.errors import ConfigError, InputError, SkeletonError
-from search.graph.exported.export import batched
+from search.graph.exported.export import batched, without_stack_traces
 from search.skeleton.folding import simplify
 from search.training_flags import in_evaluation
 
@@ -148,6 +148,7 @@ def _exported(
             in_evaluation(model),
             _exporter_hushed(),
             _operators_listed_once(),
+            without_stack_traces(),
             torch.no_grad(),
         ):
             program = _core.export(
