@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from api.client import Client, Inputs
     from api.routes.views import JobView
 
-# Smaller than the defaults of a job: for less than ten minutes on two cores with the demo's data,
-# of which 18 candidates a level and 400 steps took eleven.
+# Smaller than the defaults of a job: about ten minutes on two cores with the demo's data, twelve
+# where others are busy on them.
 QUICK = {
     "search": {"levels": 3, "beam_width": 2, "children": 5, "finalists": 1},
     "finetune": {"steps": 300},
