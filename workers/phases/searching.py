@@ -158,7 +158,7 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
     budget = explorer.config.budget / spare.excess(snapshot, tried, questions)
     ranked = spare.untried(explorer, tried, budget)[: wanted * SHORTLIST_FACTOR]
     if not ranked:
-        return spare.none_left(tried) if tried else nothing_found(snapshot)
+        return spare.none_left(tried) if tried else nothing_found(snapshot, explorer)
     confirmed, unmeasured = shortlist(ranked, questions, budget, wanted)
     if unmeasured:
         requests = tuple(
@@ -205,14 +205,15 @@ def fastest(ranked: Sequence[Node], questions: Questions) -> Node:
     return min(ranked, key=lambda node: (strict_ratio(node), node.digest))
 
 
-def nothing_found(snapshot: Snapshot) -> Decision:
+def nothing_found(snapshot: Snapshot, explorer: Explorer) -> Decision:
     """No measured candidate is within the budget."""
     if snapshot.job.stop_requested:
         return Decision.fail(
             "The search was stopped too early",
             "no candidate had met the budget yet; submit the job again and let it run longer",
         )
-    if (limit_s := snapshot.spec.constraints.time_limit_s) is not None:
+    limit_s = snapshot.spec.constraints.time_limit_s
+    if limit_s is not None and explorer.progress()["stopped"]:
         return Decision.fail(
             "The time was over too early",
             f"no candidate met the budget within {limit_s:g} s; raise constraints.time_limit_s or "
