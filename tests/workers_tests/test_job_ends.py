@@ -16,11 +16,14 @@ from jobs.states import RequestState, TaskState
 from latency_probes.messages import MeasureError
 from latency_probes.runtimes.replay import synthetic_latency_ns
 from latency_probes.samples import Measurement
+from search.explorer import Explorer, SearchConfig
+from tests.search_tests.explorer_tests.simulation import FLOORS, GROUPS, scores
 from tests.workers_tests.rows import measured
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
 from workers.phases import spare
 from workers.phases.facts import final_purpose, finalists, prepared_result
 from workers.phases.preparing import accuracy_refusal
+from workers.phases.searching import nothing_found
 
 SEARCH = {"levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32, "finalists": 1}
 
@@ -147,6 +150,19 @@ def test_time_that_is_over_before_any_candidate_met_the_budget_fails_and_says_so
     assert job.state == "failed"
     assert (job.problem or {})["title"] == "The time was over too early"
     assert "within 100 s" in (job.problem or {})["detail"]
+
+
+def test_only_a_search_that_was_stopped_blames_the_time(workshop: Workshop) -> None:
+    snapshot = workshop.snapshot(workshop.submit(constraints={"time_limit_s": 100}))
+    workshop.bench.take_messages()
+    explorer = Explorer(SearchConfig(0.6), GROUPS, scores(), FLOORS)
+    assert (nothing_found(snapshot, explorer).problem or {})["title"] == (
+        "No candidate met the budget"
+    )
+    explorer.stop()
+    assert (nothing_found(snapshot, explorer).problem or {})["title"] == (
+        "The time was over too early"
+    )
 
 
 def test_no_strict_interval_within_the_budget_goes_on_with_the_fastest(
