@@ -262,11 +262,13 @@ class SearchSpec(_Spec):
     `taylor`, `singe` or `random`. `tolerance` bounds the loss rise that a layer floor allows; with
     `blocks` whole residual blocks may be removed too. With precision `auto`, layers are in int8
     where the device has it and that is faster; `int8` refuses a device that has not. `entwined`:
-    steps of fine-tuning between two levels, of what is kept, a part of those of the job."""
+    steps of fine-tuning between two levels, of what is kept, a part of those of the job.
+    `staircase_points`: most widths of each group that are measured alone."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
     levels: Annotated[int, Field(ge=1, le=32)] = 5
+    staircase_points: Annotated[int, Field(ge=1, le=16)] = 4
     criterion: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "l1"
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

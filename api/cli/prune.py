@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     from api.client import Client, Inputs
     from api.routes.views import JobView
 
-# Smaller than the defaults of a job: about ten minutes on two cores with the demo's data, twelve
-# where others are busy on them.
+# Smaller than the defaults of a job: nine minutes on two cores with the demo's data, eleven where
+# others are busy on them.
 QUICK = {
-    "search": {"levels": 3, "beam_width": 2, "children": 5, "finalists": 1},
-    "finetune": {"steps": 300},
-}
+    "search": {
+        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "finalists": 1,
+    },
+    "finetune": {"steps": 200},
+}  # fmt: skip
 PICTURES = ("image_folder", "idx")
 LIVE = ("queued", "preparing", "searching", "finetuning", "verifying")
 AGAIN = ("failed", "cancelled")

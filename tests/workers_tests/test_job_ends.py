@@ -25,7 +25,14 @@ from workers.phases.facts import final_purpose, finalists, prepared_result
 from workers.phases.preparing import accuracy_refusal
 from workers.phases.searching import nothing_found
 
-SEARCH = {"levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32, "finalists": 1}
+SEARCH = {
+    "levels": 2,
+    "beam_width": 1,
+    "children": 2,
+    "calibration_images": 32,
+    "staircase_points": 2,
+    "finalists": 1,
+}
 
 
 def test_budget_above_the_dense_latency_returns_the_dense_model(

@@ -15,7 +15,14 @@ from latency_probes.samples import Measurement
 from tests.workers_tests.rows import measured
 from tests.workers_tests.workshop import Answer, Question, Workshop, staircase
 
-SEARCH = {"levels": 2, "beam_width": 2, "children": 3, "calibration_images": 32, "finalists": 2}
+SEARCH = {
+    "levels": 2,
+    "beam_width": 2,
+    "children": 3,
+    "calibration_images": 32,
+    "staircase_points": 2,
+    "finalists": 2,
+}
 ENOUGH = 12
 
 

@@ -102,6 +102,7 @@ def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
         assert after[1] <= before[1]
         assert 0 <= after[0] <= after[1]
     assert (job.result or {})["ratio"] <= 0.25
+    assert (job.progress or {})["reused"] == 0  # dense int8 was measured first, by this job
     files = _files(workshop, job_id)
     plan = json.loads(files["plan.json"])
     (tmp_path / "plan.json").write_bytes(files["plan.json"])

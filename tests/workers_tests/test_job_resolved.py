@@ -9,7 +9,14 @@ from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
 from tests.workers_tests.workshop import Question, Workshop, staircase
 
-SEARCH = {"levels": 3, "beam_width": 2, "children": 3, "calibration_images": 32, "finalists": 1}
+SEARCH = {
+    "levels": 3,
+    "beam_width": 2,
+    "children": 3,
+    "calibration_images": 32,
+    "staircase_points": 2,
+    "finalists": 1,
+}
 
 
 def further_ids(workshop: Workshop, job_id: str) -> list[str]:

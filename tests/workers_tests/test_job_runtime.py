@@ -21,7 +21,14 @@ USUAL = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "torch": "eag
 # By runtime: of all times, and of layers in int8.
 PACE = {"onnxruntime": 1.0, "openvino": 1.1, "torch": 0.1, "replay": 0.1}
 INT8 = {"onnxruntime": SPEEDS, "openvino": {"uint8": 0.2, "int8": 0.3}}
-SMALL = {"levels": 1, "beam_width": 1, "children": 2, "calibration_images": 32, "finalists": 1}
+SMALL = {
+    "levels": 1,
+    "beam_width": 1,
+    "children": 2,
+    "calibration_images": 32,
+    "staircase_points": 2,
+    "finalists": 1,
+}
 
 
 def two_runtimes(question: Question) -> Measurement | MeasureError:

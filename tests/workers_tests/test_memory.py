@@ -18,7 +18,14 @@ from workers.library import KEPT, Library
 from workers.memory import Memory, Rows
 from workers.snapshot import Snapshot, take
 
-SEARCH = {"levels": 2, "beam_width": 2, "children": 3, "calibration_images": 32, "finalists": 2}
+SEARCH = {
+    "levels": 2,
+    "beam_width": 2,
+    "children": 3,
+    "calibration_images": 32,
+    "staircase_points": 2,
+    "finalists": 2,
+}
 
 
 @pytest.fixture(scope="module")

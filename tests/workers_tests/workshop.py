@@ -119,8 +119,8 @@ class Workshop:
                 "budget": {"ratio": 0.6},
                 "target": {"runtime": "replay"},
                 "search": {
-                    "levels": 2, "beam_width": 1, "children": 2, "calibration_images": 32,
-                    "finalists": 1,
+                    "levels": 2, "beam_width": 1, "children": 2, "staircase_points": 2,
+                    "calibration_images": 32, "finalists": 1,
                 },
                 "finetune": {"steps": 0},
             }

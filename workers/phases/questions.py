@@ -75,7 +75,8 @@ class Questions:
             row = self._cached(skeleton)
             if row is None or row.job_id is None:
                 return None
-            self.reused[skeleton] = row.job_id
+            if row.job_id != self._snapshot.job.id:  # its own, under another purpose, is no reuse
+                self.reused[skeleton] = row.job_id
             return as_outcome(row)
         if not self._snapshot.ended(purpose):
             return None
@@ -221,6 +222,7 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         beam_width=spec.beam_width,
         children=spec.children,
         levels=spec.levels,
+        staircase_points=spec.staircase_points,
         seed=spec.seed,
         blocks=spec.blocks,
         entwined=spec.entwined,
