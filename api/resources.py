@@ -206,6 +206,7 @@ class Jobs(Removable[JobView]):
         job_id: str,
         budget: str | Mapping[str, float],
         *,
+        device: str | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobView:
@@ -213,10 +214,12 @@ class Jobs(Removable[JobView]):
 
         Args:
             budget: As text, `60%` or `20ms`, or `{"ratio": 0.6}`.
+            device: Another one, as in `target` of a job; by default that of the job.
         """
         key = idempotency_key or (uuid.uuid4().hex if self._http.retries else None)
         headers = {"Idempotency-Key": key} if key else {}
-        document = {"budget": budget if isinstance(budget, str) else dict(budget), "name": name}
+        asked = budget if isinstance(budget, str) else dict(budget)
+        document = {"budget": asked, "device": device, "name": name}
         path = self._path(job_id, "resolve")
         return self._view(self._http.send("POST", path, json=document, headers=headers))
 

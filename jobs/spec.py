@@ -233,6 +233,34 @@ class BudgetSpec(_Spec):
         return self
 
 
+def _selector(device: str) -> str:
+    selector = Selector.parse(device)
+    if selector.kind == "pool":
+        raise ValueError(f"must not be a pool: those form by themselves, but got {device!r}")
+    return str(selector)
+
+
+ChosenDevice = Annotated[str, AfterValidator(_selector)]
+
+
+class FurtherSpec(BudgetSpec):
+    """One more budget, of another device where one is named; as text `40%` or `40%@id:dev_1`.
+
+    Attributes:
+        device: as in `target`; None is that of the job.
+    """
+
+    device: ChosenDevice | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        budget, _, device = given.partition("@")
+        return dict([budget_of(budget)]) | ({"device": device} if device else {})
+
+
 class TargetSpec(Target):
     """Which device, and how it runs the model. With runtime `auto` the dense model is measured in
     every runtime of the device, in float32 and in int8, and the fastest one is the job's.
@@ -241,15 +269,7 @@ class TargetSpec(Target):
         device: `any`, `id:<device id>`, `label:<name>=<value>` or `where:<expression>`.
     """
 
-    device: str = "any"
-
-    @field_validator("device")
-    @classmethod
-    def _selector(cls, device: str) -> str:
-        selector = Selector.parse(device)
-        if selector.kind == "pool":
-            raise ValueError(f"must not be a pool: those form by themselves, but got {device!r}")
-        return str(selector)
+    device: ChosenDevice = "any"
 
     @property
     def how(self) -> Target:
@@ -263,12 +283,14 @@ class SearchSpec(_Spec):
     `blocks` whole residual blocks may be removed too. With precision `auto`, layers are in int8
     where the device has it and that is faster; `int8` refuses a device that has not. `entwined`:
     steps of fine-tuning between two levels, of what is kept, a part of those of the job.
-    `staircase_points`: most widths of each group that are measured alone."""
+    `staircase_points`: most widths of each group that are measured alone; `refinements`: most
+    rounds at the budget after the levels, as long as each brings something better."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
     levels: Annotated[int, Field(ge=1, le=32)] = 5
     staircase_points: Annotated[int, Field(ge=1, le=16)] = 4
+    refinements: Annotated[int, Field(ge=0, le=64)] = 2
     criterion: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "l1"
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -374,7 +396,8 @@ class JobSpec(_Spec):
 
     Attributes:
         further_budgets: each is answered by a job of its own once this one has succeeded or found
-            its budget out of reach: like this one, but it measures nothing again.
+            its budget out of reach: like this one, on another device where it names one, but it
+            takes over the losses and asks a device for nothing that it has measured.
         exports: further formats of the result: `pt2` (torch.export), `openvino` (IR).
     """
 
@@ -382,7 +405,7 @@ class JobSpec(_Spec):
     model: Name
     dataset: Name
     budget: BudgetSpec
-    further_budgets: Annotated[tuple[BudgetSpec, ...], Field(max_length=16)] = ()
+    further_budgets: Annotated[tuple[FurtherSpec, ...], Field(max_length=16)] = ()
     target: TargetSpec = TargetSpec()
     search: SearchSpec = SearchSpec()
     finetune: FinetuneSpec = FinetuneSpec()
@@ -401,10 +424,17 @@ class JobSpec(_Spec):
 
 
 class ResolveSpec(_Spec):
-    """Another budget for a job that is there, and a name for what answers it."""
+    """Another budget for a job that is there, of another device where one is named, and a name
+    for what answers it."""
 
     budget: BudgetSpec
+    device: ChosenDevice | None = None
     name: Name | None = None
+
+    @property
+    def further(self) -> FurtherSpec:
+        """What is asked for, without the name."""
+        return FurtherSpec(**self.budget.model_dump(), device=self.device)
 
 
 def check_allowed(spec: ModelSpec | DatasetSpec, settings: Settings) -> None:

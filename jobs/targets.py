@@ -13,12 +13,33 @@ from jobs.errors import FieldProblem, SpecError
 from jobs.near import near
 from jobs.runtimes import taking_part
 from jobs.selectors import Selector
-from jobs.spec import TargetSpec
+from jobs.spec import JobSpec, TargetSpec
 from jobs.states import SHUT_OUT
 from jobs.tables import Device
 from latency_probes.messages import AUTO
 
 MOST_NAMES = 8
+
+
+def check_targets(spec: JobSpec, devices: Sequence[Device]) -> None:
+    """The same for the target of a job, and for the devices of its further budgets.
+
+    Raises:
+        SpecError: with the names of what there is.
+    """
+    check_target(spec.target, devices)
+    for number, further in enumerate(spec.further_budgets):
+        if further.device is None:
+            continue
+        try:
+            check_target(spec.target.model_copy(update={"device": further.device}), devices)
+        except SpecError as error:
+            place = f"further_budgets.{number}"
+            problems = [
+                FieldProblem(f"{place}.device", f"{place}: {each.message}")
+                for each in error.problems
+            ]
+            raise SpecError(problems) from None
 
 
 def check_target(target: TargetSpec, devices: Sequence[Device]) -> None:

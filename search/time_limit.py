@@ -8,6 +8,14 @@ import math
 # that was never trained loses more than one of a narrower search.
 SEARCH_SHARE = 0.6
 
+_WHILE_THERE_IS_TIME = 64  # rounds, more than any search has needed to come to an end
+
+
+def refinements(asked: int, limit_s: float | None) -> int:
+    """How many refinements a search may have: with a limit of time, as many as fit into it and
+    bring something better."""
+    return asked if limit_s is None else _WHILE_THERE_IS_TIME
+
 
 def search_is_over(spent_s: float, limit_s: float | None, *, has_result: bool) -> bool:
     """Whether the search ends with what it has.

@@ -15,6 +15,7 @@ from search.constraints import Constraints
 from search.errors import ConfigError
 from search.explorer import SearchConfig
 from search.finetuning import FinetuneConfig, amp_here
+from search.time_limit import refinements
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Wishes:
         fields = {
             "seed": self.seed,
             "multiple": self.limits.multiple,
+            "refinements": refinements(SearchConfig.refinements, self.limits.time_limit_s),
             "max_parameters": self.limits.most_parameters,
             "max_memory_mb": self.limits.max_memory_mb,
             "batch_size": self.target.batch_size,

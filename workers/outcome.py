@@ -18,6 +18,7 @@ from workers.phases.facts import (
     beta,
     dense_measurement,
     dense_ms,
+    levels,
     prepared_result,
 )
 from workers.report.details import ratio_while_disturbed
@@ -76,7 +77,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
             "from_jobs": sorted(set(snapshot.reused.values())),
         },
         "devices": devices_part(snapshot),
-        "levels": 0 if best is None else snapshot.spec.search.levels,
+        "levels": 0 if best is None else levels(snapshot),
         "int8_layers": 0 if best is None else len(best.chosen.to_plan().precision),
         "int8_format": None if (form := precision.format_of(snapshot)) is None else form.name,
     }

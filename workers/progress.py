@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.columns import utc_now
 from workers.phases.advice import advice
-from workers.phases.facts import beta
+from workers.phases.facts import beta, levels
 from workers.snapshot import Snapshot
 from workers.time_left import part_began_s, time_left
 
@@ -34,7 +34,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
     before = snapshot.job.progress or {}
     kept = {
         "level": before.get("level", 0),
-        "levels": snapshot.spec.search.levels,
+        "levels": levels(snapshot),
         "measured": before.get("measured", 0),
         "planned": before.get("planned"),
         "reused": before.get("reused", 0),
@@ -56,7 +56,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
             "phase_began_s": round(began_s, 1),
             "seconds_left": None if left is None else round(sum(left) / 2, 1),
             "seconds_left_range": left,
-            "advice": advice(snapshot),
+            "advice": advice(snapshot, now["levels"]),
         }
     )
 

@@ -81,8 +81,8 @@ def submit(
         typer.Option(
             "--further-budgets",
             "--further",
-            help="One more budget, 40% or 10ms, answered by a job of its own from what this one "
-            "found out. May be repeated.",
+            help="One more budget, 40% or 10ms, or 40%@DEVICE of another device, answered by a "
+            "job of its own from what this one found out. May be repeated.",
         ),
     ] = None,
     device: Annotated[
@@ -131,7 +131,6 @@ def submit(
         spec["budget"] = {}
     put(spec, ("budget", "ratio"), ratio)
     put(spec, ("budget", "latency_ms"), latency)
-    put(spec, ("further_budgets",), further or None)
     put(spec, ("target", "runtime"), runtime)
     put(spec, ("search", "seed"), seed)
     put(spec, ("search", "blocks"), blocks)
@@ -154,8 +153,16 @@ def submit(
     with connect(server, key) as client:
         if device is not None:
             put(spec, ("target", "device"), selector_of(client, device))
+        if further:
+            spec["further_budgets"] = [_further_of(client, each) for each in further]
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)
         told(client, job, wait=wait, as_json=as_json)
+
+
+def _further_of(client: "Client", text: str) -> str:
+    """A further budget whose device, if it names one, is a selector."""
+    budget, _, device = text.partition("@")
+    return f"{budget}@{selector_of(client, device)}" if device else budget
 
 
 def told(client: "Client", job: "JobView", *, wait: bool, as_json: bool) -> None:
@@ -176,16 +183,21 @@ def resolve(
     budget: Annotated[
         str, typer.Argument(help="Another budget: 60% of the dense latency, or 20ms.")
     ],
+    device: Annotated[
+        str | None,
+        typer.Option(help="Another device, as of a job; by default that of the job."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new job.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch the job until it ends.")] = False,
     as_json: AsJson = False,
     server: Server = None,
     key: ApiKey = None,
 ) -> None:
-    """Answer another budget from what a job has found out: a new job like it, which measures no
-    network again."""
+    """Answer another budget, or one of another device, from what a job has found out: a new job
+    like it, which asks no device again for what it has measured."""
     with connect(server, key) as client:
-        job = client.jobs.resolve(job_id, budget, name=name)
+        other = None if device is None else selector_of(client, device)
+        job = client.jobs.resolve(job_id, budget, device=other, name=name)
         told(client, job, wait=wait, as_json=as_json)
 
 

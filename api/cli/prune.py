@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 # others are busy on them.
 QUICK = {
     "search": {
-        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "finalists": 1,
+        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "refinements": 1,
+        "finalists": 1,
     },
     "finetune": {"steps": 200},
 }  # fmt: skip

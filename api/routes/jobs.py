@@ -42,7 +42,7 @@ from jobs.spec import BudgetSpec, JobSpec, ResolveSpec
 from jobs.states import TERMINAL, InputState, JobState
 from jobs.status import request_cancel, request_stop
 from jobs.tables import Dataset, Job, Model
-from jobs.targets import check_target
+from jobs.targets import check_targets
 
 MAX_VERSION = 2**31 - 1  # of a column
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=AdmittedRoute)
@@ -159,13 +159,14 @@ def resolve_job(
 ) -> Response:
     """Answer another budget from what a job has found out, whether it has ended or not.
 
-    A new job with the same model, data, target and settings: it measures no network again that
-    the device has measured, and takes over the losses that were found so far.
+    A new job with the same model, data, target and settings, on another device where one is
+    named: it measures no network again that the device has measured, and takes over the losses
+    that were found so far.
     """
 
     def work() -> tuple[str, BaseModel]:
         source = found(edge.session, job_id)
-        job = _create(edge, resolved_spec(source, other.budget, other.name))
+        job = _create(edge, resolved_spec(source, other.further, other.name))
         tasks.copy_losses(edge.session, source.id, job.id)
         return f"/v1/jobs/{job.id}", JobView.model_validate(job)
 
@@ -222,7 +223,7 @@ def _create(edge: Edge, spec: JobSpec) -> Job:
     if dataset.state == InputState.REJECTED:
         raise rejected("dataset", dataset.name, dataset.problem)
     check_constraints(spec, model.report)
-    check_target(spec.target, devices.all_devices(edge.session))
+    check_targets(spec, devices.all_devices(edge.session))
     if not inputs.hold(edge.session, Model, model.id):
         raise not_found("model", model.name, "It was removed just now.")
     if not inputs.hold(edge.session, Dataset, dataset.id):

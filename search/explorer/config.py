@@ -40,6 +40,8 @@ class SearchConfig:
         blocks: Remove whole residual blocks too; else they all stay.
         entwined: Steps of fine-tuning that every node kept at a level gets before its children
             are made; they start from its weights. 0 trains nothing before the end.
+        refinements: Most rounds at the budget after the levels: exchanges around what is best,
+            and other knapsacks of as much latency. They end once a round brings nothing better.
         uniform: Whether the uniformly thinner network is measured and scored beside the tree.
         multiple: Channels that stay are a multiple of this, unless all do.
         max_parameters: The most that the result may have; None is no limit.
@@ -65,6 +67,7 @@ class SearchConfig:
     learn: bool = True
     blocks: bool = False
     entwined: int = 0
+    refinements: int = 2
     uniform: bool = True
     multiple: int = 1
     max_parameters: int | None = None
@@ -88,7 +91,7 @@ class SearchConfig:
             raise ConfigError(
                 f"max_memory_mb must be finite and > 0, but got {self.max_memory_mb}"
             )
-        for name in ("max_moves", "seed", "entwined"):
+        for name in ("max_moves", "seed", "entwined", "refinements"):
             _require_at_least(name, getattr(self, name), 0)
         for name in ("stair_gain", "perturbation"):
             value = getattr(self, name)
@@ -112,7 +115,15 @@ class SearchConfig:
     @property
     def targets(self) -> tuple[float, ...]:
         """λ_1 > … > λ_T = β."""
-        return tuple(self.budget ** (level / self.levels) for level in range(1, self.levels + 1))
+        return self.targets_apart(0.0)
+
+    def targets_apart(self, least: float) -> tuple[float, ...]:
+        """The same, fewer where neighbours would be less than `least` of the latency apart."""
+        levels = self.levels
+        if least > 0 and self.budget < 1:
+            most = math.log(self.budget) / math.log1p(-min(least, 0.99))
+            levels = min(levels, max(math.floor(most + 1e-9), 1))
+        return tuple(self.budget ** (level / levels) for level in range(1, levels + 1))
 
     @property
     def entwined_steps(self) -> int:
@@ -135,7 +146,7 @@ class SearchConfig:
         """NetAdapt: one node kept, every group proposes its own cut, nothing learned."""
         return cls(
             budget, beam_width=1, children=groups, levels=levels, proposals=("cut",),
-            learn=False, uniform=False, **more,
+            learn=False, refinements=0, uniform=False, **more,
         )  # fmt: skip
 
     @classmethod
@@ -143,7 +154,7 @@ class SearchConfig:
         """HALP's knapsack: one step to the budget by the additive table alone."""
         return cls(
             budget, beam_width=1, children=1, levels=1, max_moves=0, proposals=("knapsack",),
-            learn=False, uniform=False, **more,
+            learn=False, refinements=0, uniform=False, **more,
         )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ class Explorer:
         return {
             "phase": "done" if self._finished and not self.infeasible else self._status.phase,
             "level": self._status.level,
-            "levels": self.config.levels,
+            "levels": len(self._status.targets) or self.config.levels,
             "measured": self._tree.measured_widths() - 1,
             "scored": sum(node.loss is not None for node in nodes),
             "tuned": sum(isinstance(node.tuned, Tuned) for node in nodes),

@@ -7,7 +7,7 @@ from statistics import median
 from search.explorer.node import Node
 from search.explorer.outcomes import Measured
 from search.explorer.preparation import Relax, SearchStatus, declare_infeasible, prepare
-from search.explorer.proposals import propose, widths_key
+from search.explorer.proposals import propose, refined, widths_key
 from search.explorer.recall import Proposal
 from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
@@ -15,6 +15,7 @@ from search.explorer.tree import Tree
 from search.explorer.uniform import measure_uniform
 
 _APART = 2  # groups in which two nodes of a beam differ at least, as far as there are such
+_APART_BY_NOISE = 2**0.5  # half intervals: the error of a difference of two latencies
 _LEAST_ROOM, _MOST_ROOM = 0.005, 0.03  # part of a target left free for the interval
 
 
@@ -29,29 +30,43 @@ def archtree(
     if space is None:
         return
     status.phase = "levels"
-    starts = yield from _measure_anchors(tree, space)
+    status.targets = tree.config.targets_apart(_APART_BY_NOISE * _spread(tree.measured()))
+    starts = yield from _measure_anchors(tree, space, status.targets)
     frontier = [tree.root]
     for pattern in space.patterns()[1:]:
         other = tree.add({**tree.importance.widths, **pattern}, 0, tree.root, "int8")
         yield from measure([other])
         frontier.append(other)
-    for level, target in enumerate(tree.config.targets, start=1):
+    for level, target in enumerate(status.targets, start=1):
         status.level = level
         frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
+    yield from _refine(tree, space, frontier, status.level)
     if not tree.meeting(tree.config.budget):
         declare_infeasible(tree, status)
         return
     if tree.config.uniform:
-        yield from measure_uniform(tree)
+        yield from measure_uniform(tree, status.level)
 
 
-def _measure_anchors(tree: Tree, space: Space) -> RoundGenerator[list[list[Node]]]:
+def _refine(tree: Tree, space: Space, frontier: list[Node], level: int) -> RoundGenerator[None]:
+    """Rounds at the budget, as long as each brings a better plan."""
+    for number in range(1, tree.config.refinements + 1):
+        before = tree.finalists(1)
+        refinement = Refinement(tree, space, level, tree.config.budget, number)
+        frontier = yield from refinement.run(frontier, ())
+        if tree.finalists(1) == before:
+            return
+
+
+def _measure_anchors(
+    tree: Tree, space: Space, targets: Sequence[float]
+) -> RoundGenerator[list[list[Node]]]:
     """A knapsack plan per target and root: whole-model points that teach the prior before level
     1."""
     if not tree.config.learn:
-        return [[] for _ in tree.config.targets]
+        return [[] for _ in targets]
     anchors: list[list[Node]] = []
-    for target in tree.config.targets:
+    for target in targets:
         plans = tree.recall.get(f"anchor:{target:.6f}", partial(_anchors, tree, space, target))
         anchors.append([tree.add(widths, 0, tree.root, origin) for origin, widths in plans])
     yield from measure({node.digest: node for nodes in anchors for node in nodes}.values())
@@ -74,13 +89,13 @@ class Level:
         tree: All nodes.
         space: Allowed widths and the additive prior.
         level: t, from 1.
-        target: λ_t as a ratio.
+        target: λ_t as a ratio; the last one is the budget.
     """
 
     def __init__(self, tree: Tree, space: Space, level: int, target: float) -> None:
         config = tree.config
         self.tree, self.level, self.target = tree, level, target
-        self.last = level == config.levels
+        self.last = target == config.budget
         self.low = target * config.window[0] if self.last else 0.0
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
@@ -214,6 +229,24 @@ class Level:
         return kept
 
 
+class Refinement(Level):
+    """A round more at the budget, around the plans that were kept there.
+
+    Args:
+        number: From 1.
+    """
+
+    def __init__(self, tree: Tree, space: Space, level: int, target: float, number: int) -> None:
+        super().__init__(tree, space, level, target)
+        self.number = number
+
+    def _proposals(self, parent: Node, seen: set[tuple[int, ...]]) -> list[Proposal]:
+        return refined(self.space, parent, self.goal, self.tree.config, seen)
+
+    def _step(self, kind: str, node: Node) -> str:
+        return f"refined:{self.number}:{kind}:{node.digest[:8]}"
+
+
 def diverse(ranked: Sequence[Node], count: int) -> list[Node]:
     """The first `count` nodes that are not twins of an earlier one: those differ from it in one
     group or none, and would have the same children. Twins fill the places that are left."""
@@ -231,10 +264,15 @@ def _differing(first: Node, second: Node) -> int:
 
 
 def _room(nodes: Iterable[Node]) -> float:
-    """Part of a target to leave free: the median distance from a ratio to its upper end."""
+    """Part of a target to leave free for the interval."""
+    return min(max(_spread(nodes), _LEAST_ROOM), _MOST_ROOM)
+
+
+def _spread(nodes: Iterable[Node]) -> float:
+    """The median distance from a ratio to its upper end, as a part of the ratio."""
     above = [
         node.latency.ratio_high / node.latency.ratio - 1.0
         for node in nodes
         if isinstance(node.latency, Measured) and node.origin != "dense"
     ]
-    return min(max(median(above), _LEAST_ROOM), _MOST_ROOM) if above else _LEAST_ROOM
+    return median(above) if above else 0.0

@@ -36,6 +36,7 @@ class SearchStatus:
 
     phase: str = "feasibility"
     level: int = 0
+    targets: tuple[float, ...] = ()  # of the levels, once they begin
     floors_doubled: int = 0
     floors: dict[str, int] = field(default_factory=dict)
     infeasible: dict[str, Any] | None = None

@@ -11,6 +11,8 @@ from search.explorer.preparation import SearchStatus
 from search.explorer.staircase import points_each
 from search.explorer.tree import Tree
 
+_LIKELY_REFINEMENTS = 1  # most of them bring nothing better after that
+
 
 def remaining_measurements(tree: Tree, status: SearchStatus, waiting: int) -> int:
     """An estimate of the latency measurements still to come, for the time left.
@@ -21,10 +23,11 @@ def remaining_measurements(tree: Tree, status: SearchStatus, waiting: int) -> in
         waiting: Latencies that were issued and have no outcome yet.
     """
     config = tree.config
-    levels_left = config.levels - max(status.level, 1)
-    to_come = levels_left * config.beam_width * config.children
+    levels = len(status.targets) or config.levels
+    rounds = levels - max(status.level, 1) + min(config.refinements, _LIKELY_REFINEMENTS)
+    to_come = rounds * config.beam_width * config.children
     if status.phase != "levels":
-        to_come += config.children + config.levels * len(tree.roots())
+        to_come += config.children + levels * len(tree.roots())
     if status.phase in ("feasibility", "staircases"):
         to_come += max(_stairs_left(tree, status) - _answered(tree, status) - waiting, 0)
     return waiting + to_come

@@ -43,7 +43,8 @@ def propose(
         return _take(["precision"] * config.children, makers, config.children, seen)
     makers |= {
         "knapsack": chain(
-            [("knapsack", best)], _perturbed(space, parent, target, config, predict)
+            [("knapsack", best)],
+            _perturbed(space, parent, target, config, predict, most=parent.widths),
         ),
         "cut": _cuts(space, parent, target, predict),
         "exchange": _exchanges(space, best, target, predict),
@@ -55,6 +56,27 @@ def propose(
     if taken or parent.meets(target):
         return taken
     return _take(["knapsack"], makers, 1, seen)  # no cut of one group gets there
+
+
+def refined(
+    space: Space, parent: Node, target: float, config: SearchConfig, seen: set[tuple[int, ...]]
+) -> list[Proposal]:
+    """At most K distinct neighbours of a node that is at its target: exchanges around it, other
+    knapsacks of as much latency, and switches of precision. Widths may grow; see `propose`."""
+    predict = anchored(space, parent.sample) if parent.sample else space.prior.ratio
+    whole, space = space, space.under(parent.pattern)
+    best = space.cheapest(target, predict)
+    makers: dict[str, Iterator[Proposal]] = {
+        "exchange": _exchanges(space, parent.widths, target, predict),
+        "knapsack": chain(
+            [("knapsack", best)] if best else [],
+            _perturbed(space, parent, target, config, predict, most=None),
+        ),
+        "precision": _switches(whole, parent, target, predict),
+    }
+    kinds = list(makers) if whole.importance.segments else ["exchange", "knapsack"]
+    spare = [kind for kind in kinds for _ in range(config.children)]
+    return _take(_alternate(kinds, config.children) + spare, makers, config.children, seen)
 
 
 def _kinds(config: SearchConfig, space: Space) -> list[str]:
@@ -102,14 +124,16 @@ def _perturbed(
     target: float,
     config: SearchConfig,
     predict: Callable[[Widths], float],
+    most: Widths | None,
 ) -> Iterator[Proposal]:
-    """Knapsacks under penalties that are wrong by a seeded factor per group."""
+    """Knapsacks under penalties that are wrong by a seeded factor per group, none of which gets
+    wider than `most`."""
     material = f"{config.seed}:{parent.digest}:{target!r}".encode()
     random = np.random.default_rng(list(hashlib.sha256(material).digest()))
     for _ in range(_PERTURBED * config.children):
         noise = random.standard_normal(len(space.allowed_widths)) * config.perturbation
         weights = dict(zip(space.allowed_widths, np.exp(noise).tolist(), strict=True))
-        widths = space.cheapest(target, predict, most=parent.widths, weights=weights)
+        widths = space.cheapest(target, predict, most=most, weights=weights)
         if widths is not None:
             yield "perturbed", widths
 

@@ -19,13 +19,17 @@ from search.explorer.tree import Tree
 PARTS = 16
 
 
-def measure_uniform(tree: Tree) -> RoundGenerator[None]:
-    """Halves the parts, four measurements, and scores the largest one within the budget."""
+def measure_uniform(tree: Tree, level: int) -> RoundGenerator[None]:
+    """Halves the parts, four measurements, and scores the largest one within the budget.
+
+    Args:
+        level: The last one, to which the nodes belong.
+    """
     low, high, best = 0, PARTS, None
     while high - low > 1:
         middle = (low + high) // 2
         found = tree.recall.get(f"uniform:{middle}", partial(_proposed, tree, middle))
-        node = _added(tree, found)
+        node = _added(tree, level, found)
         yield from measure([node])
         if node.meets(tree.config.budget) and node.fits:
             low, best = middle, node
@@ -35,9 +39,9 @@ def measure_uniform(tree: Tree) -> RoundGenerator[None]:
         yield from score([best])
 
 
-def _added(tree: Tree, found: Sequence[Proposal]) -> Node:
+def _added(tree: Tree, level: int, found: Sequence[Proposal]) -> Node:
     ((origin, widths),) = found
-    return tree.add(widths, tree.config.levels, tree.root, origin)
+    return tree.add(widths, level, tree.root, origin)
 
 
 def _proposed(tree: Tree, sixteenths: int) -> Sequence[Proposal]:

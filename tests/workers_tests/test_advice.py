@@ -10,6 +10,7 @@ from jobs.tables import Check
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.test_decision import add_job, look
 from workers.phases.advice import advice, too_fine
+from workers.phases.facts import levels
 from workers.snapshot import Snapshot
 
 
@@ -34,7 +35,7 @@ def test_levels_closer_than_what_screening_resolves_are_too_fine(snapshot: Snaps
 
 
 def test_one_level_is_the_least(snapshot: Snapshot) -> None:
-    assert (advice(checked(snapshot, 0.6)) or "").endswith("use at most 1 level")
+    assert (advice(checked(snapshot, 0.6), 5) or "").endswith("use at most 1 level")
 
 
 @pytest.mark.parametrize("screening", [0.1, 0.05, 0.0, None])
@@ -45,4 +46,14 @@ def test_levels_that_the_device_resolves_need_no_word(
 
 
 def test_without_a_check_nothing_is_said(snapshot: Snapshot) -> None:
-    assert advice(snapshot) is None
+    assert advice(snapshot, 5) is None
+
+
+def test_levels_that_were_widened_are_told_and_nothing_more(snapshot: Snapshot) -> None:
+    told = advice(checked(snapshot, 0.6), 2)
+    assert told == (
+        "the search has 2 levels instead of 5: the latencies that were measured on this device do "
+        "not tell closer ones apart"
+    )
+    snapshot.job.progress = {"levels": 2}
+    assert (levels(snapshot), advice(snapshot, levels(snapshot))) == (2, told)

@@ -31,6 +31,7 @@ SEARCH = {
     "children": 2,
     "calibration_images": 32,
     "staircase_points": 2,
+    "refinements": 0,
     "finalists": 1,
 }
 

@@ -21,6 +21,7 @@ SEARCH = {
     "children": 3,
     "calibration_images": 32,
     "staircase_points": 2,
+    "refinements": 0,
     "finalists": 2,
 }
 ENOUGH = 12

@@ -15,6 +15,7 @@ SEARCH = {
     "children": 3,
     "calibration_images": 32,
     "staircase_points": 2,
+    "refinements": 0,
     "finalists": 1,
 }
 
@@ -59,6 +60,26 @@ def test_five_budgets_cost_little_more_than_the_tightest(workshop: Workshop) -> 
         assert {task.key for task in workshop.tasks(other, "sensitivity")} == losses  # none again
         assert further_ids(workshop, other) == []
     assert total <= 1.6 * first
+
+
+def test_a_further_budget_of_another_device_is_measured_there_and_scored_nowhere_again(
+    workshop: Workshop,
+) -> None:
+    first, second = workshop.device(), workshop.device()
+    job_id = workshop.submit(
+        target={"runtime": "replay", "device": f"id:{first}"},
+        further_budgets=[{"ratio": 0.6, "device": f"id:{second}"}],
+    )
+    _, asked = played(workshop, job_id, first)
+    (other,) = further_ids(workshop, job_id)
+    assert workshop.job(other).spec["target"]["device"] == f"id:{second}"
+    losses = {task.key for task in workshop.tasks(other, "sensitivity")}
+    assert losses == {task.key for task in workshop.tasks(job_id, "sensitivity")}
+    job, again = played(workshop, other, second)
+    assert job.state == "succeeded", job.problem
+    assert again >= asked  # the other device's latencies say nothing of this one
+    assert (job.result or {})["device_id"] == second
+    assert {task.attempt for task in workshop.tasks(other, "sensitivity")} == {0}
 
 
 def test_a_budget_that_is_out_of_reach_leaves_the_others(workshop: Workshop) -> None:

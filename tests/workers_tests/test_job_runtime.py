@@ -27,6 +27,7 @@ SMALL = {
     "children": 2,
     "calibration_images": 32,
     "staircase_points": 2,
+    "refinements": 0,
     "finalists": 1,
 }
 

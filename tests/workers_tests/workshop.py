@@ -120,7 +120,7 @@ class Workshop:
                 "target": {"runtime": "replay"},
                 "search": {
                     "levels": 2, "beam_width": 1, "children": 2, "staircase_points": 2,
-                    "calibration_images": 32, "finalists": 1,
+                    "refinements": 1, "calibration_images": 32, "finalists": 1,
                 },
                 "finetune": {"steps": 0},
             }

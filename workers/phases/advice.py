@@ -1,5 +1,5 @@
 """What a user should know of a running job: levels that are finer than what its device can tell
-apart, and a dense model at chance."""
+apart, or were widened for that, and a dense model at chance."""
 
 from __future__ import annotations
 
@@ -32,11 +32,26 @@ def too_fine(snapshot: Snapshot) -> dict[str, Any] | None:
     }
 
 
-def advice(snapshot: Snapshot) -> str | None:
-    """What is to be told of the job, in sentences."""
-    found = too_fine(snapshot)
+def widened(snapshot: Snapshot, levels: int) -> str | None:
+    """That the search has fewer levels than the job asked for, if so."""
+    asked = snapshot.spec.search.levels
+    if levels >= asked:
+        return None
+    return (
+        f"the search has {levels} level{'s' if levels > 1 else ''} instead of {asked}: the "
+        "latencies that were measured on this device do not tell closer ones apart"
+    )
+
+
+def advice(snapshot: Snapshot, levels: int) -> str | None:
+    """What is to be told of the job, in sentences.
+
+    Args:
+        levels: Of the search.
+    """
+    found, wider = too_fine(snapshot), widened(snapshot, levels)
     guessing = None
     if snapshot.result(PREPARE) is not None:
         guessing = note(prepared_result(snapshot))
-    told = [words for words in (found and str(found["text"]), guessing) if words]
+    told = [words for words in (wider or (found and str(found["text"])), guessing) if words]
     return "; ".join(told) or None

@@ -99,6 +99,11 @@ def beta(snapshot: Snapshot) -> float:
     return (budget.latency_ms or 0.0) / dense_ms(snapshot)
 
 
+def levels(snapshot: Snapshot) -> int:
+    """Of the search; fewer than the job asked for where its device cannot tell them apart."""
+    return int((snapshot.job.progress or {}).get("levels", snapshot.spec.search.levels))
+
+
 def finalists(snapshot: Snapshot) -> list[Chosen]:
     """The plans that the search settled on so far; none before it did."""
     state = snapshot.search_state or {}

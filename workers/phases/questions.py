@@ -22,6 +22,7 @@ from search.explorer import (
 )
 from search.explorer.outcomes import Outcome, read_outcome
 from search.plan import Plan
+from search.time_limit import refinements
 from workers.context import Context
 from workers.decision import NewRequest, NewTask
 from workers.library import Library
@@ -216,19 +217,20 @@ def _scored(result: Mapping[str, Any]) -> Scored | Failed:
 
 def search_config(snapshot: Snapshot) -> SearchConfig:
     """The settings of the job's search."""
-    spec = snapshot.spec.search
+    spec, limits = snapshot.spec.search, snapshot.spec.constraints
     return SearchConfig(
         beta(snapshot),
         beam_width=spec.beam_width,
         children=spec.children,
         levels=spec.levels,
         staircase_points=spec.staircase_points,
+        refinements=refinements(spec.refinements, limits.time_limit_s),
         seed=spec.seed,
         blocks=spec.blocks,
         entwined=spec.entwined,
-        multiple=snapshot.spec.constraints.multiple,
-        max_parameters=snapshot.spec.constraints.most_parameters,
-        max_memory_mb=snapshot.spec.constraints.max_memory_mb,
+        multiple=limits.multiple,
+        max_parameters=limits.most_parameters,
+        max_memory_mb=limits.max_memory_mb,
         batch_size=snapshot.spec.target.batch_size,
     )
 

@@ -476,6 +476,26 @@ def test_jobs_and_devices_and_keys_are_called_by_name(
     assert secateur("keys", "revoke", "ci") == 0
 
 
+def test_budgets_of_other_devices_are_asked_for_by_the_names_of_those(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    add_job(api.sessions, JobState.SUCCEEDED, result=RESULT)
+    with api.sessions.begin() as session:
+        row = Device(id="dev_0", name="shelf", labels={}, capabilities={})
+        row.secret_sha256 = "0"
+        session.add(row)
+    submit = ["jobs", "submit", "--model", "net", "--dataset", "data", "--ratio", "60%", "--json"]
+    assert secateur(*submit, "--further", "50%", "--further", "5ms@shelf") == 0
+    made = json.loads(capsys.readouterr().out)
+    further = made["spec"]["further_budgets"]
+    assert [each["device"] for each in further] == [None, "id:dev_0"]
+    assert (further[0]["ratio"], further[1]["latency_ms"]) == (0.5, 5.0)
+    assert secateur("jobs", "resolve", made["id"], "40%", "--device", "shelf", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["target"]["device"] == "id:dev_0"
+    assert secateur(*submit, "--further", "50%@attic") == 2
+    assert "'attic'" in capsys.readouterr().err
+
+
 def test_a_misspelt_name_is_answered_with_the_near_one(
     secateur: Secateur, api: Served, capsys: Captured
 ) -> None:

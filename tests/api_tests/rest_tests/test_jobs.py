@@ -155,6 +155,25 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(service: Serv
     assert count(service) == 0
 
 
+def test_the_device_of_a_further_budget_has_to_be_there(service: Service) -> None:
+    with service.rows() as session:
+        device = make_device(session)
+        name = f"id:{device.id}"
+    first = submit(service, further_budgets=["40%", f"30%@{name}"]).json()
+    assert [each["device"] for each in first["spec"]["further_budgets"]] == [None, name]
+    document = problem(
+        submit(service, further_budgets=["40%@id:dev_none"]), 422, "invalid-request"
+    )
+    assert "further_budgets.0: target.device must" in str(document["detail"])
+
+    path = f"/v1/jobs/{first['id']}/resolve"
+    problem(service.client.post(path, json={"budget": "40%", "device": "id:dev_none"}), 422,
+            "invalid-request")  # fmt: skip
+    second = service.client.post(path, json={"budget": "40%", "device": name}).json()
+    assert second["spec"]["target"] == first["spec"]["target"] | {"device": name}
+    assert count(service) == 2
+
+
 def test_the_same_key_and_body_give_the_first_answer_again(service: Service) -> None:
     first, again = submit(service, "k1"), submit(service, "k1")
 

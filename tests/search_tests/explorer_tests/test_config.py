@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,3 +34,16 @@ def test_a_bad_value_is_refused(field: str, value: Any, message: str) -> None:
 
 def test_targets_fall_geometrically_to_the_budget() -> None:
     assert SearchConfig(0.25, levels=2).targets == pytest.approx((0.5, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "levels"),
+    [(0.6, 0.01, 5), (0.6, 0.16, 2), (0.9, 0.03, 3), (0.9, 0.2, 1), (0.9, 3.0, 1), (1.0, 0.1, 5)],
+)
+def test_levels_are_fewer_where_neighbours_would_look_alike(
+    budget: float, least: float, levels: int
+) -> None:
+    targets = SearchConfig(budget).targets_apart(least)
+    assert len(targets) == levels
+    assert targets[-1] == budget
+    assert all(b <= a * (1 - least) for a, b in pairwise((1.0, *targets)) if levels > 1 > budget)

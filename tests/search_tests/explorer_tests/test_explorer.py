@@ -19,7 +19,7 @@ from tests.search_tests.explorer_tests.simulation import (
     sensitivity,
 )
 
-SMALL = SearchConfig(0.6, beam_width=2, children=3, levels=3)
+SMALL = SearchConfig(0.6, beam_width=2, children=3, levels=3, refinements=2)
 
 
 def make(config: SearchConfig = SMALL) -> Explorer:
