@@ -19,8 +19,8 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
 
     Args:
         part: How much of this phase is done, 0 to 1.
-        counts: Replace what the last document said: level, levels, measured, planned, reused,
-            scored, best, finetuning.
+        counts: Replace what the last document said: level, levels, floors_doubled, measured,
+            planned, reused, scored, best, finetuning.
 
     Returns:
         The counts, the phase, `fraction` of the whole job, `elapsed_s`, and `seconds_left_range`,
@@ -35,6 +35,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
     kept = {
         "level": before.get("level", 0),
         "levels": levels(snapshot),
+        "floors_doubled": before.get("floors_doubled", 0),
         "measured": before.get("measured", 0),
         "planned": before.get("planned"),
         "reused": before.get("reused", 0),
@@ -56,7 +57,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
             "phase_began_s": round(began_s, 1),
             "seconds_left": None if left is None else round(sum(left) / 2, 1),
             "seconds_left_range": left,
-            "advice": advice(snapshot, now["levels"]),
+            "advice": advice(snapshot, now),
         }
     )
 

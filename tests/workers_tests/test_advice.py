@@ -35,7 +35,7 @@ def test_levels_closer_than_what_screening_resolves_are_too_fine(snapshot: Snaps
 
 
 def test_one_level_is_the_least(snapshot: Snapshot) -> None:
-    assert (advice(checked(snapshot, 0.6), 5) or "").endswith("use at most 1 level")
+    assert (advice(checked(snapshot, 0.6), {}) or "").endswith("use at most 1 level")
 
 
 @pytest.mark.parametrize("screening", [0.1, 0.05, 0.0, None])
@@ -46,14 +46,23 @@ def test_levels_that_the_device_resolves_need_no_word(
 
 
 def test_without_a_check_nothing_is_said(snapshot: Snapshot) -> None:
-    assert advice(snapshot, 5) is None
+    assert advice(snapshot, {"levels": 5}) is None
 
 
 def test_levels_that_were_widened_are_told_and_nothing_more(snapshot: Snapshot) -> None:
-    told = advice(checked(snapshot, 0.6), 2)
+    told = advice(checked(snapshot, 0.6), {"levels": 2})
     assert told == (
         "the search has 2 levels instead of 5: the latencies that were measured on this device do "
         "not tell closer ones apart"
     )
     snapshot.job.progress = {"levels": 2}
-    assert (levels(snapshot), advice(snapshot, levels(snapshot))) == (2, told)
+    assert (levels(snapshot), advice(snapshot, snapshot.job.progress)) == (2, told)
+
+
+def test_floors_that_were_lowered_are_told_with_the_rise_that_they_allow(
+    snapshot: Snapshot,
+) -> None:
+    assert advice(snapshot, {"levels": 5, "floors_doubled": 2}) == (
+        "the widths that a loss rise of 0.1 allows do not reach the budget: 0.4 was allowed "
+        "instead"
+    )

@@ -1,8 +1,9 @@
 """What a user should know of a running job: levels that are finer than what its device can tell
-apart, or were widened for that, and a dense model at chance."""
+apart, or were widened for that, floors that left no room, and a dense model at chance."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.resolution import level_step, most_levels
@@ -43,15 +44,28 @@ def widened(snapshot: Snapshot, levels: int) -> str | None:
     )
 
 
-def advice(snapshot: Snapshot, levels: int) -> str | None:
+def lowered(snapshot: Snapshot, doublings: int) -> str | None:
+    """That the floors of the layers had to be lowered for the budget, if so."""
+    if not doublings:
+        return None
+    asked = snapshot.spec.search.tolerance
+    return (
+        f"the widths that a loss rise of {asked:g} allows do not reach the budget: "
+        f"{asked * 2**doublings:g} was allowed instead"
+    )
+
+
+def advice(snapshot: Snapshot, shown: Mapping[str, Any]) -> str | None:
     """What is to be told of the job, in sentences.
 
     Args:
-        levels: Of the search.
+        shown: `levels` and `floors_doubled` of the search, as its progress has them.
     """
-    found, wider = too_fine(snapshot), widened(snapshot, levels)
-    guessing = None
-    if snapshot.result(PREPARE) is not None:
-        guessing = note(prepared_result(snapshot))
-    told = [words for words in (wider or (found and str(found["text"])), guessing) if words]
-    return "; ".join(told) or None
+    found = too_fine(snapshot)
+    levels = widened(snapshot, shown.get("levels", snapshot.spec.search.levels))
+    told = [
+        levels or (str(found["text"]) if found else None),
+        lowered(snapshot, shown.get("floors_doubled", 0)),
+        note(prepared_result(snapshot)) if snapshot.result(PREPARE) is not None else None,
+    ]
+    return "; ".join(filter(None, told)) or None

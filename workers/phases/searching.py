@@ -29,7 +29,9 @@ from workers.starts import scores_name
 from workers.time_limit import began, is_to_end
 
 SHORTLIST_FACTOR = 3
-COUNTS = ("level", "levels", "measured", "scored", "best", "reused", "planned")
+COUNTS = (
+    "level", "levels", "floors_doubled", "measured", "scored", "best", "reused", "planned"
+)  # fmt: skip
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
@@ -308,7 +310,8 @@ def progress_of(
     """The progress document of a job that is searching."""
     shown = explorer.progress()
     planned = shown["measured"] + shown["remaining"]
-    counts = {key: shown[key] for key in ("level", "levels", "measured", "scored", "best")}
+    told = ("level", "levels", "floors_doubled", "measured", "scored", "best")
+    counts = {key: shown[key] for key in told}
     counts |= {"reused": len(reused), "planned": planned}
     return progress(snapshot, "searching", 0.9 * shown["measured"] / max(planned, 1), **counts)
 

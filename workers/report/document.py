@@ -9,14 +9,7 @@ from search.sensitivity import RATIOS
 from workers.outcome import latency_part
 from workers.phases import precision
 from workers.phases.advice import advice
-from workers.phases.facts import (
-    PACKAGE_DENSE,
-    Verified,
-    beta,
-    dense_measurement,
-    finalists,
-    levels,
-)
+from workers.phases.facts import PACKAGE_DENSE, Verified, beta, dense_measurement, finalists
 from workers.report.loading import loading
 from workers.report.ways import Row, simple_ways
 from workers.results import Finished, Packaged, finite
@@ -65,7 +58,7 @@ def report_document(
         "precision": bits,
         "ways": _ways(tree, bits, snapshot, best),
         "tree": tree,
-        "advice": advice(snapshot, levels(snapshot)),
+        "advice": advice(snapshot, snapshot.job.progress or {}),
         "loading": loading(snapshot.model.report or {}, widths),
     }
 
