@@ -219,7 +219,7 @@ class Jobs(Removable[JobView]):
         key = idempotency_key or (uuid.uuid4().hex if self._http.retries else None)
         headers = {"Idempotency-Key": key} if key else {}
         asked = budget if isinstance(budget, str) else dict(budget)
-        document = {"budget": asked, "device": device, "name": name}
+        document = {"budget": asked, "name": name} | ({"device": device} if device else {})
         path = self._path(job_id, "resolve")
         return self._view(self._http.send("POST", path, json=document, headers=headers))
 

@@ -257,8 +257,8 @@ class FurtherSpec(BudgetSpec):
     def _text(cls, given: Any) -> Any:
         if not isinstance(given, str):
             return given
-        budget, _, device = given.partition("@")
-        return dict([budget_of(budget)]) | ({"device": device} if device else {})
+        budget, at, device = given.partition("@")
+        return dict([budget_of(budget)]) | ({"device": device} if at else {})
 
 
 class TargetSpec(Target):
@@ -284,13 +284,14 @@ class SearchSpec(_Spec):
     where the device has it and that is faster; `int8` refuses a device that has not. `entwined`:
     steps of fine-tuning between two levels, of what is kept, a part of those of the job.
     `staircase_points`: most widths of each group that are measured alone; `refinements`: most
-    rounds at the budget after the levels, as long as each brings something better."""
+    rounds at the budget after the levels, as long as each brings something better; by default 2,
+    and with a time limit as many as it leaves time for."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
     levels: Annotated[int, Field(ge=1, le=32)] = 5
     staircase_points: Annotated[int, Field(ge=1, le=16)] = 4
-    refinements: Annotated[int, Field(ge=0, le=64)] = 2
+    refinements: Annotated[int, Field(ge=0, le=64)] | None = None
     criterion: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "l1"
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

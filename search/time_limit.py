@@ -8,13 +8,16 @@ import math
 # that was never trained loses more than one of a narrower search.
 SEARCH_SHARE = 0.6
 
+_REFINEMENTS = 2  # as `SearchConfig` has it
 _WHILE_THERE_IS_TIME = 64  # rounds, more than any search has needed to come to an end
 
 
-def refinements(asked: int, limit_s: float | None) -> int:
-    """How many refinements a search may have: with a limit of time, as many as fit into it and
-    bring something better."""
-    return asked if limit_s is None else _WHILE_THERE_IS_TIME
+def refinements(asked: int | None, limit_s: float | None) -> int:
+    """How many refinements a search may have: those asked for; else with a limit of time as many
+    as fit into it and bring something better."""
+    if asked is not None:
+        return asked
+    return _REFINEMENTS if limit_s is None else _WHILE_THERE_IS_TIME
 
 
 def search_is_over(spent_s: float, limit_s: float | None, *, has_result: bool) -> bool:

@@ -68,7 +68,7 @@ class Wishes:
         fields = {
             "seed": self.seed,
             "multiple": self.limits.multiple,
-            "refinements": refinements(SearchConfig.refinements, self.limits.time_limit_s),
+            "refinements": refinements(None, self.limits.time_limit_s),
             "max_parameters": self.limits.most_parameters,
             "max_memory_mb": self.limits.max_memory_mb,
             "batch_size": self.target.batch_size,

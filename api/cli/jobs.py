@@ -161,8 +161,8 @@ def submit(
 
 def _further_of(client: "Client", text: str) -> str:
     """A further budget whose device, if it names one, is a selector."""
-    budget, _, device = text.partition("@")
-    return f"{budget}@{selector_of(client, device)}" if device else budget
+    budget, at, device = text.partition("@")
+    return f"{budget}@{selector_of(client, device, option='--further')}" if at else budget
 
 
 def told(client: "Client", job: "JobView", *, wait: bool, as_json: bool) -> None:

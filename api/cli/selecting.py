@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ENROLMENT_S = 10
 
 
-def selector_of(client: "Client", text: str) -> str:
+def selector_of(client: "Client", text: str, option: str = "--device") -> str:
     """A selector; the name or id of a device becomes one."""
     if text == "any":
         return text
@@ -33,8 +33,8 @@ def selector_of(client: "Client", text: str) -> str:
     names = sorted({each.name for each in devices})
     if matching:
         told = ", ".join(f"id:{each.id}" for each in matching)
-        raise typer.BadParameter(f"--device {text!r} names several devices: give one of {told}")
+        raise typer.BadParameter(f"{option} {text!r} names several devices: give one of {told}")
     raise typer.BadParameter(
-        f"--device must be any, id:…, label:…, where:… or the name of a device "
+        f"{option} must be any, id:…, label:…, where:… or the name of a device "
         f"({', '.join(names) or 'there is none yet'}), but got {text!r}{near(text, names)}"
     )

@@ -51,7 +51,7 @@ async function follow(base, events) {
 }
 
 function show(parts, base, job, tree, artifacts, events, refresh) {
-  const levels = Math.max(1, job.spec.search?.levels ?? 1, ...tree.items.map((c) => c.level));
+  const levels = Math.max(1, job.progress?.levels ?? job.spec.search?.levels ?? 1, ...tree.items.map((c) => c.level));
   const best = job.result?.candidate ?? job.result?.plan_digest ?? job.progress?.best?.digest ?? null;
   parts.head.show([job.name, job.state, job.stop_requested, job.cancel_requested, artifacts.length],
     () => heading(base, job, artifacts, refresh));

@@ -42,6 +42,8 @@ class SearchConfig:
             are made; they start from its weights. 0 trains nothing before the end.
         refinements: Most rounds at the budget after the levels: exchanges around what is best,
             and other knapsacks of as much latency. They end once a round brings nothing better.
+        widen: Whether there are fewer levels where their targets would be closer than what the
+            measured latencies tell apart.
         uniform: Whether the uniformly thinner network is measured and scored beside the tree.
         multiple: Channels that stay are a multiple of this, unless all do.
         max_parameters: The most that the result may have; None is no limit.
@@ -68,6 +70,7 @@ class SearchConfig:
     blocks: bool = False
     entwined: int = 0
     refinements: int = 2
+    widen: bool = True
     uniform: bool = True
     multiple: int = 1
     max_parameters: int | None = None
@@ -146,7 +149,7 @@ class SearchConfig:
         """NetAdapt: one node kept, every group proposes its own cut, nothing learned."""
         return cls(
             budget, beam_width=1, children=groups, levels=levels, proposals=("cut",),
-            learn=False, refinements=0, uniform=False, **more,
+            learn=False, refinements=0, widen=False, uniform=False, **more,
         )  # fmt: skip
 
     @classmethod
@@ -154,7 +157,7 @@ class SearchConfig:
         """HALP's knapsack: one step to the budget by the additive table alone."""
         return cls(
             budget, beam_width=1, children=1, levels=1, max_moves=0, proposals=("knapsack",),
-            learn=False, refinements=0, uniform=False, **more,
+            learn=False, refinements=0, widen=False, uniform=False, **more,
         )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from search.explorer.progress import best_so_far, remaining_measurements
 from search.explorer.rounds import QuestionRound
 from search.explorer.saved_state import (
     SavedSensitivity,
+    config_from_json,
     config_to_json,
     inputs_to_json,
     outcomes_from_json,
@@ -261,7 +262,7 @@ class Explorer:
                 raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
             inputs = state["given"]
             explorer = cls(
-                SearchConfig(**state["config"]), graph, scores, floors,
+                config_from_json(state["config"]), graph, scores, floors,
                 relax=relax, segments=segments, scores_at=scores_at,
                 sensitivity=SavedSensitivity.read(inputs["sensitivity"]),
                 staircases=inputs["staircases"],

@@ -30,7 +30,7 @@ def archtree(
     if space is None:
         return
     status.phase = "levels"
-    status.targets = tree.config.targets_apart(_APART_BY_NOISE * _spread(tree.measured()))
+    status.targets = _targets(tree)
     starts = yield from _measure_anchors(tree, space, status.targets)
     frontier = [tree.root]
     for pattern in space.patterns()[1:]:
@@ -39,13 +39,22 @@ def archtree(
         frontier.append(other)
     for level, target in enumerate(status.targets, start=1):
         status.level = level
-        frontier = yield from Level(tree, space, level, target).run(frontier, starts[level - 1])
+        last = level == len(status.targets)
+        step = Level(tree, space, level, target, last=last)
+        frontier = yield from step.run(frontier, starts[level - 1])
+    if tree.config.uniform and tree.meeting(tree.config.budget):
+        yield from measure_uniform(tree, status.level)
     yield from _refine(tree, space, frontier, status.level)
     if not tree.meeting(tree.config.budget):
         declare_infeasible(tree, status)
-        return
-    if tree.config.uniform:
-        yield from measure_uniform(tree, status.level)
+
+
+def _targets(tree: Tree) -> tuple[float, ...]:
+    """Of the levels; as far apart as latencies are told from each other, unless it is another
+    limit than that of latency which leads the search."""
+    if not tree.config.widen or tree.is_limited:
+        return tree.config.targets
+    return tree.config.targets_apart(_APART_BY_NOISE * _spread(tree.measured()))
 
 
 def _refine(tree: Tree, space: Space, frontier: list[Node], level: int) -> RoundGenerator[None]:
@@ -89,13 +98,14 @@ class Level:
         tree: All nodes.
         space: Allowed widths and the additive prior.
         level: t, from 1.
-        target: λ_t as a ratio; the last one is the budget.
+        target: λ_t as a ratio.
+        last: Whether the target is the budget, which all limits come with.
     """
 
-    def __init__(self, tree: Tree, space: Space, level: int, target: float) -> None:
+    def __init__(self, tree: Tree, space: Space, level: int, target: float, *, last: bool) -> None:
         config = tree.config
         self.tree, self.level, self.target = tree, level, target
-        self.last = target == config.budget
+        self.last = last
         self.low = target * config.window[0] if self.last else 0.0
         self.high = target * config.window[1] if self.last else target
         self.goal = target * min(config.aim, 1.0 - _room(tree.measured()))
@@ -237,7 +247,7 @@ class Refinement(Level):
     """
 
     def __init__(self, tree: Tree, space: Space, level: int, target: float, number: int) -> None:
-        super().__init__(tree, space, level, target)
+        super().__init__(tree, space, level, target, last=True)
         self.number = number
 
     def _proposals(self, parent: Node, seen: set[tuple[int, ...]]) -> list[Proposal]:

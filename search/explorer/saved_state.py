@@ -38,6 +38,11 @@ def config_to_json(config: SearchConfig) -> dict[str, Any]:
     }
 
 
+def config_from_json(document: Mapping[str, Any]) -> SearchConfig:
+    """The settings as they were saved; what a version did not know yet it did not do."""
+    return SearchConfig(**{"refinements": 0, "widen": False, **document})
+
+
 def inputs_to_json(
     floors: Mapping[str, int],
     sensitivity: SensitivityLike | None,

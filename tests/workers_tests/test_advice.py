@@ -63,6 +63,6 @@ def test_floors_that_were_lowered_are_told_with_the_rise_that_they_allow(
     snapshot: Snapshot,
 ) -> None:
     assert advice(snapshot, {"levels": 5, "floors_doubled": 2}) == (
-        "the widths that a loss rise of 0.1 allows do not reach the budget: 0.4 was allowed "
-        "instead"
+        "the widths that a loss rise of 0.1 allows leave too little room at the budget: 0.4 was "
+        "allowed instead"
     )

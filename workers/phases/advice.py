@@ -50,7 +50,7 @@ def lowered(snapshot: Snapshot, doublings: int) -> str | None:
         return None
     asked = snapshot.spec.search.tolerance
     return (
-        f"the widths that a loss rise of {asked:g} allows do not reach the budget: "
+        f"the widths that a loss rise of {asked:g} allows leave too little room at the budget: "
         f"{asked * 2**doublings:g} was allowed instead"
     )
 

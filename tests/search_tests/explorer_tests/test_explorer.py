@@ -67,6 +67,22 @@ def test_a_restored_explorer_looks_like_the_saved_one_at_every_moment() -> None:
             explorer.tell(candidate, device.answer(candidate))
 
 
+@pytest.mark.parametrize("answers", [30, 70, 10_000])
+def test_a_state_of_before_refinements_goes_on_as_it_was(answers: int) -> None:
+    config = replace(SMALL, levels=8, refinements=0, widen=False)
+    explorer, device = make(config), Device(interval=0.1)
+    while not explorer.done and device.latencies < answers:
+        for candidate in explorer.ask(5):
+            explorer.tell(candidate, device.answer(candidate))
+    state = json.loads(json.dumps(explorer.state()))
+    for name in ("refinements", "widen"):
+        del state["config"][name]
+    again = Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
+    assert again.state() == explorer.state()
+    assert again.config == config
+    assert again.progress()["levels"] == 8
+
+
 def test_forgotten_latency_is_asked_again_and_the_tree_ends_as_if_it_had_never_been_told() -> None:
     device, wrong = Device(), Measured(0.55, 0.54, 0.56, None)
     expected = outcome_of_search(drive(make(), device))

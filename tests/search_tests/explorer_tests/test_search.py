@@ -245,6 +245,20 @@ def test_the_result_keeps_to_the_limit_of_parameters() -> None:
     assert [each.digest for each in state.finalists()] == [each.digest for each in finalists]
 
 
+def test_a_limit_of_size_alone_keeps_its_levels_and_costs_little_latency() -> None:
+    config = SearchConfig(
+        1.0, beam_width=2, children=4, levels=3, max_parameters=404, refinements=0
+    )  # nine tenths of all
+    explorer = drive(
+        Explorer(config, Counted(), scores(), FLOORS, relax=relax), Device(interval=0.1)
+    )
+    best = explorer.finalists(1)[0]
+    assert explorer.progress()["levels"] == 3
+    assert Counted.parameters(best.plan) <= 404
+    assert best.ratio is not None
+    assert best.ratio > 0.85
+
+
 class Weighed(Counted):
     """As much memory as units are kept, in megabytes, for every example of a batch."""
 
