@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,26 @@ from search.objectives import CLASSIFICATION, Objective
 from search.training_flags import in_evaluation
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Mean loss per example, and the share of right answers."""
+
+    loss: float
+    accuracy: float
+
+    def is_worse_than(self, other: Judgement) -> bool:
+        """Fewer right answers, or as many at a greater loss or one that is not a number."""
+        if self.accuracy != other.accuracy:
+            return self.accuracy < other.accuracy
+        return not self.loss <= other.loss
+
+
+def judge(model: nn.Module, batches: Batches, objective: Objective = CLASSIFICATION) -> Judgement:
+    """What a model is judged by, in eval mode."""
+    losses, right = _each(model, batches, objective)
+    return Judgement(float(losses.mean()), float(right.double().mean()))
 
 
 def cross_entropy_loss(

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
+from search.gradient_clipping import clip_by_weights
 from search.memory_layout import lay_out
 from search.objectives import CLASSIFICATION, Objective
+from search.recalibration import recalibration
 from search.training_flags import in_evaluation
 
 Amp = Literal["float32", "bfloat16"]
@@ -158,7 +160,8 @@ class Trained:
 
 
 class Finetune:
-    """SGD with Nesterov momentum on the student, in place, in slices of any length.
+    """SGD with Nesterov momentum on the student, in place, in slices of any length. Where no batch
+    norm keeps its values in bounds, gradients are clipped (`search.gradient_clipping`).
 
     The batch, its augmentation, dropout and the learning rate are pure functions of (seed, step):
     with a fixed number of threads any slicing, with any number of `state_dict` and
@@ -206,6 +209,7 @@ class Finetune:
         self._channels_last, self._objective = channels_last, objective
         self._images, self._labels = images, labels
         self._batch_size = min(config.batch_size, len(images))
+        self._is_clipped = recalibration(student) != "batch norm"
         self._order: tuple[int, Tensor] | None = None
         self._parameters = {n: p for n, p in student.named_parameters() if p.requires_grad}
         matrices = [p for p in self._parameters.values() if p.ndim > 1]
@@ -270,6 +274,8 @@ class Finetune:
         )
         self._optimizer.zero_grad()
         loss.backward()
+        if self._is_clipped:
+            clip_by_weights(self._parameters.values())
         self._optimizer.step()
         self.trained = self.trained.with_batch(
             loss.detach().item(), self._objective.right(logits, labels).float().mean().item()

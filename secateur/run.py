@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from latency_probes.messages import Settings, Target
 from search.candidates import quantized, recalibrated
 from search.driver import Evaluate, SearchResult, run_search
 from search.errors import ConfigError
-from search.evaluation import accuracy, loss_with_error
+from search.evaluation import Judgement, accuracy, judge, loss_with_error
 from search.explorer import Node, SearchConfig
 from search.finetuning import Finetune
 from search.graph import PruningGraph
@@ -281,6 +282,7 @@ class Run:
         if form is not None and plan.precision:
             calibration = [images for images, _ in self.parts.calibration.batches()]
             trained = quantized(self.dense, self.graph, plan, student, calibration, form)
+        at_first, before = self._judged(trained), copy.deepcopy(student.state_dict())
         run = Finetune(
             trained,
             self.dense,
@@ -300,6 +302,16 @@ class Run:
             )
         if isinstance(trained, QuantizedModel):
             load_tensors(student, trained.float_tensors(), strict=False)
+        if self._judged(trained).is_worse_than(at_first):
+            student.load_state_dict(before)
+            warnings.warn(
+                "fine-tuning made the network worse on the validation data, so that the result "
+                "is not fine-tuned; lower finetune={'learning_rate': …}",
+                stacklevel=4,
+            )
+
+    def _judged(self, model: nn.Module) -> Judgement:
+        return judge(model, self.parts.validation.batches(), self.parts.objective)
 
     def _delivered(self, model: nn.Module, plan: Plan | None = None) -> Delivered:
         """The file of a model, with the interface of what came in; compared on validation data."""

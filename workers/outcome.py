@@ -85,7 +85,15 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
 
 def warning(snapshot: Snapshot, best: Verified | None) -> str | None:
     """What nobody should miss of the result."""
-    return None if best is None else lost(prepared_result(snapshot), best.validation_accuracy)
+    if best is None:
+        return None
+    told = [lost(prepared_result(snapshot), best.validation_accuracy)]
+    if best.finetuned.untrained:
+        told.append(
+            f"{best.finetuned.steps} steps of fine-tuning made it worse on the validation images, "
+            "so that the result is not fine-tuned; lower finetune.learning_rate"
+        )
+    return "; ".join(filter(None, told)) or None
 
 
 def runtimes_part(snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -111,12 +111,17 @@ class Chosen(_Result):
 
 
 class Finetuned(_Result):
-    """A finalist with its final weights."""
+    """A finalist with its final weights.
+
+    Attributes:
+        untrained: They are those of before the training, which made them worse.
+    """
 
     weights: str
     steps: int
     validation_loss: float
     validation_accuracy: float
+    untrained: bool = False
 
 
 class Training(_Result):

@@ -13,6 +13,7 @@ from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
 from tests.workers_tests import nets
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
+from workers.results import Finetuned
 
 
 def failing(kind: str, *purposes: str) -> Answer:
@@ -106,6 +107,25 @@ def test_finetuning_without_its_checkpoint_fails_the_job_and_says_what_was_missi
     assert job.state == "failed"
     assert (job.problem or {})["title"] == "The job failed in finetune"
     assert "gone.safetensors" in (job.problem or {})["detail"]
+
+
+def test_a_training_that_makes_it_worse_is_undone_and_told(workshop: Workshop) -> None:
+    job_id = workshop.submit(finetune={"steps": 3, "batch_size": 16, "learning_rate": 1e4})
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    told = "3 steps of fine-tuning made it worse on the validation images"
+    assert told in (job.result or {})["warning"]
+    (task,) = workshop.tasks(job_id, "finetune")
+    found = Finetuned.model_validate(task.result)
+    plain = workshop.submit(finetune={"steps": 0})
+    workshop.play(plain)
+    (task,) = workshop.tasks(plain, "finetune")
+    untrained = Finetuned.model_validate(task.result)
+    assert found.untrained
+    assert not untrained.untrained
+    assert (found.validation_loss, found.validation_accuracy) == (
+        untrained.validation_loss, untrained.validation_accuracy
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

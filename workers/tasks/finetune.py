@@ -19,7 +19,7 @@ from jobs.artifacts import job_file_name
 from jobs.spec import JobSpec
 from search.candidates import candidate, quantized, recalibrated
 from search.criteria import score_channels
-from search.evaluation import accuracy, cross_entropy_loss, loss_with_error
+from search.evaluation import judge, loss_with_error
 from search.finetuning import Finetune, FinetuneConfig, Trained, amp_here
 from search.lineage import regrown
 from search.plan import Plan
@@ -127,16 +127,26 @@ def _opened(work: Work, student: nn.Module, steps: int) -> Finetune:
 
 
 def _finished(work: Work, student: nn.Module, trained: nn.Module, steps: int) -> Done:
-    """Stores the weights of the student, which is float; `trained` is it, or what rounds it."""
+    """Stores the weights of the student, which is float; `trained` is it, or what rounds it. Those
+    of before the training where that made them worse."""
     location, data = _file(work, "weights.safetensors"), work.data
-    work.context.store.put(location, save(_weights(work, student, trained)))
     validation = batches(data.images, data.splits.validation)
+    found, is_worse = judge(trained, validation), False
+    if steps > 0:
+        untrained = _student(work)
+        _recalibrate(work, untrained)
+        before = rounded(work, untrained.eval())
+        at_first = judge(before, validation)
+        if is_worse := found.is_worse_than(at_first):
+            student, trained, found = untrained, before, at_first
+    work.context.store.put(location, save(_weights(work, student, trained)))
     return Done(
         Finetuned(
             weights=location,
             steps=steps,
-            validation_loss=cross_entropy_loss(trained, validation),
-            validation_accuracy=accuracy(trained, validation),
+            validation_loss=found.loss,
+            validation_accuracy=found.accuracy,
+            untrained=is_worse,
         ).document(),
         spent=_checkpoints(work),
     )

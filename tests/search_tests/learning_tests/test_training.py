@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from search.errors import ConfigError, WeightsError
-from search.evaluation import accuracy, cross_entropy_loss
+from search.evaluation import Judgement, accuracy, cross_entropy_loss
 from search.finetuning import (
     Finetune,
     FinetuneConfig,
@@ -22,6 +22,7 @@ from search.finetuning import (
     distillation_loss,
     native_bfloat16,
 )
+from search.gradient_clipping import clip_by_weights
 from search.recalibration import recalibrate
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
@@ -225,3 +226,53 @@ def test_runs_that_are_joined_went_as_their_steps_did() -> None:
     assert joined.accuracy == pytest.approx(0.6)
     assert joined.joined(Trained()) == joined
     assert Trained().joined(joined) == joined
+
+
+def folded() -> nn.Module:
+    """Five convolutions without norms whose values grow from layer to layer."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(2, 12, 3)] + [nn.Conv2d(12, 12, 3, padding=1) for _ in range(4)]
+    with torch.no_grad():
+        for layer in layers[1:]:
+            layer.weight.mul_(8.0)
+    body = [each for layer in layers for each in (layer, nn.ReLU())]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(12 * 36, 4))
+
+
+def test_gradients_are_clipped_to_a_hundredth_of_the_weights() -> None:
+    large, small, zero = (nn.Parameter(torch.full((4,), value)) for value in (1.0, 1.0, 0.0))
+    large.grad, small.grad = torch.full((4,), 3.0), torch.full((4,), 1e-3)
+    zero.grad = torch.full((4,), 3.0)
+    clip_by_weights([large, small, zero, nn.Parameter(torch.ones(2))])
+    torch.testing.assert_close(large.grad, torch.full((4,), 0.01))
+    torch.testing.assert_close(small.grad, torch.full((4,), 1e-3))
+    torch.testing.assert_close(zero.grad.norm(), torch.tensor(1e-5))
+
+
+def test_a_network_without_norms_is_trained_at_the_rate_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, labels = striped_images(60)
+    means = []
+    for _ in range(2):
+        student, teacher = folded(), folded()
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight.add_(0.2 * weight.abs().mean() * torch.randn_like(weight))
+        run = Finetune(student, teacher, images, labels, FinetuneConfig(20, batch_size=20))
+        run.run(max_steps=1)
+        first = run.trained.loss
+        run.run()
+        means.append(run.trained.loss / first)
+        monkeypatch.setattr("search.finetuning.clip_by_weights", lambda parameters: None)
+    assert means[0] < 1
+    assert not means[1] < 100
+
+
+def test_a_model_is_worse_with_fewer_right_answers_or_a_greater_loss() -> None:
+    good = Judgement(loss=0.5, accuracy=0.9)
+    assert Judgement(0.1, 0.8).is_worse_than(good)
+    assert Judgement(0.6, 0.9).is_worse_than(good)
+    assert Judgement(math.nan, 0.9).is_worse_than(good)
+    assert not Judgement(0.5, 0.9).is_worse_than(good)
+    assert not Judgement(0.9, 0.95).is_worse_than(good)
