@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-# Brock et al. 2021. A file of 9 convolutions whose norms were folded (0.57 of the operations,
-# learning rate 0.05, 24 steps of 32 images): without clipping not a number after three steps, as
-# at a sixtieth of that rate; clipped to 0.05 half of the answers are wrong, clipped to 0.01 none.
+# As Brock et al. 2021; what other parts give is in docs/benchmarks.md, "Fine-tuning without batch
+# norm".
 PART = 0.01
 _LEAST_NORM = 1e-3  # of weights that are zero
 
