@@ -1,33 +1,35 @@
-"""Whether products of unsigned and signed bytes are added exactly on this machine."""
+"""Which 8-bit formats a runtime computes exactly on this machine.
+
+Kernels of x86 before VNNI add two products of an unsigned and a signed byte in 16 bits, and cut
+what is too large; ONNX Runtime and OpenVINO turn signed activations into unsigned ones for them.
+"""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 
-from latency_probes import machine
+# One product of matrices between Q and DQ, (16, 64) by (64, 16), all weights 127. The tests build
+# the files: a device has no onnx package.
+SHAPE, LARGEST = (16, 64), 255.0
+SUM = 255 * 127 * 64
 
-_EXACT = frozenset(("avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd", "dotprod"))
-_DEPTH = 64
-
-
-def exact_u8s8() -> bool:
-    """Asks ONNX Runtime for the largest sums that there are."""
-    import onnx
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
-
-    weight = onnx.numpy_helper.from_array(np.full((_DEPTH, 16), 127, np.int8), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
-        "largest sums",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [16, _DEPTH])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [16, 16])],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.full((16, _DEPTH), 255, np.uint8)})
-    return bool((found == 255 * 127 * _DEPTH).all())
+Run = Callable[[bytes, np.ndarray], np.ndarray]
 
 
-def adds_exactly() -> bool:
-    """Whether the processor has instructions for it."""
-    return bool(_EXACT & set(machine.read(()).get("isa") or ()))
+def exact_formats(run: Run) -> tuple[str, ...]:
+    """The formats with signed weights; of seven bits where eight are not exact.
+
+    Args:
+        run: gives the output of an ONNX model for one input.
+    """
+    unsigned = "u8s8" if is_exact(run, "uint8") else "u8s7"
+    return (unsigned, "s8s8") if is_exact(run, "int8") else (unsigned,)
+
+
+def is_exact(run: Run, activations: Literal["uint8", "int8"]) -> bool:
+    """Asks for the largest sum that there is."""
+    model = files("latency_probes.runtimes").joinpath(f"sums_{activations}.onnx").read_bytes()
+    found = run(model, np.full(SHAPE, LARGEST, np.float32))
+    return bool((found > 0.99 * SUM).all())

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latency_probes import onnx_reader
 from latency_probes.runtimes.base import (
     Call,
@@ -16,7 +18,7 @@ from latency_probes.runtimes.base import (
     Placement,
     UnsupportedOperator,
 )
-from latency_probes.runtimes.exactness import exact_u8s8
+from latency_probes.runtimes.exactness import exact_formats
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
 from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
@@ -42,9 +44,8 @@ class OnnxRuntime:
         return tuple(p for p in ort.get_available_providers() if p not in _REMOTE)
 
     def formats(self) -> tuple[str, ...]:
-        """Kernels of x86 before VNNI add two products of unsigned and signed bytes in 16 bits, and
-        cut what is too large: weights of seven bits stay below that."""
-        return ("u8s8" if exact_u8s8() else "u8s7", "s8s8", "u8u8")
+        """What is exact here; two unsigned bytes are everywhere."""
+        return (*exact_formats(_run), "u8u8")
 
     def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
         """Operators that no domain of the library defines; unknown in builds without the list."""
@@ -76,6 +77,13 @@ class OnnxRuntime:
                 call()
             events = json.loads(Path(session.end_profiling()).read_text())
         return typical_layers(_kernel_times(events), PROFILED_CALLS)
+
+
+def _run(model: bytes, value: np.ndarray) -> np.ndarray:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": value})[0])
 
 
 def _kernel_times(events: list[dict[str, Any]]) -> list[Layer]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latency_probes.runtimes.base import (
     Call,
     InvalidModel,
@@ -13,7 +15,7 @@ from latency_probes.runtimes.base import (
     Placement,
     UnsupportedOperator,
 )
-from latency_probes.runtimes.exactness import adds_exactly
+from latency_probes.runtimes.exactness import exact_formats
 from latency_probes.runtimes.feeding import Fed, check_provider, feed, is_lack_of_memory
 from latency_probes.runtimes.layers import PROFILED_CALLS, typical_layers
 
@@ -35,8 +37,8 @@ class OpenVino:
         return tuple(openvino.Core().available_devices)
 
     def formats(self) -> tuple[str, ...]:
-        """As its library advises: full weights only where the processor adds without cutting."""
-        return ("u8s8" if adds_exactly() else "u8s7", "s8s8")
+        """What is exact here."""
+        return exact_formats(_run)
 
     def lacking(self, model: bytes, placement: Placement) -> tuple[str, ...]:
         """What the reader names, and where it read the model, what the device leaves over."""
@@ -84,6 +86,14 @@ def _settings(placement: Placement) -> dict[str, Any]:
             "ENABLE_CPU_PINNING": False,
         }
     return settings
+
+
+def _run(model: bytes, value: np.ndarray) -> np.ndarray:
+    import openvino
+
+    core = openvino.Core()
+    (output,) = core.compile_model(core.read_model(model), "CPU")(value).values()
+    return np.asarray(output)
 
 
 def _request(fed: Fed, settings: Mapping[str, Any], placement: Placement) -> Any:

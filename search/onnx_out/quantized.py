@@ -18,7 +18,7 @@ from search.onnx_out.delivered import Delivered, fixed_batch, opset_of
 from search.onnx_out.exporting import BATCHES, LEAST_OPSET, norm_note, opset_note, size_notes
 from search.onnx_out.interface import Interface
 from search.quantization import QuantizedModel
-from search.quantization.onnx_graph import with_precision, with_unsigned_weights
+from search.quantization.onnx_graph import with_precision, with_unsigned_bytes
 from search.skeleton.export import OPSET, export_proto
 
 MOST_DIFFERENCE = 0.05  # of the outputs' range, in 99 of 100 numbers: a value on the border of two
@@ -92,10 +92,9 @@ def deliver_quantized(
 
 
 def exact_file(onnx_bytes: bytes) -> bytes:
-    """The file with weights as unsigned integers where its activations are unsigned: the same
-    numbers, of which no processor cuts sums. So a machine without such instructions can tell what
-    the file does on a device that has them."""
-    return bytes(with_unsigned_weights(parsed(onnx_bytes)).SerializeToString())
+    """The file with unsigned integers alone: the same numbers, of which no processor cuts sums. So
+    a machine without such instructions can tell what the file does on a device that has them."""
+    return bytes(with_unsigned_bytes(parsed(onnx_bytes)).SerializeToString())
 
 
 def _exported(

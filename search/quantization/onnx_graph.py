@@ -82,28 +82,25 @@ def with_precision(
     return result
 
 
-def with_unsigned_weights(proto: ModelProto) -> ModelProto:
-    """A copy whose int8 weights are unsigned, shifted by 128 with their zero points, if its
-    activations are unsigned; else the model itself."""
-    constants = {node.output[0]: node for node in proto.graph.node if node.op_type == "Constant"}
-    kinds = {
-        constants[node.input[2]].attribute[0].t.data_type
-        for node in proto.graph.node
-        if node.op_type == "QuantizeLinear" and node.input[2] in constants
-    }
-    if TensorProto.UINT8 not in kinds:
-        return proto
+def with_unsigned_bytes(proto: ModelProto) -> ModelProto:
+    """A copy with unsigned bytes alone, the same numbers: what is signed is shifted by 128 with
+    its zero point."""
     result = ModelProto()
     result.CopyFrom(proto)
-    tensors = {tensor.name: tensor for tensor in result.graph.initializer}
-    nodes = {node.output[0]: node for node in result.graph.node}
-    for node in result.graph.node:
-        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if weight is not None and weight.data_type == TensorProto.INT8:
-            zero = nodes[node.input[2]].attribute[0].t
-            for tensor in (weight, zero):
-                moved = numpy_helper.to_array(tensor).astype(np.int16) + 128
-                tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.uint8), tensor.name))
+    weights = {tensor.name: tensor for tensor in result.graph.initializer}
+    zeros = {
+        node.output[0]: node.attribute[0].t
+        for node in result.graph.node
+        if node.op_type == "Constant"
+    }
+    rounding = [
+        n for n in result.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    shifted = {node.input[2] for node in rounding} | {node.input[0] for node in rounding}
+    for name, tensor in (zeros | weights).items():
+        if name in shifted and tensor.data_type == TensorProto.INT8:
+            moved = numpy_helper.to_array(tensor).astype(np.int16) + 128
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.uint8), tensor.name))
     return result
 
 

@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from latency_probes.messages import MeasureError, RuntimeInfo
-from latency_probes.runtimes import registry
-from latency_probes.runtimes.exactness import exact_u8s8
+from latency_probes.runtimes import exactness, registry
+from latency_probes.runtimes.exactness import SHAPE
 from latency_probes.runtimes.onnx_runtime import OnnxRuntime
 from latency_probes.spawn import describe_device
 
-TYPES = {"u8": (np.uint8, TensorProto.UINT8), "s8": (np.int8, TensorProto.INT8)}
-WEIGHTS = {
-    "u8u8": ("u8", 255), "u8s8": ("s8", 127), "s8s8": ("s8", -127), "u8s7": ("s8", -64),
-}  # fmt: skip
+RUNTIMES = [OnnxRuntime()]
+if importlib.util.find_spec("openvino") is not None:
+    RUNTIMES.append(importlib.import_module("latency_probes.runtimes.openvino_runtime").OpenVino())
+TYPES = {"u8": (np.uint8, 0), "s8": (np.int8, -128), "s7": (np.int8, 0)}
+LARGEST = {"u8": 255, "s8": 127, "s7": 64}
 
 
-def largest_sum(name: str) -> tuple[int, int]:
-    """Of 64 products of the largest integers: by ONNX Runtime, and in truth."""
-    kind, weight = WEIGHTS[name]
-    (array, proto), (w_array, _) = TYPES[name[:2]], TYPES[kind]
-    value = 255 if name.startswith("u8") else -128
-    held = onnx.numpy_helper.from_array(np.full((64, 16), weight, w_array), "w")
+def product(name: str) -> bytes:
+    """One product of matrices between Q and DQ, with the largest weights of a format."""
+    (kind, zero), weight = TYPES[name[:2]], LARGEST[name[2:]]
+    w_kind = np.uint8 if name.endswith("u8") else np.int8
+    depth, most = SHAPE[1], 255 * weight * SHAPE[1]
+    constants = {
+        "xs": np.float32(1), "xz": kind(zero), "w": np.full((depth, 16), weight, w_kind),
+        "ws": np.ones(16, np.float32), "wz": np.zeros(16, w_kind),
+        "ys": np.float32(most / 250), "yz": kind(zero),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["xd", "wd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "ys", "yz"], ["y"]),
+    ]
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
-        "sum",
-        [helper.make_tensor_value_info("x", proto, [16, 64])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [16, 16])],
-        [held],
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    (found,) = session.run(None, {"x": np.full((16, 64), value, array)})
-    return int(found[0, 0]), 64 * value * weight
+    return bytes(model.SerializeToString(deterministic=True))
 
 
-@pytest.mark.parametrize("name", OnnxRuntime().formats())
-def test_the_largest_sum_of_an_announced_format_is_exact(name: str) -> None:
-    found, wanted = largest_sum(name)
-    assert found == wanted
+@pytest.mark.parametrize(("name", "format_"), [("uint8", "u8s8"), ("int8", "s8s8")])
+def test_the_models_that_ask_are_those_that_are_built_here(name: str, format_: str) -> None:
+    assert Path(exactness.__file__).with_name(f"sums_{name}.onnx").read_bytes() == product(format_)
 
 
-def test_full_weights_are_announced_only_where_they_are_exact() -> None:
-    found, wanted = largest_sum("u8s8")
-    assert exact_u8s8() == (found == wanted)
-    assert ("u8s8" in OnnxRuntime().formats()) == exact_u8s8()
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: type(runtime).__name__)
+def test_the_largest_sum_of_an_announced_format_is_exact_and_of_no_other(runtime: Any) -> None:
+    run = sys.modules[type(runtime).__module__]._run
+    for name in ("u8s8", "u8s7", "s8s8", "u8u8"):
+        most = 255 * LARGEST[name[2:]] * SHAPE[1]
+        found = run(product(name), np.full(SHAPE, 255, np.float32))
+        is_exact = bool(np.allclose(found, most, rtol=0.01))
+        if name in runtime.formats():
+            assert is_exact
+        elif name in ("u8s8", "s8s8"):
+            assert not is_exact
+
+
+def test_a_device_without_the_onnx_package_says_what_it_has() -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "from latency_probes.runtimes.onnx_runtime import OnnxRuntime\n"
+        "print(','.join(OnnxRuntime().formats()))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == ",".join(OnnxRuntime().formats())
 
 
 def test_a_device_says_which_formats_it_has() -> None:
