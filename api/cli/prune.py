@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from api.client import Client, Inputs
     from api.routes.views import JobView
 
-# Smaller than the defaults of a job: nine minutes on two cores with the demo's data, eleven where
-# others are busy on them.
+# Smaller than the defaults of a job: nine to ten minutes on two cores with the demo's data, more
+# where others are busy on them.
 QUICK = {
     "search": {
-        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "refinements": 1,
+        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "refinements": 0,
         "finalists": 1,
     },
     "finetune": {"steps": 200},
