@@ -30,7 +30,7 @@ from search.plan import Plan
 from search.quantization import Format, precision_segments
 from search.sensitivity import RATIOS, Sensitivity, layer_sensitivity, small_rise
 from search.skeleton import Skeleton, operators, skeleton
-from search.time_limit import search_is_over
+from search.time_limit import keep_time
 from search.tuning import Tuner
 
 Latency = Callable[[Sequence[Skeleton]], Sequence[Any]]
@@ -122,8 +122,8 @@ def run_search(
         objective: What models are judged by; `batches` hold its targets.
         fit: Inputs (N, …) and targets (N, …) to train on, for `config.entwined`.
         finetune: How to train them; `config.entwined` is the number of steps.
-        time_limit_s: Of the search and a fine-tuning that follows, see `search.time_limit`: then
-            the search ends with the best so far.
+        time_limit_s: Of the search and a fine-tuning that follows, see `search.time_limit`: the
+            search takes the shortest way to its budget, and ends with the best so far.
         progress: Called with `Explorer.progress()` after each round.
 
     Raises:
@@ -167,7 +167,7 @@ def run_search(
     )  # fmt: skip
     began_s = time.monotonic()
     while not explorer.done:
-        _stop_in_time(explorer, time.monotonic() - began_s, time_limit_s)
+        keep_time(explorer, time.monotonic() - began_s, time_limit_s)
         candidates = explorer.ask()
         _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
         for candidate in candidates:
@@ -179,12 +179,6 @@ def run_search(
         if progress is not None:
             progress(explorer.progress())
     return _result(explorer, sensitivity, tuner)
-
-
-def _stop_in_time(explorer: Explorer, spent_s: float, limit_s: float | None) -> None:
-    """Ends the search once its time is over; nothing is asked then."""
-    if search_is_over(spent_s, limit_s, has_result=bool(explorer.finalists(1))):
-        explorer.stop()
 
 
 def soft_floors(

@@ -161,7 +161,8 @@ def prune(
         int8 = run.int8(precision)
         ends_s = time.monotonic() + (wishes.limits.time_limit_s or math.inf)
         found = run.searched(config, criterion, tolerance, int8.form)
-        if found.infeasible is not None or not found.finalists:
+        is_late = wishes.limits.time_limit_s is not None and found.loss is None
+        if found.infeasible is not None or not found.finalists or is_late:
             raise out_of_reach(budget, found, config, wishes.limits.time_limit_s)
         result = run.finished(found, measured, budget, began_s, int8, ends_s)
     if given.is_adapted and isinstance(model, nn.Module) and isinstance(result.model, type(model)):

@@ -20,7 +20,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
     Args:
         part: How much of this phase is done, 0 to 1.
         counts: Replace what the last document said: level, levels, floors_doubled, measured,
-            planned, reused, scored, best, finetuning.
+            planned, reused, scored, hurried, best, finetuning.
 
     Returns:
         The counts, the phase, `fraction` of the whole job, `elapsed_s`, and `seconds_left_range`,
@@ -40,6 +40,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "planned": before.get("planned"),
         "reused": before.get("reused", 0),
         "scored": before.get("scored", 0),
+        "hurried": before.get("hurried", False),
         "best": before.get("best"),
         "finetuning": before.get("finetuning"),
     }

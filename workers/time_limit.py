@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from search.time_limit import search_is_over
+from search.explorer import Explorer
+from search.time_limit import keep_time
 from workers.snapshot import Snapshot
 
 
@@ -19,13 +20,19 @@ def spent_s(snapshot: Snapshot, now: datetime) -> float:
     return (now - datetime.fromisoformat(began(snapshot))).total_seconds()
 
 
-def is_to_end(snapshot: Snapshot, now: datetime, *, has_result: bool) -> bool:
-    """Whether the search ends with what it has: it was asked to, or its time is over."""
-    limit_s = snapshot.spec.constraints.time_limit_s
-    is_late = search_is_over(spent_s(snapshot, now), limit_s, has_result=has_result)
-    return snapshot.job.stop_requested or is_late
+def keep_to_time(explorer: Explorer, snapshot: Snapshot, now: datetime) -> bool:
+    """Hurries the job's search or ends it, if its time or its user says so; whether it did."""
+    if explorer.done:
+        return False
+    if snapshot.job.stop_requested:
+        explorer.stop()
+        return True
+    return keep_time(explorer, spent_s(snapshot, now), snapshot.spec.constraints.time_limit_s)
 
 
 def is_over(snapshot: Snapshot, now: datetime) -> bool:
-    """Whether search and fine-tuning end with what they have."""
-    return is_to_end(snapshot, now, has_result=False)
+    """Whether search and fine-tuning end with what they have: they were asked to, or their time is
+    over."""
+    limit_s = snapshot.spec.constraints.time_limit_s
+    is_late = limit_s is not None and spent_s(snapshot, now) >= limit_s
+    return snapshot.job.stop_requested or is_late

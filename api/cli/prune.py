@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     from api.client import Client, Inputs
     from api.routes.views import JobView
 
-# Smaller than the defaults of a job: nine to ten minutes on two cores with the demo's data, more
-# where others are busy on them.
+# Smaller than the defaults of a job, and ended in time: without the limit the demo took 10 to 11
+# minutes where others were busy on its two cores.
 QUICK = {
     "search": {
-        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "refinements": 0,
-        "finalists": 1,
+        "levels": 3, "beam_width": 2, "children": 5, "staircase_points": 3, "finalists": 1,
     },
     "finetune": {"steps": 200},
+    "constraints": {"time_limit_s": "5m"},
 }  # fmt: skip
 PICTURES = ("image_folder", "idx")
 LIVE = ("queued", "preparing", "searching", "finetuning", "verifying")
@@ -141,7 +141,12 @@ def prune(
     max_accuracy_drop: MaxAccuracyDrop = None,
     time_limit_s: TimeLimit = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller search: minutes.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="A smaller search, of five minutes at most with its training."
+        ),
+    ] = False,
     spec_path: Annotated[
         Path | None,
         typer.Option("--spec", help="JSON file with more of the job: search, finetune, target."),

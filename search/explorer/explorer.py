@@ -6,11 +6,11 @@ restoring replays them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from search.errors import ExplorerError
 from search.explorer.config import SearchConfig
-from search.explorer.importance import GroupLike, Importance, ScoreLike, SensitivityLike
+from search.explorer.importance import GraphOrGroups, Importance, ScoreLike, SensitivityLike
 from search.explorer.levels import archtree
 from search.explorer.limits import limits_of
 from search.explorer.node import Candidate, Node
@@ -32,13 +32,6 @@ from search.explorer.tree import ScoresAt, Tree, pareto
 
 VERSION = 1
 Key = tuple[str, Needs]
-
-
-class GraphLike(Protocol):
-    """The part of a `PruningGraph` that the explorer reads."""
-
-    @property
-    def groups(self) -> Sequence[GroupLike]: ...
 
 
 class Explorer:
@@ -67,7 +60,7 @@ class Explorer:
     def __init__(
         self,
         config: SearchConfig,
-        graph: GraphLike | Sequence[GroupLike],
+        graph: GraphOrGroups,
         scores: Mapping[str, ScoreLike],
         floors: Mapping[str, int],
         *,
@@ -137,6 +130,16 @@ class Explorer:
             self._stopped = True
             self._finish()
 
+    def hurry(self) -> bool:
+        """From the next barrier on: a stair of each group is enough, and the next level is the
+        last. Whether it was in no hurry before."""
+        return self._status.pace.hurry()
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a scored plan is within the budget."""
+        return any(node.loss is not None for node in self.finalists(1))
+
     @property
     def done(self) -> bool:
         """Whether no further candidate will be handed out."""
@@ -160,6 +163,7 @@ class Explorer:
             "waiting": len(self._open),
             "remaining": 0 if self._finished else left,
             "floors_doubled": self._status.floors_doubled,
+            "hurried": self._status.pace.hurried_from is not None,
             "stopped": self._stopped,
             "best": best_so_far(self._tree, self.finalists(1)),
         }
@@ -179,8 +183,8 @@ class Explorer:
 
     @property
     def steps(self) -> int:
-        """How often the search has proposed so far."""
-        return len(self._tree.recall)
+        """How often the search has proposed or was hurried so far: what only its state tells."""
+        return len(self._tree.recall) + (self._status.pace.hurried_from is not None)
 
     def front(self) -> list[Node]:
         """The Pareto front of ratio and loss over all scored nodes, slowest first."""
@@ -229,6 +233,7 @@ class Explorer:
             "outcomes": outcomes,
             "proposed": self._tree.recall.to_json(),
             "unasked": [list(key) for key in self._queued],
+            "hurried": self._status.pace.hurried_from,
             "stopped": self._stopped,
         }
 
@@ -236,7 +241,7 @@ class Explorer:
     def restore(
         cls,
         state: Mapping[str, Any],
-        graph: GraphLike | Sequence[GroupLike],
+        graph: GraphOrGroups,
         scores: Mapping[str, ScoreLike],
         floors: Mapping[str, int],
         *,
@@ -272,8 +277,10 @@ class Explorer:
                 raise ExplorerError(
                     "graph, scores and floors must be those the state was made with"
                 )
+            explorer._status.pace.hurried_from = state.get("hurried")
             explorer._tree.recall.expect(() if forget else state.get("proposed", ()))
-            explorer._replay(state["outcomes"], forget)
+            known = "hurried" in state  # before that, stairs were asked in another order
+            explorer._replay(state["outcomes"], forget, all_known=known)
             queued = {tuple(key) for key in state["unasked"]}
             explorer._queued = [key for key in explorer._queued if key in queued]
             if state["stopped"]:
@@ -323,14 +330,16 @@ class Explorer:
         self._open.clear()
         self._queued.clear()
 
-    def _replay(self, outcomes: Sequence[Mapping[str, Any]], forget: Collection[str]) -> None:
+    def _replay(
+        self, outcomes: Sequence[Mapping[str, Any]], forget: Collection[str], *, all_known: bool
+    ) -> None:
         left = outcomes_from_json(outcomes)
         for digest in forget:
             left.pop((digest, "latency"), None)
         while ready := sorted(self._open & left.keys()):
             for key in ready:
                 self._record(key, left.pop(key))
-        if left and not forget:
+        if left and not forget and all_known:
             raise ExplorerError(
                 f"state must hold known candidates only, but got {sorted(left)[:3]}"
             )

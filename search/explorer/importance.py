@@ -44,6 +44,16 @@ class GroupLike(Protocol):
     def required_any_of(self) -> Sequence[Sequence[int]]: ...
 
 
+class GraphLike(Protocol):
+    """The part of a `PruningGraph` that the explorer reads."""
+
+    @property
+    def groups(self) -> Sequence[GroupLike]: ...
+
+
+GraphOrGroups = GraphLike | Sequence[GroupLike]
+
+
 class ScoreLike(Protocol):
     """A tensor or an array."""
 

@@ -30,28 +30,34 @@ def archtree(
     if space is None:
         return
     status.phase = "levels"
-    status.targets = _targets(tree)
-    starts = yield from _measure_anchors(tree, space, status.targets)
+    status.targets = _targets(tree, status)
+    anchors = yield from _measure_anchors(tree, space, status.targets)
+    starts = dict(zip(status.targets, anchors, strict=True))
     frontier = [tree.root]
     for pattern in space.patterns()[1:]:
         other = tree.add({**tree.importance.widths, **pattern}, 0, tree.root, "int8")
         yield from measure([other])
         frontier.append(other)
-    for level, target in enumerate(status.targets, start=1):
-        status.level = level
-        last = level == len(status.targets)
-        step = Level(tree, space, level, target, last=last)
-        frontier = yield from step.run(frontier, starts[level - 1])
-    if tree.config.uniform and tree.meeting(tree.config.budget):
+    while status.level < len(status.targets):
+        if status.pace.is_hurried():
+            status.targets = (*status.targets[: status.level], tree.config.budget)
+        target, status.level = status.targets[status.level], status.level + 1
+        last = status.level == len(status.targets)
+        step = Level(tree, space, status.level, target, last=last)
+        frontier = yield from step.run(frontier, starts[target])
+    is_hurried = status.pace.is_hurried()
+    if tree.config.uniform and not is_hurried and tree.meeting(tree.config.budget):
         yield from measure_uniform(tree, status.level)
     yield from _refine(tree, space, frontier, status.level)
     if not tree.meeting(tree.config.budget):
         declare_infeasible(tree, status)
 
 
-def _targets(tree: Tree) -> tuple[float, ...]:
+def _targets(tree: Tree, status: SearchStatus) -> tuple[float, ...]:
     """Of the levels; as far apart as latencies are told from each other, unless it is another
-    limit than that of latency which leads the search."""
+    limit than that of latency which leads the search. In a hurry the budget alone."""
+    if status.pace.is_hurried():
+        return (tree.config.budget,)
     if not tree.config.widen or tree.is_limited:
         return tree.config.targets
     return tree.config.targets_apart(_APART_BY_NOISE * _spread(tree.measured()))

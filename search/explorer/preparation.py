@@ -30,6 +30,30 @@ _MOST_DOUBLINGS = 16
 _HOPELESS = 1.1  # an optimistic prediction this far above needs no measurement
 
 
+class Pace:
+    """Whether the search goes to its budget by the shortest way, because its time is short.
+
+    That is asked at fixed points of the search. Which of them was the first to hear of it belongs
+    to the saved state, so that a replay turns off there too.
+    """
+
+    def __init__(self) -> None:
+        self.hurried_from: int | None = None
+        self._looks = 0
+
+    def hurry(self) -> bool:
+        """From the next point on; whether it was in no hurry before."""
+        if self.hurried_from is not None:
+            return False
+        self.hurried_from = self._looks
+        return True
+
+    def is_hurried(self) -> bool:
+        """One of the points."""
+        self._looks += 1
+        return self.hurried_from is not None and self._looks > self.hurried_from
+
+
 @dataclass
 class SearchStatus:
     """What the search has come to, for progress and results."""
@@ -43,6 +67,7 @@ class SearchStatus:
     stairs: dict[str, Stairs] = field(default_factory=dict)
     int8_stairs: dict[str, Stairs] = field(default_factory=dict)  # with all segments in int8
     extremes: dict[str, Node] = field(default_factory=dict)  # minimum and fastest
+    pace: Pace = field(default_factory=Pace)
 
 
 def prepare(
@@ -60,7 +85,7 @@ def prepare(
     if int8 is not None and (yield from _is_answer(tree, int8)):
         return None
     status.phase = "staircases"
-    yield from climb(tree, status.stairs)
+    yield from climb(tree, status.stairs, status.pace)
     if int8 is not None and int8.ratio is not None:
         yield from climb_in_int8(tree, status, int8.ratio)
     space = _space(tree, status, _minimum_widths(tree))
@@ -107,17 +132,19 @@ def climb_in_int8(tree: Tree, status: SearchStatus, ratio: float) -> RoundGenera
         status.int8_stairs[name][width] = ratio
 
 
-def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
-    """Measures each group alone: multiples of 8 first, then around the largest jumps.
+def climb(tree: Tree, stairs: dict[str, Stairs], pace: Pace) -> RoundGenerator[None]:
+    """Measures each group alone, a width of each at a time: multiples of 8 from the middle
+    outwards, then around the largest jumps.
 
     Args:
         tree: For the widths and the settings.
         stairs: Known ratios per group, added to; a group with enough points costs nothing.
+        pace: In a hurry one width of each group is enough.
     """
     widths = tree.importance.widths
     points = points_each(tree.config.staircase_points, len(tree.importance.group_widths))
     tried = {name: set(stairs.setdefault(name, {})) for name in widths}
-    wanted = {
+    coarse = {
         name: []
         if stairs[name]
         else coarse_widths(
@@ -125,18 +152,25 @@ def climb(tree: Tree, stairs: dict[str, Stairs]) -> RoundGenerator[None]:
         )
         for name, width in widths.items()
     }
+
+    def next_width(name: str) -> int | None:
+        if coarse[name]:
+            return coarse[name].pop(0)
+        if len(tried[name]) >= points:
+            return None
+        step = tree.importance.steps[name]
+        return bisection_width(widths[name], stairs[name], tried[name], step)
+
     while True:
-        for name, width in widths.items():
-            if not wanted[name] and len(tried[name]) < points:
-                step = tree.importance.steps[name]
-                middle = bisection_width(width, stairs[name], tried[name], step)
-                wanted[name] = [] if middle is None else [middle]
-        if not any(wanted.values()):
+        wanted = {name: next_width(name) for name in widths}
+        asked = {name: [] if width is None else [width] for name, width in wanted.items()}
+        if not any(asked.values()):
             return
-        yield from _measure_alone(tree, stairs, wanted)
+        yield from _measure_alone(tree, stairs, asked)
         for name in widths:
-            tried[name].update(wanted[name])
-            wanted[name] = []
+            tried[name].update(asked[name])
+        if pace.is_hurried():
+            return
 
 
 def _measure_alone(

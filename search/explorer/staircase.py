@@ -21,7 +21,8 @@ def points_each(points: int, groups: int) -> int:
 
 
 def coarse_widths(width: int, points: int, least: int = 1, step: int = 1) -> list[int]:
-    """First widths to measure: multiples of 8, spread evenly; a third is left for bisection.
+    """First widths to measure: multiples of 8, spread evenly, the one next to the half first; a
+    third is left for bisection.
 
     Args:
         width: Full width.
@@ -36,7 +37,8 @@ def coarse_widths(width: int, points: int, least: int = 1, step: int = 1) -> lis
         return [max(half, least)] if width > max(half, least) else []
     count = min(len(multiples), max(1, points - points // 3))
     stride = len(multiples) / count
-    return sorted({multiples[int((index + 0.5) * stride)] for index in range(count)})
+    spread = {multiples[int((index + 0.5) * stride)] for index in range(count)}
+    return sorted(spread, key=lambda each: (abs(each - width / 2), each))
 
 
 def bisection_width(

@@ -21,6 +21,7 @@ from tests.search_tests.explorer_tests.simulation import FLOORS, GROUPS, scores
 from tests.workers_tests.rows import measured
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
 from workers.phases import spare
+from workers.phases.advice import advice
 from workers.phases.facts import final_purpose, finalists, prepared_result
 from workers.phases.preparing import accuracy_refusal
 from workers.phases.searching import nothing_found
@@ -93,6 +94,12 @@ def has_scored(workshop: Workshop, job_id: str, count: int) -> bool:
     return len(done) >= count
 
 
+def is_within_budget(workshop: Workshop, job_id: str) -> bool:
+    """Whether a plan within the budget is scored."""
+    shown = workshop.job(job_id).progress or {}
+    return bool(shown.get("best")) and shown["best"]["ratio"] <= shown["budget_ratio"]
+
+
 def stop(workshop: Workshop, job_id: str) -> None:
     with workshop.bench.write() as session:
         status.request_stop(session, job_id)
@@ -129,7 +136,7 @@ def test_time_that_is_over_ends_search_and_training_with_the_best_so_far(
     job_id = workshop.submit(
         finetune={"steps": 100_000, "batch_size": 16}, constraints={"time_limit_s": "100s"}
     )
-    workshop.play(job_id, until=lambda: has_scored(workshop, job_id, 3))
+    workshop.play(job_id, until=lambda: is_within_budget(workshop, job_id))
     began = workshop.bench.context.clock()
     monkeypatch.setattr(workshop.bench, "now", began + timedelta(seconds=61))
     workshop.bench.messages.append(("advance", job_id))
@@ -140,6 +147,25 @@ def test_time_that_is_over_ends_search_and_training_with_the_best_so_far(
     assert job.state == "succeeded", job.problem
     (trained,) = workshop.tasks(job_id, "finetune")
     assert 0 < (trained.result or {})["steps"] < 100_000
+
+
+def test_a_search_that_is_late_goes_to_the_budget_and_says_so(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = workshop.submit(constraints={"time_limit_s": 100})
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "screening")))
+    later = workshop.bench.context.clock() + timedelta(seconds=31)
+    monkeypatch.setattr(workshop.bench, "now", later)
+    workshop.bench.messages.append(("advance", job_id))
+    workshop.play(job_id, until=lambda: not workshop.bench.messages)
+    state = (workshop.snapshot(job_id).search_state or {})["explorer"]
+    assert state["hurried"] is not None  # for whichever worker goes on with it
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    assert (job.progress or {})["levels"] == 1
+    told = advice(workshop.snapshot(job_id), job.progress or {}) or ""
+    assert "the time limit of 100 s is short" in told
+    assert "in 1 level instead of" in told
 
 
 def test_time_that_is_over_before_any_candidate_met_the_budget_fails_and_says_so(

@@ -1,5 +1,6 @@
 """What a user should know of a running job: levels that are finer than what its device can tell
-apart, or were widened for that, floors that left no room, and a dense model at chance."""
+apart, or were widened for that or left out for want of time, floors that left no room, and a dense
+model at chance."""
 
 from __future__ import annotations
 
@@ -44,6 +45,16 @@ def widened(snapshot: Snapshot, levels: int) -> str | None:
     )
 
 
+def hurried(snapshot: Snapshot, levels: int) -> str:
+    """That a time limit took the search to its budget by the shortest way."""
+    limit_s = snapshot.spec.constraints.time_limit_s or 0.0
+    asked = snapshot.spec.search.levels
+    return (
+        f"the time limit of {limit_s:g} s is short for this model on this device: the search went "
+        f"to the budget in {levels} level{'s' if levels > 1 else ''} instead of {asked}"
+    )
+
+
 def lowered(snapshot: Snapshot, doublings: int) -> str | None:
     """That the floors of the layers had to be lowered for the budget, if so."""
     if not doublings:
@@ -59,10 +70,10 @@ def advice(snapshot: Snapshot, shown: Mapping[str, Any]) -> str | None:
     """What is to be told of the job, in sentences.
 
     Args:
-        shown: `levels` and `floors_doubled` of the search, as its progress has them.
+        shown: `levels`, `hurried` and `floors_doubled` of the search, as its progress has them.
     """
-    found = too_fine(snapshot)
-    levels = widened(snapshot, shown.get("levels", snapshot.spec.search.levels))
+    found, count = too_fine(snapshot), shown.get("levels", snapshot.spec.search.levels)
+    levels = hurried(snapshot, count) if shown.get("hurried") else widened(snapshot, count)
     told = [
         levels or (str(found["text"]) if found else None),
         lowered(snapshot, shown.get("floors_doubled", 0)),

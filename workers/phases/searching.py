@@ -26,12 +26,11 @@ from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
 from workers.starts import scores_name
-from workers.time_limit import began, is_to_end
+from workers.time_limit import began, keep_to_time
 
 SHORTLIST_FACTOR = 3
-COUNTS = (
-    "level", "levels", "floors_doubled", "measured", "scored", "best", "reused", "planned"
-)  # fmt: skip
+FOUND = ("level", "levels", "floors_doubled", "hurried", "measured", "scored", "best")
+COUNTS = (*FOUND, "reused", "planned")
 
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
@@ -44,10 +43,7 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     explorer, is_news = search.explorer, bool(withdrawn) or not search.state
     while not explorer.done and questions.tell_and_ask(explorer):
         is_news = True
-    now = context.clock()
-    if not explorer.done and is_to_end(snapshot, now, has_result=bool(explorer.finalists(1))):
-        explorer.stop()
-        is_news = True
+    is_news |= keep_to_time(explorer, snapshot, context.clock())
     if explorer.done:
         decision = conclude(snapshot, explorer, questions)
     else:
@@ -158,6 +154,8 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
     tried = finalists(snapshot)
     wanted = 1 if tried else snapshot.spec.search.finalists
     budget = explorer.config.budget / spare.excess(snapshot, tried, questions)
+    if not tried and is_too_late(snapshot, explorer):
+        return nothing_found(snapshot, explorer)
     ranked = spare.untried(explorer, tried, budget)[: wanted * SHORTLIST_FACTOR]
     if not ranked:
         return spare.none_left(tried) if tried else nothing_found(snapshot, explorer)
@@ -207,6 +205,13 @@ def fastest(ranked: Sequence[Node], questions: Questions) -> Node:
     return min(ranked, key=lambda node: (strict_ratio(node), node.digest))
 
 
+def is_too_late(snapshot: Snapshot, explorer: Explorer) -> bool:
+    """Whether the time was over before a plan within the budget was scored: one that is only
+    fast is no result, unless the user asked to stop with it."""
+    is_stopped = explorer.progress()["stopped"] and not snapshot.job.stop_requested
+    return is_stopped and not explorer.has_result
+
+
 def nothing_found(snapshot: Snapshot, explorer: Explorer) -> Decision:
     """No measured candidate is within the budget."""
     if snapshot.job.stop_requested:
@@ -214,12 +219,12 @@ def nothing_found(snapshot: Snapshot, explorer: Explorer) -> Decision:
             "The search was stopped too early",
             "no candidate had met the budget yet; submit the job again and let it run longer",
         )
-    limit_s = snapshot.spec.constraints.time_limit_s
-    if limit_s is not None and explorer.progress()["stopped"]:
+    limit_s, shown = snapshot.spec.constraints.time_limit_s, explorer.progress()
+    if limit_s is not None and shown["stopped"]:
         return Decision.fail(
             "The time was over too early",
-            f"no candidate met the budget within {limit_s:g} s; raise constraints.time_limit_s or "
-            "the budget",
+            f"of {shown['measured']} candidates that were measured within {limit_s:g} s none met "
+            "the budget and was scored; raise constraints.time_limit_s or the budget",
         )
     return Decision.fail(
         "No candidate met the budget",
@@ -310,8 +315,7 @@ def progress_of(
     """The progress document of a job that is searching."""
     shown = explorer.progress()
     planned = shown["measured"] + shown["remaining"]
-    told = ("level", "levels", "floors_doubled", "measured", "scored", "best")
-    counts = {key: shown[key] for key in told}
+    counts = {key: shown[key] for key in FOUND}
     counts |= {"reused": len(reused), "planned": planned}
     return progress(snapshot, "searching", 0.9 * shown["measured"] / max(planned, 1), **counts)
 

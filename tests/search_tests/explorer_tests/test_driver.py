@@ -1,7 +1,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import pytest
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from search import SearchConfig, SearchResult, run_search, trace
 from search.errors import ConfigError
 from search.evaluation import cross_entropy_loss
-from search.explorer import Failed, Measured
+from search.explorer import Explorer, Failed, Measured
 from search.graph import PruningGraph
 from search.recalibration import recalibrate
 from search.skeleton import Skeleton, skeleton
-from search.time_limit import search_is_over
+from search.time_limit import keep_time
 
 
 class Residual(nn.Module):
@@ -162,15 +162,39 @@ def test_time_that_is_over_ends_it_with_what_there_is(net: nn.Module, graph: Pru
     assert (result.plan, result.infeasible, device.seen) == (None, None, [])
 
 
+@dataclass
+class Clocked:
+    """What `keep_time` does to a search."""
+
+    has_result: bool
+    done: list[str] = field(default_factory=list)
+
+    def hurry(self) -> bool:
+        self.done.append("hurry")
+        return self.done.count("hurry") == 1
+
+    def stop(self) -> None:
+        self.done.append("stop")
+
+
 @pytest.mark.parametrize(
-    ("spent_s", "has_result", "is_over"),
-    [(59, True, False), (60, True, True), (60, False, False), (100, False, True)],
+    ("spent_s", "has_result", "does"),
+    [
+        (29, True, []),
+        (30, True, ["hurry"]),
+        (59, True, ["hurry"]),
+        (60, True, ["stop"]),
+        (60, False, ["hurry"]),
+        (100, False, ["stop"]),
+    ],
 )
-def test_a_search_leaves_time_for_training_once_it_has_something(
-    spent_s: float, has_result: bool, is_over: bool
+def test_a_late_search_hurries_and_leaves_time_for_training_once_it_has_something(
+    spent_s: float, has_result: bool, does: list[str]
 ) -> None:
-    assert search_is_over(spent_s, 100, has_result=has_result) == is_over
-    assert not search_is_over(1e9, None, has_result=has_result)
+    search = Clocked(has_result)
+    assert keep_time(cast(Explorer, search), spent_s, 100) == bool(does)
+    assert search.done == does
+    assert not keep_time(cast(Explorer, Clocked(has_result)), 1e9, None)
 
 
 def test_failed_measurements_are_data(

@@ -31,6 +31,13 @@ def restored(explorer: Explorer) -> Explorer:
     return Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
 
 
+def drive_all(explorer: Explorer, device: Device) -> Explorer:
+    """Answers what was handed out before, too."""
+    for candidate in explorer.outstanding():
+        explorer.tell(candidate, device.answer(candidate))
+    return drive(explorer, device)
+
+
 def outcome_of_search(explorer: Explorer) -> tuple[object, ...]:
     finalists = [(node.digest, node.ratio, node.loss) for node in explorer.finalists(4)]
     return finalists, explorer.tree(), explorer.staircases(), explorer.floors
@@ -65,6 +72,69 @@ def test_a_restored_explorer_looks_like_the_saved_one_at_every_moment() -> None:
         assert again.tree() == explorer.tree()
         for candidate in explorer.outstanding():
             explorer.tell(candidate, device.answer(candidate))
+
+
+@pytest.mark.parametrize("answers", [8, 20, 45, 60])
+def test_a_hurried_search_is_restored_as_it_was_at_every_moment(answers: int) -> None:
+    explorer, device = make(), Device()
+    while not explorer.done:
+        if device.latencies >= answers:
+            explorer.hurry()
+        for candidate in explorer.ask(3):
+            explorer.tell(candidate, device.answer(candidate))
+        again = restored(explorer)
+        assert again.state() == explorer.state()
+        assert again.progress() == explorer.progress()
+        assert again.tree() == explorer.tree()
+    assert explorer.progress()["hurried"]
+    assert explorer.finalists(1)[0].meets(0.6)
+
+
+def test_a_search_in_a_hurry_measures_a_stair_of_each_group_and_goes_to_the_budget() -> None:
+    explorer, device = make(), Device()
+    assert [explorer.hurry(), explorer.hurry()] == [True, False]
+    drive(explorer, device)
+    assert [len(rows) for rows in explorer.staircases().values()] == [1] * len(GROUPS)
+    assert {node.level for node in explorer.nodes()} <= {0, 1}
+    shown, best = explorer.progress(), explorer.finalists(1)[0]
+    assert (shown["level"], shown["levels"]) == (1, 1)
+    assert best.loss is not None
+    assert best.ratio is not None
+    assert 0.955 * 0.6 <= best.ratio <= 0.6
+    assert device.latencies < drive(make(), Device()).progress()["measured"] / 2
+
+
+def test_the_level_after_a_hurry_is_the_last() -> None:
+    explorer, device = make(replace(SMALL, levels=4, refinements=0)), Device()
+    while not explorer.done:
+        if explorer.progress()["level"] == 2:
+            explorer.hurry()
+        for candidate in explorer.ask():
+            explorer.tell(candidate, device.answer(candidate))
+    assert (explorer.progress()["level"], explorer.progress()["levels"]) == (3, 3)
+    assert 0.955 * 0.6 <= (explorer.finalists(1)[0].ratio or 0.0) <= 0.6
+
+
+def test_a_state_of_when_stairs_were_asked_together_goes_on() -> None:
+    explorer, device = make(), Device()
+    minimum = explorer.ask()
+    for candidate in minimum:
+        explorer.tell(candidate, device.answer(candidate))
+    state, first = explorer.state(), explorer.ask()
+    del state["hurried"]
+    explorer.tell(first[0], device.answer(first[0]))
+    for candidate in first[1:]:
+        explorer.tell(candidate, device.answer(candidate))
+    second = explorer.ask()  # answered with those of the first round, of which two are open
+    answered = [*first[2:], *second]
+    state["outcomes"] += [
+        {"digest": each.digest, "needs": "latency", **vars(device.answer(each))}
+        for each in answered
+    ]
+    state["unasked"] = []
+    again = Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
+    assert {each.digest for each in again.outstanding()} == {each.digest for each in first[:2]}
+    assert outcome_of_search(drive_all(again, device)) == outcome_of_search(drive(make(), device))
 
 
 @pytest.mark.parametrize("answers", [30, 70, 10_000])

@@ -11,9 +11,9 @@ from search.explorer.staircase import (
 )
 
 
-def test_multiples_of_eight_come_first() -> None:
-    assert coarse_widths(64, points=10) == [8, 16, 24, 32, 40, 48, 56]
-    assert coarse_widths(64, points=4) == [16, 32, 48]
+def test_multiples_of_eight_come_first_from_the_half_outwards() -> None:
+    assert coarse_widths(64, points=10) == [32, 24, 40, 16, 48, 8, 56]
+    assert coarse_widths(64, points=4) == [32, 16, 48]
     assert coarse_widths(16, points=4) == [8]
 
 
