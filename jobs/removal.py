@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -195,7 +195,11 @@ def _refuse_use(session: Session, kind: str, name: str, where: ColumnElement[boo
 
 def _users_of(session: Session, device_id: str) -> list[str]:
     """The live jobs that the device measures or that name it alone, and its live checks."""
-    is_dense = or_(Request.purpose == DENSE, Request.purpose.like(dense_purpose("%")))
+    is_dense = or_(
+        Request.purpose == DENSE,
+        Request.purpose.like(dense_purpose("%")),
+        Request.purpose.like(f"{DENSE}@%"),
+    )
     its_own = and_(is_dense, Request.state == RequestState.DONE)
     statement = (
         select(Request.job_id)
@@ -208,12 +212,14 @@ def _users_of(session: Session, device_id: str) -> list[str]:
     )
     measured = {str(job_id) for job_id in session.scalars(statement)}
     live = session.execute(select(Job.id, Job.spec).where(Job.state.in_(LIVE)))
-    named = {
-        job_id
-        for job_id, spec in live
-        if (spec.get("target") or {}).get("device") == f"id:{device_id}"
-    }
+    named = {job_id for job_id, spec in live if f"id:{device_id}" in _devices_of(spec)}
     return sorted(measured | named) + [check.id for check in checks.live(session, device_id)]
+
+
+def _devices_of(spec: Mapping[str, Any]) -> list[str | None]:
+    """The devices that a job names for its one result, whatever version wrote its document."""
+    given = [spec.get("target"), *(spec.get("further_devices") or ())]
+    return [(each or {}).get("device") for each in given]
 
 
 def _words(users: Sequence[str]) -> str:

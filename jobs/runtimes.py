@@ -44,6 +44,11 @@ def dense_purpose(runtime: str) -> str:
     return f"{DENSE}:{runtime}"
 
 
+def dense_on(number: int) -> str:
+    """The request for the dense model on a further device of the job, by its place there."""
+    return f"{DENSE}@{number}"
+
+
 def int8_purpose(runtime: str, form: str) -> str:
     """The request for the dense model in int8, of a job that chooses its runtime."""
     return f"int8:{runtime}:{form}"

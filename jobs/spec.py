@@ -261,6 +261,16 @@ class FurtherSpec(BudgetSpec):
         return dict([budget_of(budget)]) | ({"device": device} if at else {})
 
 
+class FurtherDeviceSpec(FurtherSpec):
+    """A budget on a device beside the job's own; as text `60%@label:kind=pi`.
+
+    Attributes:
+        device: as in `target`.
+    """
+
+    device: ChosenDevice
+
+
 class TargetSpec(Target):
     """Which device, and how it runs the model. With runtime `auto` the dense model is measured in
     every runtime of the device, in float32 and in int8, and the fastest one is the job's.
@@ -399,6 +409,8 @@ class JobSpec(_Spec):
         further_budgets: each is answered by a job of its own once this one has succeeded or found
             its budget out of reach: like this one, on another device where it names one, but it
             takes over the losses and asks a device for nothing that it has measured.
+        further_devices: the one result must meet a budget on each of these too, run as `target`
+            says. Every candidate is measured on all of them.
         exports: further formats of the result: `pt2` (torch.export), `openvino` (IR).
     """
 
@@ -407,6 +419,7 @@ class JobSpec(_Spec):
     dataset: Name
     budget: BudgetSpec
     further_budgets: Annotated[tuple[FurtherSpec, ...], Field(max_length=16)] = ()
+    further_devices: Annotated[tuple[FurtherDeviceSpec, ...], Field(max_length=8)] = ()
     target: TargetSpec = TargetSpec()
     search: SearchSpec = SearchSpec()
     finetune: FinetuneSpec = FinetuneSpec()

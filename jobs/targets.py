@@ -22,21 +22,25 @@ MOST_NAMES = 8
 
 
 def check_targets(spec: JobSpec, devices: Sequence[Device]) -> None:
-    """The same for the target of a job, and for the devices of its further budgets.
+    """The same for the target of a job, and for the devices that it names beside it.
 
     Raises:
         SpecError: with the names of what there is.
     """
     check_target(spec.target, devices)
-    for number, further in enumerate(spec.further_budgets):
-        if further.device is None:
+    named: dict[str, str | None] = {
+        f"{field}.{number}": each.device
+        for field in ("further_budgets", "further_devices")
+        for number, each in enumerate(getattr(spec, field))
+    }
+    for place, device in named.items():
+        if device is None:
             continue
         try:
-            check_target(spec.target.model_copy(update={"device": further.device}), devices)
+            check_target(spec.target.model_copy(update={"device": device}), devices)
         except SpecError as error:
-            place = f"further_budgets.{number}"
             problems = [
-                FieldProblem(f"{place}.device", f"{place}: {each.message}")
+                FieldProblem(f"{place}.device", each.message.replace("target.", f"{place}.", 1))
                 for each in error.problems
             ]
             raise SpecError(problems) from None

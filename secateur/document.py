@@ -78,6 +78,7 @@ def document(result: Outcome) -> dict[str, Any]:
             result.tree, len(result.int8.get("searched", ())), result.budget, result.candidate
         ),
         "tree": [dict(row) for row in result.tree],
+        "search_budget": result.budget,
         "loading": loading(analysis, result.plan.widths),
     }
 
@@ -95,6 +96,7 @@ def _result_part(result: Outcome) -> dict[str, Any]:
         "budget_ms": result.budget * result.dense_latency_ms,
         "ratio_low": low,
         "ratio_high": high,
+        "further_devices": [],
         "disturbed_ratio": ratio_while_disturbed(measured.conditions.model_dump(), low, high),
         "verdict": measured.verdict,
         "device": HERE,

@@ -40,6 +40,7 @@ class NewRequest:
         pooled: Any device of the job's pool will do, not just the one that measured the dense
             model.
         target: How it runs; None is the job's own.
+        selector: Who may answer, where that is not who measures the job.
     """
 
     purpose: str
@@ -48,6 +49,7 @@ class NewRequest:
     settings: Settings
     pooled: bool = False
     target: Target | None = None
+    selector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,8 @@ def _add_work(unit: Unit, store: ArtifactStore, snapshot: Snapshot, decision: De
 def _selector(snapshot: Snapshot, wanted: NewRequest) -> str:
     """Who may answer: whom the job names until its dense model is measured, then the device that
     did it, or its pool. A job that names one device is measured by no other."""
+    if wanted.selector is not None:
+        return wanted.selector
     named = snapshot.spec.target.device
     if snapshot.device is None:
         return named

@@ -11,6 +11,7 @@ from jobs.footprint import Footprint
 from jobs.tables import Measurement
 from workers.phases import precision
 from workers.phases.chance import lost
+from workers.phases.demands import demands, tightest
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -55,7 +56,8 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
         "ratio_high": row.ratio_high,
         "disturbed_ratio": disturbed_ratio(row),
         "warning": warning(snapshot, best),
-        "within_budget": best is None or best.rank(budget)[0] == 0,
+        "within_budget": best is None or best.rank(tightest(snapshot))[0] == 0,
+        "further_devices": further_part(snapshot, best),
         "dense_latency_ms": row.reference_ms,
         "latency_ms": row.latency_ms,
         "verdict": row.verdict,
@@ -127,14 +129,33 @@ def disturbed_ratio(row: Measurement) -> float | None:
     return ratio_while_disturbed(row.conditions, row.ratio_low, row.ratio_high)
 
 
+def further_part(snapshot: Snapshot, best: Verified | None) -> list[dict[str, Any]]:
+    """The result on each further device whose budget it must meet too."""
+    asked = demands(snapshot)[1:]
+    rows = [each.dense for each in asked] if best is None else best.further
+    return [
+        {
+            "device": row.device_id if device is None else device.name,
+            "device_id": row.device_id,
+            "budget_ratio": there.beta,
+            "dense_latency_ms": row.reference_ms,
+            "latency_ms": row.latency_ms,
+            "ratio": row.ratio,
+            "ratio_low": row.ratio_low,
+            "ratio_high": row.ratio_high,
+            "verdict": row.verdict,
+        }
+        for there, row, device in zip(asked, rows, snapshot.further, strict=True)
+    ]
+
+
 def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Who measured how much for the job, the first device first; what became of those that were
     set aside, or that drifted with nobody to take over."""
     first = dense_measurement(snapshot).device_id
     counts = Counter(each.device_id for each in snapshot.found.values())
     names = dict(snapshot.pool.names)
-    if snapshot.device is not None:
-        names[first] = snapshot.device.name
+    names |= {each.id: each.name for each in (*snapshot.further, snapshot.device) if each}
     pool = snapshot.pool
     told = {device: f"drifted, nobody took over: {why}" for device, why in pool.drifted.items()}
     told |= {device: f"set aside: {why}" for device, why in pool.aside.items()}

@@ -6,7 +6,8 @@ from typing import Any
 
 from jobs.columns import utc_now
 from workers.phases.advice import advice
-from workers.phases.facts import beta, levels
+from workers.phases.demands import are_known, tightest
+from workers.phases.facts import dense_ms, levels
 from workers.snapshot import Snapshot
 from workers.time_left import part_began_s, time_left
 
@@ -65,7 +66,6 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
 
 def _budget(snapshot: Snapshot) -> dict[str, float]:
     """The budget as a ratio, and the dense latency, once that is known."""
-    dense = snapshot.dense
-    if dense is None or dense.latency_ms is None:
+    if not are_known(snapshot):
         return {}
-    return {"budget_ratio": beta(snapshot), "dense_latency_ms": dense.latency_ms}
+    return {"budget_ratio": tightest(snapshot), "dense_latency_ms": dense_ms(snapshot)}

@@ -22,7 +22,7 @@ from jobs.repository import (
     requests,
     tasks,
 )
-from jobs.runtimes import DENSE
+from jobs.runtimes import DENSE, dense_on
 from jobs.spec import JobSpec
 from jobs.states import RequestState, TaskState
 from jobs.tables import Check, Dataset, Device, Job, Measurement, Model, Request, Task
@@ -39,6 +39,8 @@ class Snapshot:
         tasks: By key. Those that score a plan are without their payload.
         requests: By purpose.
         found: Counted measurements by id.
+        further: The devices that answered for the dense model beside it, of a job whose result
+            must meet budgets on several; None where it has not been measured yet.
         device: The one that answered for the dense model. It measures the job, and alone what is
             compared in milliseconds; others of its kind may join it.
         pool: The devices that measure the job beside it.
@@ -53,6 +55,7 @@ class Snapshot:
     tasks: Mapping[str, Task]
     requests: Mapping[str, Request]
     found: Mapping[str, Measurement]
+    further: tuple[Device | None, ...]
     device: Device | None
     pool: Pool
     search_state: dict[str, Any] | None
@@ -143,16 +146,22 @@ def take(session: Session, job_id: str, memory: Memory | None = None) -> Snapsho
         raise LookupError(f"{job_id} must have its model and data set, but one is gone")
     asked = {row.purpose: row for row in _requests(session, job_id, memory)}
     found = {row.id: row for row in _found(session, job_id, memory)}
-    first = found.get((asked[DENSE].measurement_id or "") if DENSE in asked else "")
+    spec = JobSpec.model_validate(job.spec)
+
+    def device(purpose: str) -> Device | None:
+        row = found.get((asked[purpose].measurement_id or "") if purpose in asked else "")
+        return None if row is None else devices.find(session, row.device_id)
+
     snapshot = Snapshot(
         job=job,
-        spec=JobSpec.model_validate(job.spec),
+        spec=spec,
         model=model,
         dataset=dataset,
         tasks={task.key: task for task in _tasks(session, job_id, memory)},
         requests=asked,
         found=found,
-        device=None if first is None else devices.find(session, first.device_id),
+        further=tuple(device(dense_on(number)) for number in range(len(spec.further_devices))),
+        device=device(DENSE),
         pool=pools.of_job(session, job_id),
         search_state=_search_state(session, job, memory),
         check=None,

@@ -85,6 +85,15 @@ def submit(
             "job of its own from what this one found out. May be repeated.",
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--further-devices",
+            "--also",
+            help="A budget on one more device, 60%@DEVICE or 20ms@DEVICE, that the one result "
+            "must meet too. May be repeated.",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -154,15 +163,17 @@ def submit(
         if device is not None:
             put(spec, ("target", "device"), selector_of(client, device))
         if further:
-            spec["further_budgets"] = [_further_of(client, each) for each in further]
+            spec["further_budgets"] = [_at_device(client, each, "--further") for each in further]
+        if also:
+            spec["further_devices"] = [_at_device(client, each, "--also") for each in also]
         job = client.jobs.submit(spec, idempotency_key=idempotency_key)
         told(client, job, wait=wait, as_json=as_json)
 
 
-def _further_of(client: "Client", text: str) -> str:
-    """A further budget whose device, if it names one, is a selector."""
+def _at_device(client: "Client", text: str, option: str) -> str:
+    """A budget whose device, if it names one, is a selector."""
     budget, at, device = text.partition("@")
-    return f"{budget}@{selector_of(client, device, option='--further')}" if at else budget
+    return f"{budget}@{selector_of(client, device, option=option)}" if at else budget
 
 
 def told(client: "Client", job: "JobView", *, wait: bool, as_json: bool) -> None:

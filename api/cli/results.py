@@ -19,6 +19,14 @@ def result_table(result: Mapping[str, Any]) -> Table:
         escape(interval(result)),
         f"≤ {percent(result.get('budget_ratio'))}",
     )
+    for there in result.get("further_devices") or ():
+        table.add_row(
+            escape(f"latency on {there['device']}"),
+            milliseconds(there["dense_latency_ms"]),
+            milliseconds(there["latency_ms"]),
+            escape(interval(there)),
+            f"≤ {percent(there['budget_ratio'])}",
+        )
     table.add_row(
         "accuracy",
         percent(result.get("dense_accuracy"), 2),
@@ -70,7 +78,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if result.get("test_images"):
         told.append(f"accuracy on {result['test_images']} test images")
     if result.get("measured"):
-        told.append(f"{result['measured']} candidates measured on {result.get('levels')} levels")
+        levels = result.get("levels")
+        many = "s" if levels != 1 else ""
+        told.append(f"{result['measured']} candidates measured on {levels} level{many}")
     if result.get("int8_layers"):
         told.append(f"{result['int8_layers']} layers in int8 ({result['int8_format']})")
     if result.get("disturbed_ratio"):

@@ -261,7 +261,7 @@ def _dense_ms(session: Session, job: Job) -> float | None:
 
 
 def _budget_ratio(job: Job, dense_ms: float | None) -> float | None:
-    for document in (job.result, job.progress):
+    for document in (job.progress, job.result):
         told = (document or {}).get("budget_ratio")
         if isinstance(told, int | float):
             return float(told)

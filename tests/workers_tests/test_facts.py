@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.tables import Measurement
+from search.explorer import Measured
 from tests.workers_tests.bench import Bench
 from tests.workers_tests.test_decision import add_job, look
 from workers.outcome import result_document
@@ -17,13 +18,15 @@ PACKAGED = Packaged(
 )
 
 
-def finalist(name: str, ratio: float | None, *, accuracy: float, width: float = 0.0) -> Verified:
-    high = None if ratio is None else ratio + width
+def finalist(name: str, ratio: float, *, accuracy: float, width: float = 0.0) -> Verified:
+    high = ratio + width
     return Verified(
         Chosen(digest=name, plan={}, ratio=ratio, loss=None),
         Finetuned(weights="w", steps=1, validation_loss=0.0, validation_accuracy=accuracy),
         PACKAGED,
         Measurement(ratio=ratio, ratio_low=ratio, ratio_high=high),
+        (),
+        Measured(ratio, ratio, high),
     )
 
 
@@ -34,7 +37,6 @@ def finalist(name: str, ratio: float | None, *, accuracy: float, width: float = 
         (finalist("b", 0.49, accuracy=0.8), finalist("a", 0.49, accuracy=0.9, width=0.02)),
         (finalist("b", 0.49, accuracy=0.8, width=0.02), finalist("a", 0.51, accuracy=0.9)),
         (finalist("b", 0.51, accuracy=0.8), finalist("a", 0.52, accuracy=0.9)),
-        (finalist("b", 0.60, accuracy=0.8), finalist("a", None, accuracy=0.9)),
         (finalist("a", 0.49, accuracy=0.9), finalist("b", 0.49, accuracy=0.9)),
     ],
     ids=[
@@ -42,7 +44,6 @@ def finalist(name: str, ratio: float | None, *, accuracy: float, width: float = 
         "the whole interval within the budget comes first",
         "the middle within the budget comes next",
         "latency decides above the budget",
-        "what has no ratio comes last",
         "the digest breaks ties",
     ],
 )

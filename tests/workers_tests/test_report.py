@@ -27,6 +27,7 @@ REPORT: dict[str, Any] = {
         "unpruned": False,
         "within_budget": True,
         "budget_ratio": 0.5,
+        "further_devices": [],
         "budget_ms": 0.5,
         "ratio": 0.49,
         "ratio_low": 0.48,
@@ -55,6 +56,7 @@ REPORT: dict[str, Any] = {
         "protocol": 1,
         "conditions": {"governor": None, "load": 0.5},
     },
+    "search_budget": 0.5,
     "tree": [
         {"digest": "p" * 64, "level": 2, "origin": "cut", "ratio": 0.49, "loss": 0.3},
         {"digest": "q" * 64, "level": 9, "origin": "dense", "ratio": 1.0, "loss": 0.1},
@@ -92,12 +94,19 @@ def changed(**parts: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+THERE = {
+    "device": EVIL, "budget_ratio": 0.7, "dense_latency_ms": 2.0, "latency_ms": 1.2,
+    "ratio": 0.6, "ratio_low": 0.59, "ratio_high": 0.61,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "parts",
     [
         {"job": {"id": EVIL}},
         {"model": {"name": EVIL}},
         {"result": {"plan_digest": EVIL}},
+        {"result": {"further_devices": [THERE]}},
         {"measurement": {"device": EVIL}},
         {"measurement": {"conditions": {EVIL: EVIL}}},
         {"widths": {EVIL: 3}},

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from jobs.artifacts import skeleton_name, weights_name
 from jobs.checking import BUILT_IN, CheckSettings, built_in
 from jobs.repository import checks, datasets, jobs, models, requests, skeletons, tasks
+from jobs.selectors import Selector
 from jobs.spec import DatasetSpec, JobSpec, ModelSpec
 from jobs.states import TERMINAL
 from jobs.tables import Job, Request, Task
@@ -246,7 +247,8 @@ class Workshop:
 
     def _measure(self, request: Request, answer: Answer, device_id: str) -> None:
         with self.bench.context.unit() as unit:
-            now = self.bench.context.clock()
+            now, selector = self.bench.context.clock(), Selector.parse(request.selector)
+            device_id = selector.name if selector.kind == "id" else device_id
             given = requests.assign(unit.session, request.id, device_id, now, 60.0)
             if given is None or given.lease_token is None:
                 raise LookupError(f"{request.id} must be free, but is not")

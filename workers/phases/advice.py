@@ -9,7 +9,8 @@ from typing import Any
 
 from jobs.resolution import level_step, most_levels
 from workers.phases.chance import note
-from workers.phases.facts import PREPARE, beta, prepared_result
+from workers.phases.demands import tightest
+from workers.phases.facts import PREPARE, prepared_result
 from workers.snapshot import Snapshot
 
 
@@ -18,12 +19,12 @@ def too_fine(snapshot: Snapshot) -> dict[str, Any] | None:
     was no check."""
     check, levels = snapshot.check, snapshot.spec.search.levels
     resolved = (check.result or {}).get("screening") if check is not None else None
-    if check is None or not resolved or beta(snapshot) >= 1:
+    if check is None or not resolved or tightest(snapshot) >= 1:
         return None
-    apart = level_step(beta(snapshot), levels)
+    apart = level_step(tightest(snapshot), levels)
     if resolved <= apart:
         return None
-    most = most_levels(beta(snapshot), resolved)
+    most = most_levels(tightest(snapshot), resolved)
     return {
         "text": f"levels are {100 * apart:.1f} % apart; this device resolves {100 * resolved:.1f} "
         f"% when screening: use at most {most} level{'s' if most > 1 else ''}",
@@ -49,9 +50,10 @@ def hurried(snapshot: Snapshot, levels: int) -> str:
     """That a time limit took the search to its budget by the shortest way."""
     limit_s = snapshot.spec.constraints.time_limit_s or 0.0
     asked = snapshot.spec.search.levels
+    fewer = f", in {levels} level{'s' if levels > 1 else ''} instead of {asked}"
     return (
-        f"the time limit of {limit_s:g} s is short for this model on this device: the search went "
-        f"to the budget in {levels} level{'s' if levels > 1 else ''} instead of {asked}"
+        f"the time limit of {limit_s:g} s is short for this model on this device: the search goes "
+        f"to its budget by the shortest way{fewer if levels < asked else ''}"
     )
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from jobs.tables import Measurement
 from latency_probes.messages import Settings, Target
+from search.explorer import Failed, Measured
 from workers.decision import NewRequest
+from workers.phases.demands import beta as beta_of
+from workers.phases.demands import demands, furthest, tightest
 from workers.results import Chosen, Finetuned, Packaged, Prepared
 from workers.snapshot import Snapshot
 
@@ -53,11 +56,15 @@ def prepared_result(snapshot: Snapshot) -> Prepared:
 
 
 def dense_request(
-    prepared: Prepared, seed: int, purpose: str, target: Target | None = None
+    prepared: Prepared,
+    seed: int,
+    purpose: str,
+    target: Target | None = None,
+    selector: str | None = None,
 ) -> NewRequest:
     """The dense model against itself: its latency, and an A/A test for free."""
     blob, strict = prepared.dense_skeleton, Settings.strict(seed=seed, profile=True)
-    return NewRequest(purpose, blob, blob, strict, target=target)
+    return NewRequest(purpose, blob, blob, strict, target=target, selector=selector)
 
 
 def dense_measurement(snapshot: Snapshot) -> Measurement:
@@ -76,10 +83,9 @@ def dense_ms(snapshot: Snapshot) -> float:
     return latency_ms
 
 
-def usual_reference_ms(snapshot: Snapshot) -> float | None:
-    """What the dense skeleton takes on the job's device when nothing disturbs it: near the fastest
-    of the job's measurements. None while there are few."""
-    dense = dense_measurement(snapshot)
+def usual_reference_ms(snapshot: Snapshot, dense: Measurement) -> float | None:
+    """What the dense skeleton takes on the device that measured it when nothing disturbs it: near
+    the fastest of the job's measurements there. None while there are few."""
     seen = sorted(
         row.reference_ms
         for row in snapshot.found.values()
@@ -92,11 +98,8 @@ def usual_reference_ms(snapshot: Snapshot) -> float | None:
 
 
 def beta(snapshot: Snapshot) -> float:
-    """β = B / L₀, the budget as a ratio to the dense latency."""
-    budget = snapshot.spec.budget
-    if budget.ratio is not None:
-        return budget.ratio
-    return (budget.latency_ms or 0.0) / dense_ms(snapshot)
+    """β = B / L₀, the budget on the job's own device as a ratio to the dense latency."""
+    return beta_of(snapshot.spec.budget, snapshot.dense)
 
 
 def levels(snapshot: Snapshot) -> int:
@@ -112,12 +115,25 @@ def finalists(snapshot: Snapshot) -> list[Chosen]:
 
 @dataclass(frozen=True)
 class Verified:
-    """A finalist with everything known of it but its test accuracy."""
+    """A finalist with everything known of it but its test accuracy.
+
+    Attributes:
+        latency: on the job's own device.
+        further: on each of its further devices.
+        judged: what the search would be told of all of them.
+    """
 
     chosen: Chosen
     finetuned: Finetuned
     packaged: Packaged
     latency: Measurement
+    further: tuple[Measurement, ...]
+    judged: Measured
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether no device was disturbed while it was measured."""
+        return all(row.verdict == "ok" for row in (self.latency, *self.further))
 
     @property
     def validation_accuracy(self) -> float:
@@ -128,24 +144,45 @@ class Verified:
     def rank(self, budget: float) -> tuple[int, float, str]:
         """Interval within the budget first, then its middle, then the rest by latency; among those
         that meet it the most accurate on the validation images."""
-        accuracy, ratio = self.validation_accuracy, self.latency.ratio
-        if ratio is None or ratio > budget:
-            return 2, float("inf") if ratio is None else ratio, self.chosen.digest
-        is_within = self.latency.ratio_high is not None and self.latency.ratio_high <= budget
-        return 0 if is_within else 1, -accuracy, self.chosen.digest
+        accuracy, ratio = self.validation_accuracy, self.judged.ratio
+        if ratio > budget:
+            return 2, ratio, self.chosen.digest
+        return 0 if self.judged.ratio_high <= budget else 1, -accuracy, self.chosen.digest
 
 
 def winner(snapshot: Snapshot) -> Verified | None:
     """The finalist to hand back; None if none could be measured."""
     known = [_verified(snapshot, each) for each in finalists(snapshot)]
     measured = [each for each in known if each is not None]
-    return min(measured, key=lambda each: each.rank(beta(snapshot)), default=None)
+    return min(measured, key=lambda each: each.rank(tightest(snapshot)), default=None)
+
+
+def final_rows(snapshot: Snapshot, digest: str) -> list[Measurement | None]:
+    """A finalist with its true weights on every device, the job's own first; None where it was
+    not measured."""
+    return [snapshot.measurement(final_purpose(digest) + each.mark) for each in demands(snapshot)]
+
+
+def judged(snapshot: Snapshot, digest: str) -> Measured | None:
+    """What the search would be told of a finalist with its true weights; None where a device has
+    no number."""
+    rows = final_rows(snapshot, digest)
+    found = furthest(demands(snapshot), [None if row is None else as_outcome(row) for row in rows])
+    return found if isinstance(found, Measured) else None
+
+
+def as_outcome(row: Measurement) -> Measured | Failed:
+    """A stored measurement as the explorer takes it."""
+    if row.ratio is None or row.ratio_low is None or row.ratio_high is None:
+        return Failed(row.error_kind or "invalid", row.error_message or "it has no ratio")
+    return Measured(row.ratio, row.ratio_low, row.ratio_high, row.latency_ms)
 
 
 def _verified(snapshot: Snapshot, chosen: Chosen) -> Verified | None:
-    latency = snapshot.measurement(final_purpose(chosen.digest))
     found = snapshot.results([finetune_key(chosen.digest), package_key(chosen.digest)])
-    if latency is None or latency.ratio is None or found is None:
+    seen = judged(snapshot, chosen.digest)
+    if seen is None or found is None:
         return None
+    latency, *further = [row for row in final_rows(snapshot, chosen.digest) if row is not None]
     finetuned, packaged = Finetuned.model_validate(found[0]), Packaged.model_validate(found[1])
-    return Verified(chosen, finetuned, packaged, latency)
+    return Verified(chosen, finetuned, packaged, latency, tuple(further), seen)

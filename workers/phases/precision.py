@@ -35,8 +35,8 @@ def purpose(snapshot: Snapshot, form: str) -> str:
 
 
 def announced(snapshot: Snapshot) -> tuple[Format, ...]:
-    """The formats that the job's runtime computes exactly on its device, as far as they are known
-    here; none where the job asks for float alone."""
+    """The formats that the job's runtime computes exactly on all of its devices, as far as they
+    are known here; none where the job asks for float alone."""
     if snapshot.spec.search.precision == "float32" or snapshot.device is None:
         return ()
     asked = tuple(
@@ -48,7 +48,8 @@ def announced(snapshot: Snapshot) -> tuple[Format, ...]:
     told = formats_of(snapshot.device.capabilities, runtime)
     if snapshot.chooses_runtime:
         told = (snapshot.answers.runtimes or {}).get(runtime, ())
-    return tuple(FORMATS[name] for name in told)
+    others = [formats_of((each and each.capabilities) or {}, runtime) for each in snapshot.further]
+    return tuple(FORMATS[name] for name in told if all(name in theirs for theirs in others))
 
 
 def formats_of(capabilities: Mapping[str, Any] | None, runtime: str) -> tuple[str, ...]:

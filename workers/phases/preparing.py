@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.footprint import Footprint
-from jobs.runtimes import DENSE
+from jobs.runtimes import DENSE, dense_on
 from jobs.states import JobState
 from jobs.tables import Measurement
 from search.sensitivity import RATIOS, small_rise
 from workers.context import Context
-from workers.decision import Decision, NewTask
+from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
 from workers.phases import chance, precision, runtimes, unpruned
 from workers.phases.advice import too_fine
+from workers.phases.demands import further_dense, tightest
 from workers.phases.facts import (
     PREPARE,
-    beta,
     dense_request,
     group_rise,
     prepared_result,
@@ -45,13 +45,17 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         return _choosing(runtimes.decide(context, library, snapshot), snapshot, tasks)
     if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
         return could_not_measure(dense)
-    if dense is not None and beta(snapshot) >= 1.0 and is_small_enough(snapshot):
-        return unpruned.decide(snapshot)
     shown = prepared_part(snapshot, tasks)
-    if dense is None:
-        requests = (dense_request(prepared, snapshot.spec.search.seed, DENSE),)
+    further = further_dense(snapshot)
+    for number, row in enumerate(further):
+        if snapshot.ended(dense_on(number)) and (row is None or row.latency_ms is None):
+            return could_not_measure(row, f"further_devices.{number}")
+    if dense is None or None in further:
         first = precision.early_task(snapshot)
+        requests = dense_requests(snapshot, prepared)
         return Decision(tasks=(*first, *tasks), requests=requests, progress=shown)
+    if tightest(snapshot) >= 1.0 and is_small_enough(snapshot):
+        return unpruned.decide(snapshot)
     if (refused := precision.refusal(snapshot)) is not None:
         return refused
     asked, formats = precision.questions(context, library, snapshot)
@@ -67,10 +71,20 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         to_state=JobState.SEARCHING,
         progress=progress(snapshot, "searching", 0.0),
         events=(
-            ("dense", {"latency_ms": dense.latency_ms, "budget": beta(snapshot)}),
+            ("dense", {"latency_ms": dense.latency_ms, "budget": tightest(snapshot)}),
             *runtimes.news(snapshot),
             *((("levels", fine),) if fine is not None else ()),
         ),
+    )
+
+
+def dense_requests(snapshot: Snapshot, prepared: Prepared) -> tuple[NewRequest, ...]:
+    """The dense model on every device of the job."""
+    seed, named = snapshot.spec.search.seed, snapshot.spec.further_devices
+    own = () if snapshot.dense is not None else (dense_request(prepared, seed, DENSE),)
+    return own + tuple(
+        dense_request(prepared, seed, dense_on(number), selector=each.device)
+        for number, each in enumerate(named)
     )
 
 
@@ -135,14 +149,18 @@ def prepared_part(
     return progress(snapshot, "preparing", part, measured=measured, planned=planned)
 
 
-def could_not_measure(dense: Measurement | None) -> Decision:
-    """The job ends: without the dense latency there is nothing to compare with."""
+def could_not_measure(dense: Measurement | None, where: str = "target") -> Decision:
+    """The job ends: without the dense latency there is nothing to compare with.
+
+    Args:
+        where: the field that names the device.
+    """
     if dense is not None and dense.error_kind == "unsupported_op":
         return Decision.fail(
             "The runtime lacks operators of the model",
             f"{dense.target_key} cannot run the dense model (unsupported_op: "
-            f"{dense.error_message}); choose another target.runtime or another device, "
-            "or replace these operators",
+            f"{dense.error_message}); choose another target.runtime or another "
+            f"{where}.device, or replace these operators",
         )
     reason = (
         "no device answered" if dense is None else f"{dense.error_kind}: {dense.error_message}"
@@ -150,5 +168,5 @@ def could_not_measure(dense: Measurement | None) -> Decision:
     return Decision.fail(
         "The dense model could not be measured",
         f"the device could not run the dense model ({reason}); "
-        "choose another target.runtime or another device",
+        f"choose another target.runtime or another {where}.device",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.repository import measurements
@@ -28,7 +28,8 @@ from workers.decision import NewRequest, NewTask
 from workers.library import Library
 from workers.memory import Heard
 from workers.phases import precision
-from workers.phases.facts import beta, dense_measurement, prepared_result
+from workers.phases.demands import Demand, demands, furthest, tightest
+from workers.phases.facts import as_outcome, prepared_result
 from workers.snapshot import Snapshot
 from workers.starts import start_document
 
@@ -55,7 +56,7 @@ class Questions:
     ) -> None:
         self._context, self._library, self._snapshot = context, library, snapshot
         self._reference = prepared_result(snapshot).dense_skeleton
-        self._dense = dense_measurement(snapshot)
+        self._demands = demands(snapshot)
         self._format = precision.format_of(snapshot)
         self._skeletons = {} if skeletons is None else skeletons
         self.reused: dict[str, str] = {}
@@ -69,15 +70,21 @@ class Questions:
         return self.latency(candidate.plan, SCREENING)
 
     def latency(self, plan: Plan, kind: str) -> Measured | Failed | None:
-        """The ratio of the plan's skeleton: measured for this job, or earlier on its device."""
+        """The ratio of the plan's skeleton: measured for this job, or earlier on its devices."""
         skeleton = self.skeleton(plan)
-        purpose = f"{kind}:{skeleton}"
+        return furthest(
+            self._demands, (self._on(demand, skeleton, kind) for demand in self._demands)
+        )
+
+    def _on(self, demand: Demand, skeleton: str, kind: str) -> Measured | Failed | None:
+        """The same on one of its devices."""
+        purpose = f"{kind}:{skeleton}{demand.mark}"
         if purpose not in self._snapshot.requests and kind == SCREENING:
-            row = self._cached(skeleton)
+            row = self._cached(skeleton, demand.dense)
             if row is None or row.job_id is None:
                 return None
             if row.job_id != self._snapshot.job.id:  # its own, under another purpose, is no reuse
-                self.reused[skeleton] = row.job_id
+                self.reused[skeleton + demand.mark] = row.job_id
             return as_outcome(row)
         if not self._snapshot.ended(purpose):
             return None
@@ -107,10 +114,6 @@ class Questions:
             if latency is None or read_outcome("latency", latency) != node.latency:
                 found.append(node.digest)
         return found
-
-    def is_asked(self, plan: Plan) -> bool:
-        """Whether the job has a screening request for the plan."""
-        return f"{SCREENING}:{self.skeleton(plan)}" in self._snapshot.requests
 
     def strict(self, plan: Plan) -> Measured | Failed | None:
         """The ratio of the plan's skeleton by a strict measurement for this job."""
@@ -142,9 +145,22 @@ class Questions:
             "tune", tune_key(candidate.digest), payload | {"step": 0, "checkpoint": None}
         )
 
-    def request(self, plan: Plan, kind: str, *, budget: float | None = None) -> NewRequest:
-        """The request that measures the plan's skeleton; a strict one ends as soon as it is clear
-        whether the plan meets the budget."""
+    def requests(
+        self, plan: Plan, kind: str, *, budget: float | None = None
+    ) -> Iterator[NewRequest]:
+        """What is still to be asked to measure the plan's skeleton, on each device; a strict
+        request ends as soon as it is clear whether the plan meets the budget."""
+        skeleton, least = self.skeleton(plan), min(each.beta for each in self._demands)
+        for demand in self._demands:
+            purpose = f"{kind}:{skeleton}{demand.mark}"
+            if purpose in self._snapshot.requests or self._on(demand, skeleton, kind) is not None:
+                continue
+            there = None if budget is None else budget * demand.beta / least
+            yield self._request(plan, kind, purpose, demand, there)
+
+    def _request(
+        self, plan: Plan, kind: str, purpose: str, demand: Demand, budget: float | None
+    ) -> NewRequest:
         batch_size = self._snapshot.spec.target.batch_size
         blob = self._library.skeleton(
             self._snapshot.model, plan, batch_size=batch_size, form=self._format
@@ -153,8 +169,10 @@ class Questions:
         settings = Settings.screening(seed=seed)
         if kind == STRICT:
             settings = Settings.strict(seed=seed, threshold=budget)
-        purpose, pooled = f"{kind}:{blob.digest}", kind == SCREENING
-        return NewRequest(purpose, blob, self._reference, settings, pooled=pooled)
+        return NewRequest(
+            purpose, blob, self._reference, settings,
+            pooled=kind == SCREENING and not demand.mark, selector=demand.selector,
+        )  # fmt: skip
 
     def skeleton(self, plan: Plan) -> str:
         """The digest of the plan's skeleton, which is derived where it is not known."""
@@ -188,9 +206,9 @@ class Questions:
         ended = (TaskState.DONE, TaskState.FAILED)
         return task if task is not None and task.state in ended else None
 
-    def _cached(self, skeleton: str) -> Measurement | None:
+    def _cached(self, skeleton: str, dense: Measurement) -> Measurement | None:
         with self._context.read() as session:
-            return measurements.cached(session, skeleton, self._dense)
+            return measurements.cached(session, skeleton, dense)
 
 
 def score_key(digest: str) -> str:
@@ -219,7 +237,7 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
     """The settings of the job's search."""
     spec, limits = snapshot.spec.search, snapshot.spec.constraints
     return SearchConfig(
-        beta(snapshot),
+        tightest(snapshot),
         beam_width=spec.beam_width,
         children=spec.children,
         levels=spec.levels,
@@ -233,10 +251,3 @@ def search_config(snapshot: Snapshot) -> SearchConfig:
         max_memory_mb=limits.max_memory_mb,
         batch_size=snapshot.spec.target.batch_size,
     )
-
-
-def as_outcome(row: Measurement) -> Measured | Failed:
-    """A stored measurement as the explorer takes it."""
-    if row.ratio is None or row.ratio_low is None or row.ratio_high is None:
-        return Failed(row.error_kind or "invalid", row.error_message or "it has no ratio")
-    return Measured(row.ratio, row.ratio_low, row.ratio_high, row.latency_ms)

@@ -44,9 +44,10 @@ def scout(context: Context, library: Library, snapshot: Snapshot) -> Scouted:
     while (now := explorer.progress())["phase"] in EARLY:
         if not questions.tell_and_ask(explorer):
             asked = tuple(
-                questions.request(candidate.plan, SCREENING)
+                request
                 for candidate in explorer.outstanding()
                 if candidate.needs == "latency"
+                for request in questions.requests(candidate.plan, SCREENING)
             )
             break
     return Scouted(asked, now["remaining"])

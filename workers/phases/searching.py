@@ -50,9 +50,10 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         decision = Decision(
             tasks=tuple(questions.task(each) for each in new_tasks(snapshot, explorer)),
             requests=tuple(
-                questions.request(each.plan, SCREENING)
+                request
                 for each in explorer.outstanding()
-                if each.needs == "latency" and not questions.is_asked(each.plan)
+                if each.needs == "latency"
+                for request in questions.requests(each.plan, SCREENING)
             ),
         )
     if not is_news and decision.search is None:
@@ -162,7 +163,9 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
     confirmed, unmeasured = shortlist(ranked, questions, budget, wanted)
     if unmeasured:
         requests = tuple(
-            questions.request(node.plan, STRICT, budget=budget) for node in unmeasured
+            request
+            for node in unmeasured
+            for request in questions.requests(node.plan, STRICT, budget=budget)
         )
         return Decision(requests=requests, progress=progress(snapshot, "searching", 0.95))
     if tried and not confirmed:
@@ -243,7 +246,10 @@ def infeasible(snapshot: Snapshot, explorer: Explorer, found: Mapping[str, Any])
         )
     budget, dense = explorer.config.budget, dense_ms(snapshot)
     detail = (
-        f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the "
+        f"the pruned model that comes closest takes {reached / budget:.4g} of the budget on the "
+        "device that is furthest from it; raise the budgets"
+        if snapshot.further
+        else f"the budget is {budget:.4g} of the dense latency ({budget * dense:.4g} ms), but the "
         f"fastest pruned model still takes {reached:.4g} ({reached * dense:.4g} ms); "
         "raise the budget"
     )

@@ -13,7 +13,8 @@ from datetime import datetime
 from jobs.states import JobState
 from search.explorer import Explorer, Measured, Node
 from workers.decision import Decision, SearchSave
-from workers.phases.facts import Verified, beta, final_purpose, finalists
+from workers.phases.demands import tightest
+from workers.phases.facts import Verified, finalists, judged
 from workers.phases.questions import Questions
 from workers.results import Chosen
 from workers.snapshot import Snapshot
@@ -24,7 +25,7 @@ MOST = 2  # spares per job: each costs a whole fine-tuning
 
 def is_wanted(snapshot: Snapshot, best: Verified, now: datetime) -> bool:
     """Whether the best finalist misses the budget beyond doubt, and another may be tried."""
-    is_missed = best.rank(beta(snapshot))[0] != 0 and best.latency.verdict == "ok"
+    is_missed = best.rank(tightest(snapshot))[0] != 0 and best.is_calm
     tried, wanted = len(finalists(snapshot)), snapshot.spec.search.finalists
     is_ended = is_over(snapshot, now) or (snapshot.search_state or {}).get("exhausted", False)
     return is_missed and tried < wanted + MOST and not is_ended
@@ -34,9 +35,9 @@ def back_to_search(snapshot: Snapshot, best: Verified) -> Decision:
     """The job returns to the nodes that the search found."""
     told = {
         "digest": best.chosen.digest,
-        "ratio": best.latency.ratio,
-        "ratio_high": best.latency.ratio_high,
-        "budget": beta(snapshot),
+        "ratio": best.judged.ratio,
+        "ratio_high": best.judged.ratio_high,
+        "budget": tightest(snapshot),
     }
     return Decision(events=(("missed", told),), to_state=JobState.SEARCHING)
 
@@ -47,9 +48,8 @@ def excess(snapshot: Snapshot, tried: Sequence[Chosen], questions: Questions) ->
 
 
 def _excess(snapshot: Snapshot, chosen: Chosen, questions: Questions) -> float:
-    final = snapshot.measurement(final_purpose(chosen.digest))
-    strict = questions.strict(chosen.to_plan())
-    if final is None or final.ratio is None or not isinstance(strict, Measured):
+    final, strict = judged(snapshot, chosen.digest), questions.strict(chosen.to_plan())
+    if final is None or not isinstance(strict, Measured):
         return 1.0
     return max(1.0, final.ratio / strict.ratio)
 

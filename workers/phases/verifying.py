@@ -11,6 +11,7 @@ from latency_probes.messages import Settings
 from workers.decision import Decision, NewRequest, NewTask, problem
 from workers.outcome import result_document
 from workers.phases import spare
+from workers.phases.demands import Demand, demands
 from workers.phases.facts import (
     FINISH,
     PACKAGE_DENSE,
@@ -34,10 +35,13 @@ def decide(snapshot: Snapshot, now: datetime) -> Decision:
     if packages is None:
         return Decision(progress=progress(snapshot, "verifying", 0.1))
     reference, *candidates = [Packaged.model_validate(each) for each in packages]
-    if not all(snapshot.ended(final_purpose(each.digest)) for each in chosen):
+    asked = demands(snapshot)
+    purposes = [final_purpose(each.digest) + there.mark for each in chosen for there in asked]
+    if not all(snapshot.ended(purpose) for purpose in purposes):
         requests = tuple(
-            final_request(snapshot, each, candidate, reference)
+            final_request(snapshot, each, candidate, reference, there)
             for each, candidate in zip(chosen, candidates, strict=True)
+            for there in asked
         )
         return Decision(requests=requests, progress=progress(snapshot, "verifying", 0.3))
     best = winner(snapshot)
@@ -80,13 +84,13 @@ def below_floor(snapshot: Snapshot, best: Verified) -> str | None:
 
 
 def final_request(
-    snapshot: Snapshot, chosen: Chosen, candidate: Packaged, reference: Packaged
+    snapshot: Snapshot, chosen: Chosen, candidate: Packaged, reference: Packaged, there: Demand
 ) -> NewRequest:
-    """Both files as they are delivered, strictly; sizes that they leave free are fixed when the
-    device loads them. It is told what the dense skeleton takes, because it has not seen this
-    reference yet."""
-    usual_ms = usual_reference_ms(snapshot)
+    """Both files as they are delivered, strictly, on one of the job's devices; sizes that they
+    leave free are fixed when the device loads them. It is told what the dense skeleton takes,
+    because it has not seen this reference yet."""
+    usual_ms = usual_reference_ms(snapshot, there.dense)
     strict = Settings.strict(seed=snapshot.spec.search.seed, profile=True)
     settings = strict.model_copy(update={"usual_ms": usual_ms, "sizes": candidate.sizes})
-    purpose = final_purpose(chosen.digest)
-    return NewRequest(purpose, candidate.onnx, reference.onnx, settings)
+    purpose = final_purpose(chosen.digest) + there.mark
+    return NewRequest(purpose, candidate.onnx, reference.onnx, settings, selector=there.selector)

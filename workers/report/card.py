@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workers.report import runtimes
-from workers.report.details import judged_on, sizes_of
+from workers.report.details import further_latencies, judged_on, sizes_of, within_words
 
 LOAD_ONNX = """\
 import onnxruntime
@@ -57,11 +57,10 @@ def _what(report: Mapping[str, Any]) -> str:
     result = report["result"]
     if result["unpruned"]:
         return "The dense model: it met the budget already, and nothing was pruned."
-    within = "within" if result["within_budget"] else "not wholly within"
     return (
         f"Architecture `{_plain(report['model']['architecture'])}`. Its latency is "
         f"{result['ratio']:.3f} of the dense model's (95 % interval {result['ratio_low']:.3f} to "
-        f"{result['ratio_high']:.3f}), {within} the budget of {result['budget_ratio']:.3f}."
+        f"{result['ratio_high']:.3f}), {within_words(result)}."
     )
 
 
@@ -71,6 +70,7 @@ def _measurements(result: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable
             "| | dense | result |",
             "|---|---|---|",
             f"| latency | {result['dense_latency_ms']:.3f} ms | {result['latency_ms']:.3f} ms |",
+            *(f"| {_plain(name)} | {a} | {b} |" for name, a, b in further_latencies(result)),
             f"| accuracy | {result['dense_accuracy']:.2%} | {result['accuracy']:.2%} |",
             f"| ONNX file | {result['dense_bytes']:,} bytes | {result['bytes']:,} bytes |",
             *(f"| {name} | {before} | {after} |" for name, before, after in sizes_of(result)),

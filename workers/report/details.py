@@ -33,6 +33,25 @@ def judged_on(result: Mapping[str, Any]) -> str:
     return str(result.get("judged_on", "test"))
 
 
+def within_words(result: Mapping[str, Any]) -> str:
+    """Whether the budget is met, and which."""
+    within = "within" if result["within_budget"] else "not wholly within"
+    others = [each["device"] for each in result["further_devices"]]
+    of_all = f", and what was asked for on {', '.join(others)}" if others else ""
+    return f"{within} the budget of {result['budget_ratio']:.3f}{of_all}"
+
+
+def further_latencies(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The latency on each further device whose budget the result must meet, as rows."""
+    for there in result["further_devices"]:
+        yield (
+            f"latency on {there['device']}, budget {there['budget_ratio']:.3f}",
+            f"{there['dense_latency_ms']:.3f} ms",
+            f"{there['latency_ms']:.3f} ms ({there['ratio']:.3f}, {there['ratio_low']:.3f} to "
+            f"{there['ratio_high']:.3f})",
+        )
+
+
 def sizes_of(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What the constraints of size and memory limit, before and after, as rows."""
     if result.get("parameters") is not None:

@@ -9,7 +9,8 @@ from search.sensitivity import RATIOS
 from workers.outcome import latency_part
 from workers.phases import precision
 from workers.phases.advice import advice
-from workers.phases.facts import PACKAGE_DENSE, Verified, beta, dense_measurement, finalists
+from workers.phases.demands import tightest
+from workers.phases.facts import PACKAGE_DENSE, Verified, dense_measurement, finalists
 from workers.report.loading import loading
 from workers.report.ways import Row, simple_ways
 from workers.results import Finished, Packaged, finite
@@ -58,6 +59,7 @@ def report_document(
         "precision": bits,
         "ways": _ways(tree, bits, snapshot, best),
         "tree": tree,
+        "search_budget": tightest(snapshot),
         "advice": advice(snapshot, snapshot.job.progress or {}),
         "loading": loading(snapshot.model.report or {}, widths),
     }
@@ -68,7 +70,7 @@ def _ways(
 ) -> list[Row]:
     """The simple ways, and the chosen plan; none without a search."""
     chosen = "" if best is None else best.chosen.digest
-    return simple_ways(tree, len(bits["layers"]), beta(snapshot), chosen, bits["rise"])
+    return simple_ways(tree, len(bits["layers"]), tightest(snapshot), chosen, bits["rise"])
 
 
 def precision_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:

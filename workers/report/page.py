@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from workers.report import robustness, runtimes
-from workers.report.details import judged_on, sizes_of
+from workers.report.details import further_latencies, judged_on, sizes_of, within_words
 from workers.report.plots import scatter
 
 STYLE = """
@@ -53,7 +53,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         chosen = result.get("candidate", result["plan_digest"])
         parts += [
             "<h2>The search</h2>",
-            scatter(report["tree"], result["budget_ratio"], chosen),
+            scatter(report["tree"], report["search_budget"], chosen),
             "<h2>Widths</h2>",
             _table(("group", "dense", "kept"), _widths(report)),
         ]
@@ -102,13 +102,13 @@ def _summary(result: Mapping[str, Any]) -> str:
             f"{result['dense_latency_ms']:.3f} ms, and {result['budget_ms']:.3f} ms are allowed. "
             "Nothing was pruned."
         )
-    within = "within" if result["within_budget"] else "not wholly within"
+    within = within_words(result)
     disturbed = result["disturbed_ratio"]
     beside = f" While the device was disturbed, it was {disturbed:.3f}." if disturbed else ""
     return (
         f"Latency is {result['ratio']:.3f} of the dense model's "
         f"(95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}), "
-        f"{within} the budget of {result['budget_ratio']:.3f}.{beside} Accuracy on "
+        f"{within}.{beside} Accuracy on "
         f"{result['test_images']} {judged_on(result)} images: {result['accuracy']:.2%}, "
         f"dense {result['dense_accuracy']:.2%}."
     )
@@ -120,6 +120,7 @@ def _comparison(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         f"{result['dense_latency_ms']:.3f} ms",
         f"{result['latency_ms']:.3f} ms",
     )
+    yield from further_latencies(result)
     yield (
         f"{judged_on(result)} accuracy",
         f"{result['dense_accuracy']:.2%}",

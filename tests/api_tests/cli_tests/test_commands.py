@@ -492,6 +492,9 @@ def test_budgets_of_other_devices_are_asked_for_by_the_names_of_those(
     assert (further[0]["ratio"], further[1]["latency_ms"]) == (0.5, 5.0)
     assert secateur("jobs", "resolve", made["id"], "40%", "--device", "shelf", "--json") == 0
     assert json.loads(capsys.readouterr().out)["spec"]["target"]["device"] == "id:dev_0"
+    assert secateur(*submit, "--also", "5ms@shelf") == 0
+    (there,) = json.loads(capsys.readouterr().out)["spec"]["further_devices"]
+    assert (there["device"], there["latency_ms"]) == ("id:dev_0", 5.0)
     assert secateur(*submit, "--further", "50%@attic") == 2
     assert "--further must be" in capsys.readouterr().err
 

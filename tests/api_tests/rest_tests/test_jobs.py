@@ -164,7 +164,12 @@ def test_the_device_of_a_further_budget_has_to_be_there(service: Service) -> Non
     document = problem(
         submit(service, further_budgets=["40%@id:dev_none"]), 422, "invalid-request"
     )
-    assert "further_budgets.0: target.device must" in str(document["detail"])
+    assert "further_budgets.0.device must" in str(document["detail"])
+    document = problem(
+        submit(service, further_devices=["40%@id:dev_none"]), 422, "invalid-request"
+    )
+    assert "further_devices.0.device must" in str(document["detail"])
+    problem(submit(service, further_devices=["40%"]), 422, "invalid-request")
 
     path = f"/v1/jobs/{first['id']}/resolve"
     problem(service.client.post(path, json={"budget": "40%", "device": "id:dev_none"}), 422,
