@@ -125,8 +125,18 @@ class Removable(Resource[V]):
 class Inputs(Removable[C]):
     """Models and data sets: submitted, then checked by a worker."""
 
-    def wait(self, name: str, *, timeout_s: float = 3600.0, pause_s: float = 0.5) -> C:
+    def wait(
+        self,
+        name: str,
+        *,
+        timeout_s: float = 3600.0,
+        pause_s: float = 0.5,
+        seen: Callable[[C], None] = lambda _: None,
+    ) -> C:
         """The document once it is no longer being checked; most take seconds, some half an hour.
+
+        Args:
+            seen: Told of each look while it is being checked.
 
         Raises:
             WaitTimeout: If it is still being checked after `timeout_s`.
@@ -138,6 +148,7 @@ class Inputs(Removable[C]):
                     f"{name} must be checked within {timeout_s:g} s, but it is not: the check "
                     "goes on by itself, wait for longer"
                 )
+            seen(view)
             time.sleep(pause_s)
         return view
 

@@ -383,8 +383,9 @@ class ConstraintsSpec(_Spec):
 class FinetuneSpec(_Spec):
     """Fine-tuning of the finalists by distillation from the dense model; 0 steps leave it out.
 
-    `amp` is the precision of training; `auto` is bfloat16 where the worker's CPU multiplies it
-    in hardware.
+    `flip` mirrors half of the images left to right; `auto` does where the dense model knows its
+    images mirrored. `amp` is the precision of training; `auto` is bfloat16 where the worker's CPU
+    multiplies it in hardware.
     """
 
     steps: Annotated[int, Field(ge=0, le=1_000_000)] = 600
@@ -396,7 +397,7 @@ class FinetuneSpec(_Spec):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     distillation_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
     shift: Annotated[int, Field(ge=0, le=64)] = 2
-    flip: bool = True
+    flip: bool | Literal["auto"] = "auto"
     amp: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", validation_alias=AliasChoices("amp", "precision")
     )  # `precision` in jobs of before

@@ -100,7 +100,7 @@ def _result_part(result: Outcome) -> dict[str, Any]:
         "disturbed_ratio": ratio_while_disturbed(measured.conditions.model_dump(), low, high),
         "verdict": measured.verdict,
         "device": HERE,
-        "devices": [{"id": HERE, "name": HERE, "measured": count, "note": None}],
+        "devices": [{"id": HERE, "name": HERE, "measured": count, "duty": None, "note": None}],
         "runtime": result.target.partition("/")[0],
         "runtime_version": measured.runtime_version,
         "measured": count,

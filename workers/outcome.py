@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -35,10 +36,18 @@ def result_document(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]
     if found is None:
         raise LookupError(f"{snapshot.job.id} must be finished, but is not")
     finished = Finished.model_validate(found)
-    return latency_part(snapshot, best) | finished.model_dump()
+    return outcome_of(snapshot, finished, best)
 
 
-def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
+def outcome_of(snapshot: Snapshot, finished: Finished, best: Verified | None) -> dict[str, Any]:
+    """The same, with the accuracies as they are given."""
+    told = latency_part(snapshot, best, finished.duty)
+    return told | finished.model_dump(exclude={"duty"})
+
+
+def latency_part(
+    snapshot: Snapshot, best: Verified | None, duty: Mapping[str, float]
+) -> dict[str, Any]:
     """Everything but the accuracies on the test images."""
     measured = dense_measurement(snapshot)
     row = measured if best is None else best.latency
@@ -78,7 +87,7 @@ def latency_part(snapshot: Snapshot, best: Verified | None) -> dict[str, Any]:
             "reused": len(snapshot.reused),
             "from_jobs": sorted(set(snapshot.reused.values())),
         },
-        "devices": devices_part(snapshot),
+        "devices": devices_part(snapshot, duty),
         "levels": 0 if best is None else levels(snapshot),
         "int8_layers": 0 if best is None else len(best.chosen.to_plan().precision),
         "int8_format": None if (form := precision.format_of(snapshot)) is None else form.name,
@@ -149,9 +158,10 @@ def further_part(snapshot: Snapshot, best: Verified | None) -> list[dict[str, An
     ]
 
 
-def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Who measured how much for the job, the first device first; what became of those that were
-    set aside, or that drifted with nobody to take over."""
+def devices_part(snapshot: Snapshot, duty: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Who measured how much for the job, the first device first, and in what part of the time
+    that candidates waited; what became of those that were set aside, or that drifted with nobody
+    to take over."""
     first = dense_measurement(snapshot).device_id
     counts = Counter(each.device_id for each in snapshot.found.values())
     names = dict(snapshot.pool.names)
@@ -160,7 +170,13 @@ def devices_part(snapshot: Snapshot) -> list[dict[str, Any]]:
     told = {device: f"drifted, nobody took over: {why}" for device, why in pool.drifted.items()}
     told |= {device: f"set aside: {why}" for device, why in pool.aside.items()}
     return [
-        {"id": device, "name": names.get(device), "measured": count, "note": told.get(device)}
+        {
+            "id": device,
+            "name": names.get(device),
+            "measured": count,
+            "duty": duty.get(device),
+            "note": told.get(device),
+        }
         for device, count in sorted(counts.items(), key=lambda each: (each[0] != first, each[0]))
     ]
 

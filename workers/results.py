@@ -12,6 +12,9 @@ from search.explorer import Node
 from search.plan import Plan
 from workers.starts import start_document
 
+# TODO evidence
+MOST_LOST_MIRRORED = 0.05
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +51,7 @@ class Prepared(_Result):
     """What is known of the dense model before anything is measured.
 
     Attributes:
+        mirrored_accuracy: On the calibration images mirrored left to right.
         seconds_per_image: What one forward pass took on the worker, for the time left.
     """
 
@@ -60,6 +64,16 @@ class Prepared(_Result):
     validation_accuracy: float
     chance: Chance | None = None  # results stored before there was one lack it
     seconds_per_image: float | None = None
+    calibration_accuracy: float | None = None
+    mirrored_accuracy: float | None = None
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the dense model knows its images mirrored, so that training may mirror them."""
+        plain, mirrored = self.calibration_accuracy, self.mirrored_accuracy
+        if plain is None or mirrored is None:
+            return True
+        return mirrored >= plain - MOST_LOST_MIRRORED
 
 
 class SegmentFound(_Result):
@@ -161,11 +175,16 @@ class Packaged(_Result):
 
 
 class Finished(_Result):
-    """The accuracies on the test images, which are read here for the first time."""
+    """The accuracies on the test images, which are read here for the first time.
+
+    Attributes:
+        duty: Of each device by its id, see `jobs.duty`.
+    """
 
     test_images: int
     dense_accuracy: float
     accuracy: float
+    duty: dict[str, float] = {}
 
 
 def finite(value: float) -> float | None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
-from api.cli.inputs import finish_check, numbers
-from api.cli.output import emit, show_table
+from api.cli.inputs import Patience, finish_check, numbers
+from api.cli.output import emit, remark, show_table
 from api.cli.removing import add_removal
 
 app = typer.Typer(help="Labelled data.", no_args_is_help=True)
@@ -60,7 +60,7 @@ def add(
     with connect(server, key) as client:
         dataset = client.datasets.add(spec, archive)
         if wait:
-            dataset = client.datasets.wait(dataset.id)
+            dataset = client.datasets.wait(dataset.id, seen=Patience(remark))
         finish_check(dataset, as_json=as_json)
 
 

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from api.cli.budgets import read_budget
-from api.cli.inputs import finish_check
-from api.cli.output import complain, say
+from api.cli.inputs import Patience, finish_check
+from api.cli.output import complain, remark, say
 from api.cli.results import show_result
 from api.cli.serving import probe_options
 from api.cli.watch import finish, follow
@@ -103,7 +103,7 @@ def model_name(client: "Client") -> str:
     if name not in {model.name for model in client.models.list()}:
         spec = {"name": name, "architecture": ARCHITECTURE, "input_shape": INPUT_SHAPE}
         client.models.add(spec, CHECKPOINT)
-    finish_check(client.models.wait(name), as_json=False)
+    finish_check(client.models.wait(name, seen=Patience(remark)), as_json=False)
     return name
 
 
@@ -112,7 +112,7 @@ def dataset_name(client: "Client", data: Path) -> str:
     name = f"fashion-mnist-{hashlib.sha256(str(data).encode()).hexdigest()[:8]}"
     if name not in {dataset.name for dataset in client.datasets.list()}:
         client.datasets.add({"name": name, "format": "idx", "path": str(data)})
-    finish_check(client.datasets.wait(name), as_json=False)
+    finish_check(client.datasets.wait(name, seen=Patience(remark)), as_json=False)
     return name
 
 

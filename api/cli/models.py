@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.connection import ApiKey, AsJson, Server, connect
-from api.cli.inputs import finish_check, shape
+from api.cli.inputs import Patience, finish_check, shape
 from api.cli.inspecting import Order, show_model
-from api.cli.output import emit, show_table
+from api.cli.output import emit, remark, show_table
 from api.cli.removing import add_removal
 from api.onnx_packing import PackingError
 
@@ -74,7 +74,7 @@ def add(
         except PackingError as error:
             raise typer.BadParameter(str(error), param_hint="--onnx") from None
         if wait:
-            model = client.models.wait(model.id)
+            model = client.models.wait(model.id, seen=Patience(remark))
         finish_check(model, as_json=as_json)
 
 

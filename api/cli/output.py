@@ -33,6 +33,11 @@ def say(text: str) -> None:
     Console(soft_wrap=True, highlight=False).print(escape(text))
 
 
+def remark(text: str) -> None:
+    """Writes a line to standard error, beside what the command answers."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(text))
+
+
 def complain(text: str) -> None:
     """Writes an error to standard error."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]Error:[/] {escape(text)}")

@@ -32,7 +32,7 @@ from api.cli.constraints import (
     constraints_of,
 )
 from api.cli.given import Given, Unclear, data_of, model_of, short
-from api.cli.inputs import numbers, shape
+from api.cli.inputs import Patience, numbers, shape
 from api.cli.interrupts import Interrupts
 from api.cli.jobs import read_spec
 from api.cli.models import json_object
@@ -272,7 +272,7 @@ def submitted(
         found = inputs.add(given.spec, given.file)  # type: ignore[attr-defined]
     else:
         voice.say(f"The {what} {found.name} is there already.")
-    checked = inputs.wait(found.id)
+    checked = inputs.wait(found.id, seen=Patience(voice.say))
     if checked.state == "rejected":
         explain(checked.problem or {"detail": f"{checked.name} was rejected"})
         raise typer.Exit(1)

@@ -89,6 +89,11 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     if reuse.get("reused"):
         told.append(f"{reuse['reused']} reused from {', '.join(reuse['from_jobs'])}")
     told += [
+        f"{each['name']} measured {each['duty']:.0%} of the time that candidates waited"
+        for each in result.get("devices") or ()
+        if each.get("duty")
+    ]
+    told += [
         f"{each['name']} {each['note']}" for each in result.get("devices") or () if each["note"]
     ]
     if result.get("runtimes"):

@@ -1,6 +1,7 @@
 // One job: state, progress, tree, plot, result, events. Everything comes from /v1/jobs/{id} and below.
 
 import { ProblemError, all, download, get, hasKey, post } from "./api.js";
+import { askBudget, resolve } from "./budget.js";
 import { badge, h, ownPath, panel, slot, table } from "./dom.js";
 import { clock, count, duration, interval, ms, number, percent, short } from "./format.js";
 import { budgetText, isFinished } from "./jobs.js";
@@ -89,7 +90,7 @@ function heading(base, job, artifacts, refresh) {
       h("p", { class: "dim" }, summary(job))),
     h("div", { class: "row" },
       report ? saver(`${base}/artifacts/report.html`, "report.html", { class: "button" }) : null,
-      isFinished(job) ? h("button", { onclick: () => askBudget(base) }, "Another budget") : null,
+      isFinished(job) ? h("button", { onclick: () => askBudget(base, job) }, "Another budget") : null,
       isFinished(job) ? null : h("button", { onclick: act("stop"), disabled: job.stop_requested || job.cancel_requested },
         job.stop_requested ? "Stopping …" : "Stop with best so far"),
       isFinished(job) ? null : h("button", { class: "danger", disabled: job.cancel_requested,
@@ -97,22 +98,17 @@ function heading(base, job, artifacts, refresh) {
       job.cancel_requested ? "Cancelling …" : "Cancel")));
 }
 
-function askBudget(base) {
-  const budget = prompt("Another budget, answered from what this job found out: 40% of the dense latency, or 20ms");
-  if (budget) resolve(base, budget);
-}
-
-// A new job like this one, which measures nothing again; the page goes to it.
-async function resolve(base, budget) {
-  const made = await post(`${base}/resolve`, { budget }).catch((error) => alert(error.message));
-  if (made) location.hash = `#/jobs/${made.id}`;
+async function getFiles(base, candidate) {
+  const refused = await resolve(base, { budget: { ratio: Number((candidate.ratio / AIM).toFixed(4)) } });
+  if (refused) alert(refused);
 }
 
 function summary(job) {
-  const { model, dataset, target, budget } = job.spec;
+  const { model, dataset, target, budget, further_devices: further } = job.spec;
   if (!target || !budget) return "what was asked for cannot be read by this version";
   const runtime = `${target.runtime}, batch ${target.batch_size}, ${target.threads} thread${target.threads === 1 ? "" : "s"}`;
-  return `${model} on ${dataset}, ${budgetText(budget)} latency on ${target.device} (${runtime})`;
+  const also = (further ?? []).map((each) => ` and ${budgetText(each)} on ${each.device}`).join("");
+  return `${model} on ${dataset}, ${budgetText(budget)} latency on ${target.device}${also} (${runtime})`;
 }
 
 function notices(job) {
@@ -214,7 +210,7 @@ const AIM = 0.985; // of a budget: what a search proposes, so that the interval 
 function frontTable(base, tree, best, finished) {
   const wanted = (candidate) => finished && candidate.ratio < AIM && candidate.digest !== best
     ? h("button", { title: "A job at this latency: it trains, measures and packages",
-        onclick: () => resolve(base, { ratio: Number((candidate.ratio / AIM).toFixed(4)) }) }, "Get files") : null;
+        onclick: () => getFiles(base, candidate) }, "Get files") : null;
   const rows = front(tree.items).map((candidate) => [
     [h("code", {}, short(candidate.digest)), candidate.digest === best ? h("span", { class: "label" }, finished ? "chosen" : "best so far") : null],
     percent(candidate.ratio), interval(candidate.ratio_low, candidate.ratio_high), ms(candidate.latency_ms),

@@ -24,6 +24,7 @@ from api.routes.edge import Composed, Edge, Reading, Writing, clear_after
 from api.routes.models import rejected
 from api.routes.views import CandidateDetail, CandidateView, JobView, TreeView
 from jobs import removal
+from jobs.errors import FieldProblem, SpecError
 from jobs.fitting import check_constraints
 from jobs.near import near
 from jobs.queues import ADVANCE
@@ -166,7 +167,7 @@ def resolve_job(
 
     def work() -> tuple[str, BaseModel]:
         source = found(edge.session, job_id)
-        job = _create(edge, resolved_spec(source, other.further, other.name))
+        job = _resolved(edge, resolved_spec(source, other.further, other.name))
         tasks.copy_losses(edge.session, source.id, job.id)
         return f"/v1/jobs/{job.id}", JobView.model_validate(job)
 
@@ -231,6 +232,21 @@ def _create(edge: Edge, spec: JobSpec) -> Job:
     job = jobs.create(edge.session, spec, model_id=model.id, dataset_id=dataset.id)
     edge.after_commit(ADVANCE, job.id)
     return found(edge.session, job.id)
+
+
+def _resolved(edge: Edge, spec: JobSpec) -> Job:
+    """The same of a document that names the device by itself, not in a target."""
+    try:
+        return _create(edge, spec)
+    except SpecError as error:
+        raise SpecError(
+            [
+                FieldProblem(
+                    each.field.removeprefix("target."), each.message.removeprefix("target.")
+                )
+                for each in error.problems
+            ]
+        ) from None
 
 
 def _inputs(session: Session, spec: JobSpec) -> tuple[Model, Dataset]:

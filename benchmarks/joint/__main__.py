@@ -116,9 +116,20 @@ def rounded(
 
 
 def subject_of(name: str, options: argparse.Namespace) -> Subject:
-    """The trained network, its graph, and its fastest format on this machine."""
+    """One of the networks of this comparison, with Fashion-MNIST."""
     train, test = (images_of(options.data, kind) for kind in ("train", "t10k"))
     model = trained(name, options.out, *train, options.epochs)
+    return quantizable(name, model, train, test, options.steps)
+
+
+def quantizable(
+    name: str,
+    model: nn.Module,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    steps: int,
+) -> Subject:
+    """The trained network, its graph, and its fastest format on this machine."""
     graph = trace(model, (train[0][:2],))
     probe = LocalProbe(skeleton(graph, graph.dense_plan()).onnx_bytes)
     found = int8_here(graph, Constraints(), Target(), probe, "int8", lambda form: None)
@@ -128,7 +139,7 @@ def subject_of(name: str, options: argparse.Namespace) -> Subject:
     sys.stderr.write(f"{name}: {dict(found.ratios)}\n")
     segments = precision_segments(graph, operators(graph), Constraints())
     layers = tuple(layer for each in segments for layer in each.layers)
-    return Subject(name, model, train, test, options.steps, graph, found.form, layers)
+    return Subject(name, model, train, test, steps, graph, found.form, layers)
 
 
 def cells_of(subject: Subject, budgets: Sequence[float], out: Path) -> list[Cell]:

@@ -44,14 +44,14 @@ class Found:
 Way = Callable[[Subject, float, int, Device], Iterator[Found]]
 
 
-def _searched(config: SearchConfig, entwined: int = 0) -> Way:
+def _searched(config: SearchConfig, entwined: int = 0, criterion: str = "l1") -> Way:
     """A way that is a setting of the search."""
 
     def way(subject: Subject, budget: float, seed: int, device: Device) -> Iterator[Found]:
         settings = replace(config, budget=budget, seed=seed, entwined=entwined)
         result = run_search(
             subject.model, subject.graph, device, subject.calibration, settings,
-            sensitivity=subject.sensitivity, fit=subject.fit,
+            criterion=criterion, sensitivity=subject.sensitivity(criterion), fit=subject.fit,
             finetune=FinetuneConfig(max(entwined, 1), seed=seed),
         )  # fmt: skip
         for node in result.finalists:
@@ -179,9 +179,10 @@ def _built(subject: Subject, plan: Plan, origin: Origin | None = None) -> nn.Mod
 ENTWINED = 30
 TREE = SearchConfig(0.5)
 WAYS: dict[str, Way] = {
-    "tree": _searched(TREE, ENTWINED),
-    "tree, not entwined": _searched(TREE),
-    "beam of one": _searched(replace(TREE, beam_width=1), ENTWINED),
+    "tree": _searched(TREE),
+    "tree, entwined": _searched(TREE, ENTWINED),
+    "tree, taylor": _searched(TREE, criterion="taylor"),
+    "beam of one": _searched(replace(TREE, beam_width=1)),
     "netadapt": _netadapt,
     "halp": _searched(SearchConfig.halp(0.5)),
     "random": _random,
@@ -189,4 +190,3 @@ WAYS: dict[str, Way] = {
     "torch-pruning magnitude": _torch_pruning("magnitude"),
     "torch-pruning taylor": _torch_pruning("taylor"),
 }
-OURS = ("tree", "tree, not entwined", "beam of one")

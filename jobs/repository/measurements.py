@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
+from jobs.duty import Span
 from jobs.pools import REFERENCE_TOLERANCE
 from jobs.repository import reading
-from jobs.tables import Measurement
+from jobs.tables import Measurement, Request
 
 # Conditions that move ratios; the others (load, temperature) show in sentinel and reference.
 _FACTS = ("cores", "governor", "environment")
@@ -93,6 +94,25 @@ def first_reference_ms(session: Session, job_id: str) -> float | None:
     oldest = (Measurement.created_at, Measurement.id)
     statement = select(Measurement.reference_ms).where(*where).order_by(*oldest).limit(1)
     return session.scalar(statement)
+
+
+def spans(session: Session, job_id: str) -> Iterator[Span]:
+    """The candidates that were screened for a job: when, and what their processes took."""
+    statement = (
+        select(Measurement.device_id, Request.created_at, Measurement.created_at, Measurement.raw)
+        .join(Request, Request.id == Measurement.request_id)
+        .where(
+            Measurement.job_id == job_id,
+            Measurement.counted,
+            Measurement.kind == "screening",
+            Measurement.raw.is_not(None),
+        )
+    )
+    rows = session.execute(statement.execution_options(yield_per=64))  # samples are large
+    for device_id, asked_at, answered_at, raw in rows:
+        processes = (raw or {}).get("replicates") or ()
+        busy_ms = sum(float(each.get("process_ms") or 0.0) for each in processes)
+        yield Span(device_id, asked_at, answered_at, busy_ms / 1000)
 
 
 def for_check(session: Session, check_id: str) -> Sequence[Measurement]:

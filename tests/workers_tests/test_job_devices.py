@@ -52,6 +52,8 @@ def test_one_result_meets_the_budgets_of_two_devices(workshop: Workshop) -> None
     assert 0.955 * THERE <= there["ratio"] <= THERE
     assert result["ratio"] == pytest.approx(2 * there["ratio"] - 1)
     assert result["within_budget"]
+    assert {each["id"] for each in result["devices"]} == {first, second}
+    assert all(each["duty"] is not None for each in result["devices"])
     assert (result["budget_ratio"], there["budget_ratio"]) == (OWN, THERE)
     assert (result["device_id"], there["device_id"]) == (first, second)
     assert (job.progress or {})["budget_ratio"] == OWN  # the tightest, by which the search goes

@@ -43,8 +43,14 @@ REPORT: dict[str, Any] = {
         "plan_digest": "p" * 64,
         "measurements": {"measured": 12, "reused": 3, "from_jobs": ["job_0"]},
         "devices": [
-            {"id": "dev_1", "name": "board", "measured": 10, "note": None},
-            {"id": "dev_2", "name": "other", "measured": 2, "note": "set aside: it drifted"},
+            {"id": "dev_1", "name": "board", "measured": 10, "duty": 0.93, "note": None},
+            {
+                "id": "dev_2",
+                "name": "other",
+                "measured": 2,
+                "duty": None,
+                "note": "set aside: it drifted",
+            },
         ],
     },
     "measurement": {
@@ -153,7 +159,8 @@ def test_what_other_work_does_to_the_ratio_is_told() -> None:
 
 def test_devices_and_reused_measurements_are_told() -> None:
     page = report_page(REPORT)
-    assert "<td>other</td><td>2</td><td>set aside: it drifted</td>" in page
+    assert "<td>other</td><td>2</td><td></td><td>set aside: it drifted</td>" in page
+    assert "<td>board</td><td>10</td><td>93% of the time that candidates waited</td>" in page
     assert "12 candidates were measured, 3 of them for job_0" in page
     everything = changed(result={"measurements": {"measured": 12, "reused": 0, "from_jobs": []}})
     assert "12 candidates were measured, all of them for this job." in report_page(everything)

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.tables import Measurement
 from search.sensitivity import RATIOS
-from workers.outcome import latency_part
+from workers.outcome import outcome_of
 from workers.phases import precision
 from workers.phases.advice import advice
 from workers.phases.demands import tightest
@@ -43,7 +43,7 @@ def report_document(
             "architecture": snapshot.model.spec["architecture"],
         },
         "dataset": {"name": snapshot.dataset.name},
-        "result": latency_part(snapshot, best) | finished.model_dump(),
+        "result": outcome_of(snapshot, finished, best),
         "measurement": measurement_part(row),
         "dense_measurement": measurement_part(dense_measurement(snapshot)),
         "details": details,

@@ -36,7 +36,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         _table(("", "dense", "result"), [*_comparison(result), *_first_use(report)]),
         "<h2>How it was measured</h2>",
         _table(("", ""), _measured(report["measurement"])),
-        _table(("device", "measurements", ""), _devices(result)),
+        _table(("device", "measurements", "measuring", ""), _devices(result)),
         f"<p>{escape(_reused(result['measurements'], report['job']))}</p>",
     ]
     if (chosen_in := runtimes.choice(result)) is not None:
@@ -197,7 +197,10 @@ def _in_words(name: str) -> str:
 
 def _devices(result: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for device in result["devices"]:
-        yield device["name"] or device["id"], str(device["measured"]), device["note"] or ""
+        duty = device["duty"]
+        measuring = "" if duty is None else f"{duty:.0%} of the time that candidates waited"
+        name = device["name"] or device["id"]
+        yield name, str(device["measured"]), measuring, device["note"] or ""
 
 
 def _reused(measurements: Mapping[str, Any], job: Mapping[str, Any] | None) -> str:

@@ -26,7 +26,8 @@ from search.plan import Plan
 from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
-from workers.results import Finetuned, Training, finite
+from workers.phases.facts import prepared_result
+from workers.results import Finetuned, Prepared, Training, finite
 from workers.spare_cores import LOOK_S, lent
 from workers.starts import learnt, scores_name
 from workers.tasks.metrics import Batches, batches, origin_of
@@ -105,16 +106,18 @@ def next_slice_s(payload: Mapping[str, Any]) -> float:
     return min(FIRST_SLICE_S * 2.0**doublings, SLICE_S)
 
 
-def finetune_config(spec: JobSpec) -> FinetuneConfig:
+def finetune_config(spec: JobSpec, prepared: Prepared) -> FinetuneConfig:
     """The settings of the job's fine-tuning on this machine."""
     settings = spec.finetune.model_dump()
-    amp = amp_here(settings.pop("amp"))
-    return FinetuneConfig(seed=spec.search.seed, amp=amp, **settings)
+    amp, flip = amp_here(settings.pop("amp")), settings.pop("flip")
+    if flip == "auto":
+        flip = prepared.mirrors
+    return FinetuneConfig(seed=spec.search.seed, amp=amp, flip=flip, **settings)
 
 
 def _opened(work: Work, student: nn.Module, steps: int) -> Finetune:
     spec, checkpoint = work.snapshot.spec, work.payload["checkpoint"]
-    config = replace(finetune_config(spec), steps=steps)
+    config = replace(finetune_config(spec, prepared_result(work.snapshot)), steps=steps)
     if checkpoint is None:
         _recalibrate(work, student)
     student = rounded(work, student.eval())  # it trains as it will be used

@@ -10,6 +10,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from jobs.artifacts import Stored, job_file_name
+from jobs.duty import duties
 from jobs.repository import artifacts, candidates, jobs, measurements
 from jobs.states import TERMINAL
 from jobs.tables import Candidate, Measurement
@@ -43,6 +44,7 @@ def finish(work: Work) -> Done:
         test_images=len(test),
         dense_accuracy=dense_accuracy,
         accuracy=dense_accuracy if best is None else _result_accuracy(work, best, test),
+        duty=_duty(work),
     )
     dense = Packaged.model_validate(work.snapshot.result(PACKAGE_DENSE))
     packaged = dense if best is None else best.packaged
@@ -67,6 +69,11 @@ def finish(work: Work) -> Done:
         stored[name] = work.context.store.put(location, data)
     _record(work, stored)
     return Done(finished.document())
+
+
+def _duty(work: Work) -> dict[str, float]:
+    with work.context.read() as session:
+        return duties(measurements.spans(session, work.snapshot.job.id))
 
 
 def _robustness(work: Work, best: Verified | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from safetensors.torch import save
+from torch import nn
 
 from jobs.artifacts import job_file_name
 from search.criteria import score_channels
@@ -12,7 +13,7 @@ from search.errors import ConfigError
 from search.graph import PruningGraph
 from workers.loaders.errors import LoadError
 from workers.results import Prepared
-from workers.tasks.metrics import answers, batches, calibration_loss
+from workers.tasks.metrics import Batches, answers, batches, calibration_loss
 from workers.work import Done, Work
 
 
@@ -44,6 +45,11 @@ def prepare(work: Work) -> Done:
     began_s = time.monotonic()
     said = answers(graph.model, validation)
     seconds_per_image = (time.monotonic() - began_s) / len(data.splits.validation)
+    plain, mirrored = mirrored_accuracy(
+        graph.model,
+        batches(data.images, data.splits.calibration),
+        channels_last=data.images.feed.channels_last,
+    )
     blob = work.library.skeleton(work.snapshot.model, plan, batch_size=spec.target.batch_size)
     return Done(
         Prepared(
@@ -55,9 +61,20 @@ def prepare(work: Work) -> Done:
             validation_loss=said.loss,
             validation_accuracy=said.accuracy,
             chance=said.chance(classes),
+            calibration_accuracy=plain,
+            mirrored_accuracy=mirrored,
             seconds_per_image=seconds_per_image,
         ).document()
     )
+
+
+def mirrored_accuracy(
+    model: nn.Module, given: Batches, *, channels_last: bool
+) -> tuple[float, float]:
+    """The accuracy on the images, and on the same mirrored left to right."""
+    width = 2 if channels_last else 3
+    mirrored = [(images.flip(width), labels) for images, labels in given]
+    return answers(model, given).accuracy, answers(model, mirrored).accuracy
 
 
 def _graph(work: Work) -> PruningGraph:

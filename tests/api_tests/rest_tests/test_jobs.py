@@ -172,8 +172,10 @@ def test_the_device_of_a_further_budget_has_to_be_there(service: Service) -> Non
     problem(submit(service, further_devices=["40%"]), 422, "invalid-request")
 
     path = f"/v1/jobs/{first['id']}/resolve"
-    problem(service.client.post(path, json={"budget": "40%", "device": "id:dev_none"}), 422,
-            "invalid-request")  # fmt: skip
+    refused = service.client.post(path, json={"budget": "40%", "device": "id:dev_none"})
+    problem(refused, 422, "invalid-request")
+    (told,) = refused.json()["errors"]
+    assert (told["field"], told["message"][:11]) == ("device", "device must")
     second = service.client.post(path, json={"budget": "40%", "device": name}).json()
     assert second["spec"]["target"] == first["spec"]["target"] | {"device": name}
     assert count(service) == 2
