@@ -18,7 +18,7 @@ function comparison(result) {
     ["Share of dense", percent(1), percent(result.ratio), bounds],
     ...(result.further_devices ?? []).map((there) => [
       `Latency on ${there.device}`, ms(there.dense_latency_ms), ms(there.latency_ms),
-      `${percent(there.ratio)} ${interval(there.ratio_low, there.ratio_high)}, budget ${percent(there.budget_ratio)}`,
+      `${percent(there.ratio)} (${interval(there.ratio_low, there.ratio_high)}), budget ${percent(there.budget_ratio)}`,
     ]),
     ["Accuracy", percent(result.dense_accuracy, 2), percent(result.accuracy, 2), tested],
     ["Size", bytes(result.dense_bytes), bytes(result.bytes), ""],
