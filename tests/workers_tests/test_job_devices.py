@@ -19,6 +19,10 @@ from tests.workers_tests.workshop import Answer, Question, Workshop, staircase
 from workers.phases.demands import Demand, furthest
 
 OWN, THERE = 0.6, 0.7
+SEARCH = {
+    "levels": 1, "beam_width": 1, "children": 2, "staircase_points": 2, "refinements": 0,
+    "calibration_images": 32, "finalists": 1,
+}  # fmt: skip
 
 
 def slow_to_gain(question: Question) -> Measurement | MeasureError:
@@ -42,7 +46,9 @@ def without(purpose: str) -> Answer:
 def test_one_result_meets_the_budgets_of_two_devices(workshop: Workshop) -> None:
     first, second = workshop.device(), workshop.device()
     job_id = workshop.submit(
-        budget={"ratio": OWN}, further_devices=[{"ratio": THERE, "device": f"id:{second}"}]
+        budget={"ratio": OWN},
+        further_devices=[{"ratio": THERE, "device": f"id:{second}"}],
+        search=SEARCH,
     )
     job = workshop.play(job_id, slow_to_gain, device_id=first)
     assert job.state == "succeeded", job.problem

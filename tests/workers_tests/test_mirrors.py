@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,13 +56,12 @@ def prepared(plain: float | None, mirrored: float | None) -> Prepared:
 def test_what_the_dense_model_does_not_know_mirrored_is_not_mirrored(
     plain: float | None, mirrored: float | None, flip: bool
 ) -> None:
-    known = prepared(plain, mirrored)
-    spec = JobSpec.model_validate(JOB)
-    assert spec.finetune.flip == "auto"
-    assert finetune_config(spec, known).flip is flip
-    for asked in (True, False):
+    known = prepared(plain, mirrored).document()
+    assert JobSpec.model_validate(JOB).finetune.flip == "auto"
+    for asked, given in (("auto", flip), (True, True), (False, False)):
         spec = JobSpec.model_validate(JOB | {"finetune": {"flip": asked}})
-        assert finetune_config(spec, known).flip is asked
+        job: Any = SimpleNamespace(spec=spec, result={"prepare": known}.get)
+        assert finetune_config(job).flip is given
 
 
 def test_a_job_asks_its_dense_model(workshop: Workshop) -> None:

@@ -215,7 +215,8 @@ class Finetuning:
 
     def __init__(self, workshop: Workshop, like: Work) -> None:
         self.workshop = workshop
-        self.job_id = workshop.submit(finetune={"steps": 100_000, "batch_size": 16})
+        training = {"steps": 100_000, "batch_size": 16, "flip": True}
+        self.job_id = workshop.submit(finetune=training)
         workshop.bench.take_messages()
         with workshop.bench.write() as session:
             self.task = tasks.add(session, self.job_id, "finetune", "finetune:x", like.payload)

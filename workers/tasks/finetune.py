@@ -16,7 +16,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from jobs.artifacts import job_file_name
-from jobs.spec import JobSpec
 from search.candidates import candidate, quantized, recalibrated
 from search.criteria import score_channels
 from search.evaluation import judge, loss_with_error
@@ -27,7 +26,8 @@ from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
 from workers.phases import precision
 from workers.phases.facts import prepared_result
-from workers.results import Finetuned, Prepared, Training, finite
+from workers.results import Finetuned, Training, finite
+from workers.snapshot import Snapshot
 from workers.spare_cores import LOOK_S, lent
 from workers.starts import learnt, scores_name
 from workers.tasks.metrics import Batches, batches, origin_of
@@ -106,18 +106,19 @@ def next_slice_s(payload: Mapping[str, Any]) -> float:
     return min(FIRST_SLICE_S * 2.0**doublings, SLICE_S)
 
 
-def finetune_config(spec: JobSpec, prepared: Prepared) -> FinetuneConfig:
+def finetune_config(snapshot: Snapshot) -> FinetuneConfig:
     """The settings of the job's fine-tuning on this machine."""
+    spec = snapshot.spec
     settings = spec.finetune.model_dump()
     amp, flip = amp_here(settings.pop("amp")), settings.pop("flip")
     if flip == "auto":
-        flip = prepared.mirrors
+        flip = prepared_result(snapshot).mirrors
     return FinetuneConfig(seed=spec.search.seed, amp=amp, flip=flip, **settings)
 
 
 def _opened(work: Work, student: nn.Module, steps: int) -> Finetune:
-    spec, checkpoint = work.snapshot.spec, work.payload["checkpoint"]
-    config = replace(finetune_config(spec, prepared_result(work.snapshot)), steps=steps)
+    checkpoint = work.payload["checkpoint"]
+    config = replace(finetune_config(work.snapshot), steps=steps)
     if checkpoint is None:
         _recalibrate(work, student)
     student = rounded(work, student.eval())  # it trains as it will be used
