@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,17 +255,36 @@ def test_both_graphs_take_the_same_operators_for_rectifiers() -> None:
     }
 
 
-def test_all_of_a_residual_network_runs_in_int8_kernels(tmp_path: Any) -> None:
+def test_all_of_a_residual_network_runs_in_int8_kernels(tmp_path: Path) -> None:
     proto, layers = _exported("Residual"), quantizable_layers(_dense("Residual"))
     made = with_precision(proto, layers, FORMATS["u8s8"])
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    ort.InferenceSession(made.SerializeToString(), options)
-    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
-    assert kinds.count("QLinearConv") == 5
-    assert kinds.count("QLinearAdd") == 2
-    assert kinds.count("QGemm") == 1
+    kinds = _fused(made, tmp_path)
+    assert kinds["QLinearConv"] == 5
+    assert kinds["QLinearAdd"] == 2
+    assert kinds["QGemm"] == 1
     assert "Relu" not in kinds
+
+
+def _fused(proto: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime runs."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "fused.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options)
+    return Counter(node.op_type for node in onnx.load(folder / "fused.onnx").graph.node)
+
+
+@pytest.mark.parametrize("form", ["u8s8", "u8u8"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_skeleton_runs_the_operators_that_true_scales_run(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    pruned, proto = _dense(name), _exported(name)
+    layers = quantizable_layers(pruned)
+    model = QuantizedModel(pruned, layers, FORMATS[form]).eval()
+    model.observe([INPUTS])
+    filled = with_precision(proto, layers, FORMATS[form], model.ranges)
+    skeleton = with_precision(proto, layers, FORMATS[form])
+    assert _fused(skeleton, tmp_path) == _fused(filled, tmp_path)
 
 
 def test_training_goes_through_the_rounding() -> None:
