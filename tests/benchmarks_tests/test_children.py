@@ -67,7 +67,9 @@ def test_child_that_takes_too_much_memory_is_killed() -> None:
 
 
 def test_child_that_dies_is_quoted() -> None:
-    (row,) = run(["x"], script("print('no luck', file=sys.stderr, flush=True); os._exit(7)"), TIGHT)
+    (row,) = run(
+        ["x"], script("print('no luck', file=sys.stderr, flush=True); os._exit(7)"), TIGHT
+    )
     assert (row.status, row.reason) == ("failed", "start: died of exit status 7: no luck")
 
 
