@@ -7,7 +7,7 @@ from search.explorer import Explorer
 # Of nine recorded jobs, 48 to 94 % of this time was the search's, 62 % in the middle; a result
 # that was never trained loses more than one of a narrower search.
 SEARCH_SHARE = 0.6
-# Half of the search's: a level at the budget takes about as long as all that has to come before.
+# Half of the search's, chosen and not measured: the other half is for the level at the budget.
 HURRY_SHARE = SEARCH_SHARE / 2
 
 _REFINEMENTS = 2  # as `SearchConfig` has it

@@ -53,7 +53,8 @@ class Prepared(_Result):
     """What is known of the dense model before anything is measured.
 
     Attributes:
-        mirrored_accuracy: On the calibration images mirrored left to right.
+        calibration_accuracy: On the calibration images.
+        mirrored_accuracy: On the same, mirrored left to right.
         seconds_per_image: What one forward pass took on the worker, for the time left.
     """
 

@@ -124,11 +124,15 @@ def _role(
         return "layer", False
     if node.op_type in _JOINS and len(set(inputs)) == len(node.input):
         return "join", False
-    if node.op_type == "Relu":
-        return "rectifier", False
-    if node.op_type == "Clip" and _constant(graph, node.input[1]) == 0.0:
+    if _is_rectifier(node, graph):
         return "rectifier", False
     return "other", False
+
+
+def _is_rectifier(node: NodeProto, graph: GraphProto) -> bool:
+    """Whether a node cuts off what is below zero."""
+    is_clip = node.op_type == "Clip" and _constant(graph, node.input[1]) == 0.0
+    return node.op_type == "Relu" or is_clip
 
 
 def _nonnegative(graph: GraphProto) -> set[str]:
@@ -137,10 +141,7 @@ def _nonnegative(graph: GraphProto) -> set[str]:
     for node in graph.node:
         of_first = node.op_type in _OF_FIRST and node.input[0] in found
         of_all = node.op_type in _JOINS and found.issuperset(node.input)
-        is_cut = node.op_type == "Relu" or (
-            node.op_type == "Clip" and _constant(graph, node.input[1]) == 0.0
-        )
-        if of_first or of_all or is_cut:
+        if of_first or of_all or _is_rectifier(node, graph):
             found.update(node.output)
     return found
 

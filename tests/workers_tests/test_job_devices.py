@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.artifacts import job_file_name
+from jobs.errors import InUse
+from jobs.removal import remove_device
 from jobs.runtimes import dense_on
 from latency_probes.messages import MeasureError
 from latency_probes.runtimes.replay import synthetic_latency_ns
@@ -107,6 +109,8 @@ def test_the_device_of_a_further_budget_is_in_use_while_the_job_lives(workshop: 
     (dense,) = workshop.requests(job_id, dense_on(0))
     assert dense.selector == f"id:{second}"
     assert [each and each.id for each in workshop.snapshot(job_id).further] == [second]
+    with workshop.bench.write() as session, pytest.raises(InUse, match=job_id):
+        remove_device(session, second)
 
 
 def asked(*betas: float) -> tuple[Demand, ...]:
