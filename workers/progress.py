@@ -10,6 +10,7 @@ from workers.phases.demands import are_known, tightest
 from workers.phases.facts import dense_ms, levels
 from workers.snapshot import Snapshot
 from workers.time_left import part_began_s, time_left
+from workers.time_limit import limit_left_s
 
 # Where each phase begins on the way from 0 to 1, by the time it usually takes.
 STARTS = {"preparing": 0.0, "searching": 0.2, "finetuning": 0.6, "verifying": 0.92, "done": 1.0}
@@ -21,7 +22,7 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
     Args:
         part: How much of this phase is done, 0 to 1.
         counts: Replace what the last document said: level, levels, floors_doubled, measured,
-            planned, reused, scored, hurried, best, finetuning.
+            planned, reused, scored, hurried, best, sensitivities (`done` and `of`), finetuning.
 
     Returns:
         The counts, the phase, `fraction` of the whole job, `elapsed_s`, and `seconds_left_range`,
@@ -31,7 +32,8 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
     starts = [*STARTS.values(), 1.0]
     index = list(STARTS).index(phase)
     fraction = starts[index] + (starts[index + 1] - starts[index]) * min(max(part, 0.0), 1.0)
-    elapsed = (utc_now() - snapshot.job.created_at).total_seconds()
+    clock = utc_now()
+    elapsed = (clock - snapshot.job.created_at).total_seconds()
     before = snapshot.job.progress or {}
     kept = {
         "level": before.get("level", 0),
@@ -43,12 +45,15 @@ def progress(snapshot: Snapshot, phase: str, part: float, **counts: Any) -> dict
         "scored": before.get("scored", 0),
         "hurried": before.get("hurried", False),
         "best": before.get("best"),
+        "sensitivities": before.get("sensitivities"),
         "finetuning": before.get("finetuning"),
     }
     now = kept | counts
     began_s = part_began_s(before, phase, elapsed)
     to_measure = None if now["planned"] is None else now["planned"] - now["measured"]
-    left = time_left(snapshot, phase, min(max(part, 0.0), 1.0), elapsed - began_s, to_measure)
+    part, spent_s = min(max(part, 0.0), 1.0), elapsed - began_s
+    limit_s = limit_left_s(snapshot, clock)
+    left = time_left(snapshot, phase, part, spent_s, to_measure, limit_s)
     return (
         now
         | _budget(snapshot)

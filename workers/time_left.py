@@ -5,6 +5,7 @@ Knows the progress document and what the preparation found, no clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,18 @@ class Span:
     def __add__(self, other: Span) -> Span:
         return Span(self.low_s + other.low_s, self.high_s + other.high_s)
 
+    def within(self, most_s: float) -> Span:
+        """Both ends at most so long."""
+        return Span(min(self.low_s, most_s), min(self.high_s, most_s))
+
 
 def time_left(
-    snapshot: Snapshot, phase: str, part: float, spent_s: float, to_measure: int | None = None
+    snapshot: Snapshot,
+    phase: str,
+    part: float,
+    spent_s: float,
+    to_measure: int | None = None,
+    limit_s: float = math.inf,
 ) -> tuple[float, float] | None:
     """Seconds until the job ends, low and high; None while nothing is known.
 
@@ -44,9 +54,10 @@ def time_left(
         part: How much of this phase is done, 0 to 1.
         spent_s: How long this phase has lasted.
         to_measure: How many measurements the search still plans; None before it plans any.
+        limit_s: What search and fine-tuning may still take together.
     """
     before = (snapshot.job.progress or {}).get("seconds_left_range")
-    found = _estimate(snapshot, phase, part, spent_s, to_measure)
+    found = _estimate(snapshot, phase, part, spent_s, to_measure, limit_s)
     if found is None:
         return tuple(before) if before else None
     low_s, high_s = (found.low_s, found.high_s)
@@ -56,7 +67,12 @@ def time_left(
 
 
 def _estimate(
-    snapshot: Snapshot, phase: str, part: float, spent_s: float, to_measure: int | None
+    snapshot: Snapshot,
+    phase: str,
+    part: float,
+    spent_s: float,
+    to_measure: int | None,
+    limit_s: float,
 ) -> Span | None:
     if phase == "done":
         return Span(0.0, 0.0)
@@ -64,15 +80,15 @@ def _estimate(
         return _rest(part, spent_s, 1.0, 2.0) or Span(*VERIFYING_S)
     if phase == "finetuning":
         rest = _rest(part, spent_s, 0.8, 1.5) or _finetuning(snapshot)
-        return None if rest is None else rest + Span(*VERIFYING_S)
+        return None if rest is None else rest.within(limit_s) + Span(*VERIFYING_S)
     training, pace_s = _finetuning(snapshot, entwined=True), measuring_pace_s(snapshot)
     if training is None or pace_s is None or to_measure is None:
         return None
-    low_s, high_s = (factor * pace_s * to_measure for factor in SEARCHING)
-    if phase == "preparing":  # it goes on beside the measurements
-        rest = _rest(part, spent_s, 0.0, 1.5)
-        high_s += 0.0 if rest is None else rest.high_s
-    return Span(low_s, high_s) + Span(*CONFIRMING_S) + training + Span(*VERIFYING_S)
+    searching = Span(*(factor * pace_s * to_measure for factor in SEARCHING))
+    # A search goes on beside the measurements of a preparation.
+    preparing = _rest(part, spent_s, 0.0, 1.5) if phase == "preparing" else None
+    left = (searching + training).within(limit_s) + (preparing or Span(0.0, 0.0))
+    return left + Span(*CONFIRMING_S) + Span(*VERIFYING_S)
 
 
 def measuring_pace_s(snapshot: Snapshot) -> float | None:

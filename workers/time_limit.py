@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 from search.explorer import Explorer
@@ -18,6 +19,16 @@ def began(snapshot: Snapshot) -> str:
 def spent_s(snapshot: Snapshot, now: datetime) -> float:
     """Seconds since the job began to search."""
     return (now - datetime.fromisoformat(began(snapshot))).total_seconds()
+
+
+def limit_left_s(snapshot: Snapshot, now: datetime) -> float:
+    """What is left of the seconds that search and fine-tuning may take; infinite without a limit.
+    A job that is not searching yet has all of them."""
+    limit_s = snapshot.spec.constraints.time_limit_s
+    if limit_s is None:
+        return math.inf
+    has_begun = snapshot.search_state is not None
+    return max(0.0, limit_s - spent_s(snapshot, now)) if has_begun else limit_s
 
 
 def keep_to_time(explorer: Explorer, snapshot: Snapshot, now: datetime) -> bool:

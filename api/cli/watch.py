@@ -38,6 +38,9 @@ def facts(job: "JobView") -> dict[str, str]:
         told["phase"] = str(phase)
     if progress.get("levels"):
         told["level"] = f"{progress.get('level', 0)} of {progress['levels']}"
+    known = progress.get("sensitivities") or {}
+    if known.get("of") and progress.get("phase") == "preparing":
+        told["sensitivities"] = f"{known['done']} of {known['of']}"
     if progress.get("measured"):
         told["measured"] = _measured(progress)
     if best.get("ratio") is not None:

@@ -151,7 +151,12 @@ function tiles(job, tree) {
     tile("Dense latency", ms(tree.dense_latency_ms), "measured on the device"),
     isFinished(job) ? tile("Took", duration((Date.parse(job.finished_at) - Date.parse(job.created_at)) / 1000))
       : tile("Time left", timeLeft(progress), "estimate"),
+    job.state === "preparing" && progress.sensitivities ? sensitivities(progress.sensitivities) : null,
     job.state === "finetuning" ? training(progress.finetuning) : null)].filter(Boolean);
+}
+
+function sensitivities(now) {
+  return tile("Sensitivities", `${count(now.done)} / ${count(now.of)}`, "what each layer can lose");
 }
 
 function timeLeft(progress) {

@@ -159,6 +159,7 @@ def test_progress_ends_at_one(workshop: Workshop, job_id: str) -> None:
     assert progress["best"] is not None
     assert progress["seconds_left_range"] == [0.0, 0.0]
     assert progress["planned"] >= progress["measured"] > 0
+    assert progress["sensitivities"]["done"] == progress["sensitivities"]["of"] > 0
     assert progress["finetuning"]["steps"] == 3
     assert 0 < progress["budget_ratio"] < 1
     assert progress["dense_latency_ms"] > 0

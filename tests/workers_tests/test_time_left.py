@@ -66,6 +66,19 @@ def test_a_preparation_that_knows_what_a_search_would_measure_tells_the_time_lef
     assert time_left(job(measured=9), "preparing", 0.5, 60, 100) is None
 
 
+def test_a_limit_of_time_ends_what_is_left_of_search_and_training() -> None:
+    searching = job(prepared=PREPARED, measured=40)
+    free = time_left(searching, "searching", 0.5, 60, 1000) or (0, 0)
+    low, high = time_left(searching, "searching", 0.5, 60, 1000, limit_s=180.0) or (0, 0)
+    assert free[0] > 900
+    assert 180 <= low < high <= 180 + 60 + 120
+    assert time_left(searching, "searching", 0.5, 60, 1000, limit_s=1e6) == free
+    _, before = time_left(searching, "preparing", 0.5, 60, 1000, limit_s=180.0) or (0, 0)
+    assert before == high + 1.5 * 60
+    _, training = time_left(job(), "finetuning", 0.25, 100, limit_s=50.0) or (0, 0)
+    assert training == 50 + 120
+
+
 def test_what_was_measured_while_the_search_was_prepared_is_no_pace_of_the_search() -> None:
     """The search finds 40 of 110 candidates known when it is a second old."""
     _, high = time_left(job(prepared=PREPARED, measured=40), "searching", 0.36, 1, 70) or (0, 0)

@@ -146,7 +146,10 @@ def prepared_part(
     measured = sum(snapshot.ended(purpose) for purpose in snapshot.requests)
     part = 0.2 + 0.8 * done / max(len(tasks), 1)
     planned = None if to_measure is None else measured + to_measure
-    return progress(snapshot, "preparing", part, measured=measured, planned=planned)
+    known = {"done": done, "of": len(tasks)}
+    return progress(
+        snapshot, "preparing", part, measured=measured, planned=planned, sensitivities=known
+    )
 
 
 def could_not_measure(dense: Measurement | None, where: str = "target") -> Decision:

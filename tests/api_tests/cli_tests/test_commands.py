@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,15 @@ def test_jobs_show_tells_level_best_and_time_left(
     shown = capsys.readouterr().out
     for part in ("2 of 5", "31 candidates", "71.0 %", "about 3 min"):
         assert part in shown
+
+
+def test_a_job_in_preparation_tells_how_many_sensitivities_are_known(
+    secateur: Secateur, api: Served, capsys: Captured
+) -> None:
+    progress = PROGRESS | {"phase": "preparing", "sensitivities": {"done": 4, "of": 13}}
+    job = add_job(api.sessions, JobState.QUEUED, progress=progress)
+    assert secateur("jobs", "show", job) == 0
+    assert re.search(r"sensitivities\s+4 of 13", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("wish", ["stop", "cancel"])
