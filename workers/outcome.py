@@ -100,11 +100,21 @@ def warning(snapshot: Snapshot, best: Verified | None) -> str | None:
         return None
     told = [lost(prepared_result(snapshot), best.validation_accuracy)]
     if best.finetuned.untrained:
-        told.append(
-            f"{best.finetuned.steps} steps of fine-tuning made it worse on the validation images, "
-            "so that the result is not fine-tuned; lower finetune.learning_rate"
-        )
+        told.append(not_trained(best.finetuned.steps, snapshot.spec.finetune.steps))
     return "; ".join(filter(None, told)) or None
+
+
+def not_trained(steps: int, asked: int) -> str:
+    """That training brought nothing, and what to change.
+
+    Args:
+        steps: That were run, of those `asked` for.
+    """
+    ran = f"{steps} step{'' if steps == 1 else 's'} of fine-tuning"
+    worse = "made it worse on the validation images, so that the result is not fine-tuned"
+    if steps < asked:
+        return f"{ran}, of {asked}, {worse}; give it more time"
+    return f"{ran} {worse}; lower finetune.learning_rate"
 
 
 def runtimes_part(snapshot: Snapshot) -> list[dict[str, Any]]:

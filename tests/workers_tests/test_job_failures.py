@@ -13,6 +13,7 @@ from latency_probes.messages import MeasureError
 from latency_probes.samples import Measurement
 from tests.workers_tests import nets
 from tests.workers_tests.workshop import Answer, Finished, Question, Workshop, staircase
+from workers.outcome import not_trained
 from workers.results import Finetuned
 
 
@@ -107,6 +108,12 @@ def test_finetuning_without_its_checkpoint_fails_the_job_and_says_what_was_missi
     assert job.state == "failed"
     assert (job.problem or {})["title"] == "The job failed in finetune"
     assert "gone.safetensors" in (job.problem or {})["detail"]
+
+
+def test_a_training_that_ended_early_is_not_blamed_on_its_learning_rate() -> None:
+    assert not_trained(1, 200).startswith("1 step of fine-tuning, of 200, made it worse")
+    assert not_trained(1, 200).endswith("give it more time")
+    assert not_trained(200, 200).endswith("lower finetune.learning_rate")
 
 
 def test_a_training_that_makes_it_worse_is_undone_and_told(workshop: Workshop) -> None:
