@@ -194,6 +194,7 @@ function charts(job, tree, levels, best) {
 }
 
 function emptyText(job, items) {
+  if (items.length > 0 && isFinished(job)) return "This job ended before its tree began.";
   if (items.length > 0) return `${items.length} single-group measurements so far; the tree starts when the staircases are known.`;
   return isFinished(job) ? "This job ended before the search measured a candidate." : "The tree appears with the first candidates.";
 }

@@ -30,7 +30,7 @@ from search.explorer.saved_state import (
 from search.explorer.segments import Segment
 from search.explorer.tree import ScoresAt, Tree, pareto
 
-VERSION = 1
+VERSION = 2  # 1 asked its questions in another order
 Key = tuple[str, Needs]
 
 
@@ -263,7 +263,7 @@ class Explorer:
             ExplorerError: The state is malformed, or was made with other inputs.
         """
         try:
-            if state["version"] != VERSION:
+            if state["version"] not in (1, VERSION):
                 raise ExplorerError(f"state version must be {VERSION}, but got {state['version']}")
             inputs = state["given"]
             explorer = cls(
@@ -279,8 +279,7 @@ class Explorer:
                 )
             explorer._status.pace.hurried_from = state.get("hurried")
             explorer._tree.recall.expect(() if forget else state.get("proposed", ()))
-            known = "hurried" in state  # before that, stairs were asked in another order
-            explorer._replay(state["outcomes"], forget, all_known=known)
+            explorer._replay(state["outcomes"], forget, all_known=state["version"] == VERSION)
             queued = {tuple(key) for key in state["unasked"]}
             explorer._queued = [key for key in explorer._queued if key in queued]
             if state["stopped"]:

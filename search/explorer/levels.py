@@ -12,7 +12,6 @@ from search.explorer.recall import Proposal
 from search.explorer.rounds import RoundGenerator, measure, score, tune
 from search.explorer.space import Space, anchored
 from search.explorer.tree import Tree
-from search.explorer.uniform import measure_uniform
 
 _APART = 2  # groups in which two nodes of a beam differ at least, as far as there are such
 _APART_BY_NOISE = 2**0.5  # half intervals: the error of a difference of two latencies
@@ -45,9 +44,6 @@ def archtree(
         last = status.level == len(status.targets)
         step = Level(tree, space, status.level, target, last=last)
         frontier = yield from step.run(frontier, starts[target])
-    is_hurried = status.pace.is_hurried()
-    if tree.config.uniform and not is_hurried and tree.meeting(tree.config.budget):
-        yield from measure_uniform(tree, status.level)
     yield from _refine(tree, space, frontier, status.level)
     if not tree.meeting(tree.config.budget):
         declare_infeasible(tree, status)
@@ -236,13 +232,13 @@ class Level:
             ]
         else:
             scored = [node for node in self.tree.meeting(self.high) if node.loss is not None]
-            kept = diverse(sorted(scored, key=Node.rank), width)
+            kept = diverse(sorted(filter(_is_parent, scored), key=Node.rank), width)
         kept = kept or list(fallbacks[:width]) or list(frontier)
         for node in kept:
             node.kept = True
             if node is not self.tree.root:  # measured before the levels, and good enough for one
                 node.level = node.level or self.level
-        return kept
+        return list(filter(_is_parent, kept)) or list(frontier)
 
 
 class Refinement(Level):
@@ -261,6 +257,12 @@ class Refinement(Level):
 
     def _step(self, kind: str, node: Node) -> str:
         return f"refined:{self.number}:{kind}:{node.digest[:8]}"
+
+
+def _is_parent(node: Node) -> bool:
+    """Whether children are made of it. Widths of the uniform network are no stairs, and it is a
+    good deal faster than the first levels."""
+    return node.origin != "uniform"
 
 
 def diverse(ranked: Sequence[Node], count: int) -> list[Node]:

@@ -23,6 +23,7 @@ from search.explorer.staircase import (
     points_each,
 )
 from search.explorer.tree import Tree
+from search.explorer.uniform import measure_uniform
 
 Relax = Callable[[int], Mapping[str, int]]
 
@@ -73,8 +74,8 @@ class SearchStatus:
 def prepare(
     tree: Tree, status: SearchStatus, floors: Mapping[str, int], relax: Relax | None
 ) -> RoundGenerator[Space | None]:
-    """Feasibility, staircases, floors, in this order; None when the budget cannot be met, or when
-    the dense model in int8 is the answer."""
+    """Feasibility, the uniform network, staircases, floors, in this order; None when the budget
+    cannot be met, or when the dense model in int8 is the answer."""
     budget = tree.config.budget
     minima = [
         tree.add({**_minimum_widths(tree), **pattern}, 0, tree.root, "minimum")
@@ -84,9 +85,12 @@ def prepare(
     yield from measure([*minima, *([int8] if int8 else [])], score=[tree.root])
     if int8 is not None and (yield from _is_answer(tree, int8)):
         return None
+    if tree.config.uniform and any(node.meets(budget) for node in minima):
+        yield from measure_uniform(tree)
     status.phase = "staircases"
     yield from climb(tree, status.stairs, status.pace)
-    if int8 is not None and int8.ratio is not None:
+    is_hurried = status.pace.is_hurried()
+    if int8 is not None and int8.ratio is not None and not is_hurried:
         yield from climb_in_int8(tree, status, int8.ratio)
     space = _space(tree, status, _minimum_widths(tree))
     fastest = tree.add(space.fastest(), 0, tree.root, "fastest")

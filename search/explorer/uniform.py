@@ -2,7 +2,8 @@
 
 Every group keeps the same part p of its width, in sixteenths. The largest p within the budget is
 found by halving, which takes latency to grow with p; it is scored as every candidate is, and wins
-if it is better. Soft floors do not hold for it.
+if it is better. Soft floors do not hold for it. It comes first: a search that is ended early has
+something to hand back, and the prior four plans of whole models to learn from.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from math import lcm
 
 from search.explorer.node import Node
 from search.explorer.recall import Proposal
-from search.explorer.rounds import RoundGenerator, measure, score
+from search.explorer.rounds import RoundGenerator, measure
 from search.explorer.segments import FLOAT
 from search.explorer.staircase import aligned
 from search.explorer.tree import Tree
@@ -19,29 +20,26 @@ from search.explorer.tree import Tree
 PARTS = 16
 
 
-def measure_uniform(tree: Tree, level: int) -> RoundGenerator[None]:
-    """Halves the parts, four measurements, and scores the largest one within the budget.
-
-    Args:
-        level: The last one, to which the nodes belong.
-    """
+def measure_uniform(tree: Tree) -> RoundGenerator[None]:
+    """Halves the parts, four measurements, and has the largest one within the budget scored beside
+    what follows."""
     low, high, best = 0, PARTS, None
     while high - low > 1:
         middle = (low + high) // 2
         found = tree.recall.get(f"uniform:{middle}", partial(_proposed, tree, middle))
-        node = _added(tree, level, found)
+        node = _added(tree, found)
         yield from measure([node])
         if node.meets(tree.config.budget) and node.fits:
             low, best = middle, node
         else:
             high = middle
     if best is not None:
-        yield from score([best])
+        yield from measure([], score=[best])
 
 
-def _added(tree: Tree, level: int, found: Sequence[Proposal]) -> Node:
+def _added(tree: Tree, found: Sequence[Proposal]) -> Node:
     ((origin, widths),) = found
-    return tree.add(widths, level, tree.root, origin)
+    return tree.add(widths, 0, tree.root, origin)
 
 
 def _proposed(tree: Tree, sixteenths: int) -> Sequence[Proposal]:

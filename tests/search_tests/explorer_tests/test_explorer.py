@@ -115,26 +115,32 @@ def test_the_level_after_a_hurry_is_the_last() -> None:
     assert 0.955 * 0.6 <= (explorer.finalists(1)[0].ratio or 0.0) <= 0.6
 
 
-def test_a_state_of_when_stairs_were_asked_together_goes_on() -> None:
-    explorer, device = make(), Device()
-    minimum = explorer.ask()
-    for candidate in minimum:
-        explorer.tell(candidate, device.answer(candidate))
-    state, first = explorer.state(), explorer.ask()
+@pytest.mark.parametrize("answers", [3, 12, 50])
+def test_a_state_of_when_the_uniform_network_came_last_goes_on(answers: int) -> None:
+    explorer, device = make(replace(SMALL, uniform=False)), Device()
+    while device.latencies < answers:
+        for candidate in explorer.ask(1):
+            explorer.tell(candidate, device.answer(candidate))
+    state = json.loads(json.dumps(explorer.state()))
+    state["version"], state["config"]["uniform"] = 1, True
     del state["hurried"]
-    explorer.tell(first[0], device.answer(first[0]))
-    for candidate in first[1:]:
-        explorer.tell(candidate, device.answer(candidate))
-    second = explorer.ask()  # answered with those of the first round, of which two are open
-    answered = [*first[2:], *second]
-    state["outcomes"] += [
-        {"digest": each.digest, "needs": "latency", **vars(device.answer(each))}
-        for each in answered
-    ]
-    state["unasked"] = []
     again = Explorer.restore(state, GROUPS, scores(), FLOORS, relax=relax)
-    assert {each.digest for each in again.outstanding()} == {each.digest for each in first[:2]}
     assert outcome_of_search(drive_all(again, device)) == outcome_of_search(drive(make(), device))
+
+
+def test_a_search_that_is_stopped_at_its_stairs_hands_back_the_uniform_network() -> None:
+    explorer, device = make(), Device()
+    while explorer.progress()["phase"] != "staircases":
+        for candidate in explorer.ask():
+            explorer.tell(candidate, device.answer(candidate))
+    asked = next(each for each in explorer.ask() if each.needs == "loss")
+    explorer.tell(asked, device.answer(asked))
+    assert explorer.has_result
+    explorer.stop()
+    best = explorer.finalists(1)[0]
+    assert best.origin == "uniform"
+    assert best.loss is not None
+    assert best.meets(0.6)
 
 
 @pytest.mark.parametrize("answers", [30, 70, 10_000])
