@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -51,11 +51,13 @@ class SearchResult:
         front: The Pareto front of ratio and loss.
         tree: Every node as a JSON object.
         floors: The floors in force at the end.
-        sensitivity: The measured loss rises, to be given to a later search.
+        sensitivity: The measured loss rises, to be given to a later search; None where the search
+            was over before they were asked.
         staircases: The measured single-group ratios, to be given to a later search.
         int8_staircases: Those with all layers in int8, likewise.
         origin: What a finalist is cut from, by its `start_of_children`; None: the dense model.
         infeasible: Why no plan meets the budget, else None.
+        answer: The dense model in int8, where it is as good as in float: it needs no training.
     """
 
     plan: Plan | None
@@ -67,11 +69,12 @@ class SearchResult:
     front: tuple[Node, ...]
     tree: tuple[Mapping[str, Any], ...]
     floors: Mapping[str, int]
-    sensitivity: Sensitivity
+    sensitivity: Sensitivity | None
     staircases: Mapping[str, Mapping[str, float]]
     int8_staircases: Mapping[str, Mapping[str, float]]
     origin: Callable[[Start | None], Origin | None]
     infeasible: Mapping[str, Any] | None
+    answer: Node | None
 
 
 def run_search(
@@ -148,16 +151,23 @@ def run_search(
     scores = score_channels(
         model, graph, criterion, batches, blocks=config.blocks, objective=objective
     )
+    tuner = Tuner(
+        model, graph, batches, fit, finetune or FinetuneConfig(0), criterion, form,
+        config.blocks, objective,
+    )  # fmt: skip
+    answers = _Answers(graph, latency, batch_size, form, tuner, lambda m: _score(scored(m)))
+    if segments and sensitivity is None:
+        first = Explorer(config, graph, scores, {}, segments=segments)
+        while not first.done and first.progress()["phase"] == "feasibility":
+            answers.tell(first)
+        if first.done:  # whatever a layer can lose
+            return _result(first, None, tuner)
     if sensitivity is None:
         sensitivity = layer_sensitivity(
             model, graph, loss_of, scores=scores, ratios=RATIOS, recalibration_batches=inputs,
             segments=segments, form=form, negligible=negligible_rise(scored, model, segments),
             small=small_rise(tolerance, len(scores)),
         )  # fmt: skip
-    tuner = Tuner(
-        model, graph, batches, fit, finetune or FinetuneConfig(0), criterion, form,
-        config.blocks, objective,
-    )  # fmt: skip
     relax = soft_floors(graph, config.blocks, segments, sensitivity, tolerance)
     explorer = Explorer(
         config, graph, scores, relax(0),
@@ -168,14 +178,7 @@ def run_search(
     began_s = time.monotonic()
     while not explorer.done:
         keep_time(explorer, time.monotonic() - began_s, time_limit_s)
-        candidates = explorer.ask()
-        _measure_latencies(explorer, graph, latency, batch_size, candidates, form)
-        for candidate in candidates:
-            if candidate.needs == "loss":
-                built = tuner.built(candidate.plan, candidate.start)
-                explorer.tell(candidate, _score(scored(built)))
-            elif candidate.needs == "weights":
-                explorer.tell(candidate, tuner.tuned(candidate, lambda m: _score(scored(m))))
+        answers.tell(explorer)
         if progress is not None:
             progress(explorer.progress())
     return _result(explorer, sensitivity, tuner)
@@ -242,31 +245,46 @@ def _checked(batches: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Ten
     return [(images, labels) for images, labels in listed]
 
 
-def _measure_latencies(
-    explorer: Explorer,
-    graph: PruningGraph,
-    latency: Latency,
-    batch_size: int,
-    candidates: Sequence[Candidate],
-    form: Format | None,
-) -> None:
-    ready: list[tuple[Candidate, Skeleton]] = []
-    for candidate in candidates:
-        if candidate.needs != "latency":
-            continue
-        try:
-            made = skeleton(graph, candidate.plan, batch_size=batch_size, form=form)
-            ready.append((candidate, made))
-        except SkeletonError as error:
-            explorer.tell(candidate, Failed("skeleton", str(error)))
-    if not ready:
-        return
-    outcomes = latency([each for _, each in ready])
-    for (candidate, _), outcome in zip(ready, outcomes, strict=True):
-        explorer.tell(candidate, outcome)
+@dataclass
+class _Answers:
+    """Answers what explorers ask; the same question of another one is not asked again."""
+
+    graph: PruningGraph
+    latency: Latency
+    batch_size: int
+    form: Format | None
+    tuner: Tuner
+    scored: Callable[[nn.Module], Scored]
+    known: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def tell(self, explorer: Explorer) -> None:
+        """Answers all that it asks now."""
+        asked = explorer.ask()
+        new = [each for each in asked if each.key not in self.known]
+        self._measure([each for each in new if each.needs == "latency"])
+        for each in new:
+            if each.needs == "loss":
+                built = self.tuner.built(each.plan, each.start)
+                self.known[each.key] = self.scored(built)
+            elif each.needs == "weights":
+                self.known[each.key] = self.tuner.tuned(each, self.scored)
+        for each in asked:
+            explorer.tell(each, self.known[each.key])
+
+    def _measure(self, candidates: Sequence[Candidate]) -> None:
+        ready: list[tuple[Candidate, Skeleton]] = []
+        for each in candidates:
+            try:
+                made = skeleton(self.graph, each.plan, batch_size=self.batch_size, form=self.form)
+                ready.append((each, made))
+            except SkeletonError as error:
+                self.known[each.key] = Failed("skeleton", str(error))
+        outcomes = self.latency([made for _, made in ready]) if ready else ()
+        for (each, _), outcome in zip(ready, outcomes, strict=True):
+            self.known[each.key] = outcome
 
 
-def _result(explorer: Explorer, sensitivity: Sensitivity, tuner: Tuner) -> SearchResult:
+def _result(explorer: Explorer, sensitivity: Sensitivity | None, tuner: Tuner) -> SearchResult:
     finalists = explorer.finalists()
     best, made = finalists[0] if finalists else None, None
     if best is not None:
@@ -287,4 +305,5 @@ def _result(explorer: Explorer, sensitivity: Sensitivity, tuner: Tuner) -> Searc
         int8_staircases=explorer.int8_staircases(),
         origin=tuner.origin,
         infeasible=explorer.infeasible,
+        answer=explorer.answer,
     )

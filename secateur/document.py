@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from latency_probes.samples import Measurement
 from workers.report.details import details, ratio_while_disturbed
 from workers.report.loading import loading
-from workers.report.ways import simple_ways
+from workers.report.ways import ANSWER, simple_ways
 
 if TYPE_CHECKING:
     from search.graph import PruningGraph
@@ -108,6 +108,7 @@ def _result_part(result: Outcome) -> dict[str, Any]:
         "levels": max((row["level"] for row in result.tree), default=0),
         "test_images": result.examples,
         "judged_on": "validation",
+        "warning": ANSWER if told["in_int8_alone"] else None,
     }
 
 

@@ -59,6 +59,8 @@ class Report(dict[str, Any]):
         ]
         if self["unpruned"]:
             notes.insert(0, "the budget is above the dense latency: nothing was pruned")
+        elif self["in_int8_alone"]:
+            notes.insert(0, "all layers in int8 are as good as in float: nothing was pruned")
         elif not self["within_budget"]:
             notes.insert(0, "the interval of the last measurement reaches beyond the budget")
         return f"{text}\n{' · '.join(notes)}"
@@ -110,6 +112,8 @@ class Result:
         batch_size: Of the target.
         seconds: How long it all took.
         unpruned: The budget was met already, and nothing was pruned.
+        in_int8_alone: All layers in int8 met it, and were as good as in float: nothing was pruned
+            or trained.
         delivery: How the ONNX file was made and compared: `way`, `reason`, `opset`, `notes`
             (docs/models.md).
         measurement: Of the result, with its samples; dense_measurement: of the dense network
@@ -145,6 +149,7 @@ class Result:
     measurement: Measurement
     dense_measurement: Measurement
     runtimes: tuple[Mapping[str, Any], ...] = ()
+    in_int8_alone: bool = False
 
     def __repr__(self) -> str:
         low, high = self.ratio_interval
@@ -168,6 +173,7 @@ class Result:
             budget=self.budget,
             within_budget=self.within_budget,
             unpruned=self.unpruned,
+            in_int8_alone=self.in_int8_alone,
             ratio=self.ratio,
             ratio_interval=list(self.ratio_interval),
             latency_ms=self.latency_ms,

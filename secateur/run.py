@@ -161,14 +161,15 @@ class Run:
         ends_s: float,
     ) -> Result:
         """The best of the finalists, trained until `ends_s` at most and measured with its true
-        weights."""
+        weights. The dense network in int8 is not trained where it is as good as in float."""
         best = self._confirmed(found.finalists, budget, int8.form)
         start = best.start_of_children
         origin = found.origin(start)
         student = pruned_by(origin.full if origin else self.dense, self.graph, best.plan)
         calibration = [images for images, _ in self.parts.calibration.batches()]
         recalibrated(student, self.dense, self.graph, best.plan, calibration, origin)
-        self._train(student, best.plan, int8.form, start.steps if start else 0, ends_s)
+        if best is not found.answer:
+            self._train(student, best.plan, int8.form, start.steps if start else 0, ends_s)
         self.display.show("measuring the result", 0.97)
         return self._result(
             student.eval(), best.plan, found, dense, budget, began_s, int8, best.digest
@@ -228,6 +229,7 @@ class Run:
             batch_size=self.target.batch_size,
             seconds=time.monotonic() - began_s,
             unpruned=found is None,
+            in_int8_alone=found is not None and found.answer is not None,
             delivery=made,
             measurement=measured.measurement,
             dense_measurement=dense.measurement,

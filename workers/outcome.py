@@ -24,6 +24,7 @@ from workers.phases.facts import (
     prepared_result,
 )
 from workers.report.details import ratio_while_disturbed
+from workers.report.ways import ANSWER
 from workers.results import Finished, Packaged
 from workers.snapshot import Snapshot
 
@@ -101,6 +102,8 @@ def warning(snapshot: Snapshot, best: Verified | None) -> str | None:
     told = [lost(prepared_result(snapshot), best.validation_accuracy)]
     if best.finetuned.untrained:
         told.append(not_trained(best.finetuned.steps, snapshot.spec.finetune.steps))
+    if best.chosen.is_answer:
+        told.append(ANSWER)
     return "; ".join(filter(None, told)) or None
 
 

@@ -105,6 +105,7 @@ class Chosen(_Result):
 
     Attributes:
         start: the weights that it starts from, see `workers.starts`; None: the dense model's.
+        is_answer: it is the dense model in int8, as good as in float: it is not trained.
     """
 
     digest: str
@@ -112,14 +113,15 @@ class Chosen(_Result):
     ratio: float | None
     loss: float | None
     start: dict[str, Any] | None = None
+    is_answer: bool = False
 
     @classmethod
-    def of(cls, node: Node) -> Self:
+    def of(cls, node: Node, *, is_answer: bool = False) -> Self:
         """A node of the tree as a finalist."""
         plan = json.loads(node.plan.to_json())
         return cls(
             digest=node.digest, plan=plan, ratio=node.ratio, loss=node.loss,
-            start=start_document(node.start_of_children),
+            start=start_document(node.start_of_children), is_answer=is_answer,
         )  # fmt: skip
 
     def to_plan(self) -> Plan:

@@ -141,6 +141,11 @@ class Explorer:
         return any(node.loss is not None for node in self.finalists(1))
 
     @property
+    def answer(self) -> Node | None:
+        """The dense model in int8, where it is as good as in float and ended the search."""
+        return self._status.answer
+
+    @property
     def done(self) -> bool:
         """Whether no further candidate will be handed out."""
         return self._finished

@@ -68,6 +68,7 @@ class SearchStatus:
     stairs: dict[str, Stairs] = field(default_factory=dict)
     int8_stairs: dict[str, Stairs] = field(default_factory=dict)  # with all segments in int8
     extremes: dict[str, Node] = field(default_factory=dict)  # minimum and fastest
+    answer: Node | None = None  # the dense model in int8, where that ends the search
     pace: Pace = field(default_factory=Pace)
 
 
@@ -84,6 +85,7 @@ def prepare(
     int8 = tree.int8_root()
     yield from measure([*minima, *([int8] if int8 else [])], score=[tree.root])
     if int8 is not None and (yield from _is_answer(tree, int8)):
+        status.answer = int8
         return None
     if tree.config.uniform and any(node.meets(budget) for node in minima):
         yield from measure_uniform(tree)

@@ -21,6 +21,8 @@ from tests.e2e_tests.nets import tiny_resnet
 from tests.workers_tests.nets import SHAPE
 from tests.workers_tests.rows import CAPABILITIES, measured, online_device
 from tests.workers_tests.workshop import Question, Workshop
+from workers.phases import preparing
+from workers.report.ways import ANSWER
 
 SPEEDS = {"uint8": 0.35, "int8": 1.6}  # of the float time, by the type of activations
 
@@ -142,16 +144,34 @@ def test_a_job_mixes_widths_and_int8_and_hands_back_a_file_with_q_and_dq(
 
 
 def test_dense_int8_that_is_good_enough_is_the_answer_and_nothing_is_pruned(
-    workshop: Workshop,
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = workshop.submit(budget={"ratio": 0.6})
+    """Before what each layer can lose is known, and without training."""
+    monkeypatch.setattr(preparing, "AHEAD", 0)
+    job_id = workshop.submit(budget={"ratio": 0.6}, finetune={"steps": 3, "batch_size": 16})
     job = workshop.play(job_id, quick_integers, device_id=_device(workshop, "u8s8"))
     assert job.state == "succeeded", job.problem
+    assert ANSWER in (job.result or {})["warning"]
+    (trained,) = workshop.tasks(job_id, "finetune")
+    assert (trained.result or {})["steps"] == 0
+    state = workshop.snapshot(job_id).search_state or {}
+    assert state["explorer"]["given"]["sensitivity"] is None
     report = json.loads(_files(workshop, job_id)["report.json"])
     dense = {group["name"]: group["width"] for group in report["groups"]["groups"]}
     assert report["widths"] == dense
     assert {row["precision"] for row in report["precision"]["layers"]} == {"int8"}
     assert len(workshop.requests(job_id, "screening:")) <= 4
+
+
+def test_a_budget_out_of_reach_ends_before_the_sensitivities_are_known(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "first_of", lambda snapshot, tasks: ())
+    job_id = workshop.submit(budget={"ratio": 0.01})
+    job = workshop.play(job_id, quick_integers, device_id=_device(workshop, "u8s8"))
+    assert job.state == "infeasible", job.problem
+    state = workshop.snapshot(job_id).search_state or {}
+    assert state["explorer"]["given"]["sensitivity"] is None
 
 
 def test_a_device_without_formats_is_searched_in_float(workshop: Workshop) -> None:

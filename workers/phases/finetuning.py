@@ -67,6 +67,7 @@ def finetune_task(chosen: Chosen) -> NewTask:
     """Fine-tuning from the first step; the task itself goes on from slice to slice."""
     payload = {"plan": chosen.plan, "digest": chosen.digest, "step": 0, "checkpoint": None}
     payload |= {} if chosen.start is None else {"start": chosen.start}
+    payload |= {"as_it_is": True} if chosen.is_answer else {}
     return NewTask("finetune", finetune_key(chosen.digest), payload)
 
 

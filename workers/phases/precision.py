@@ -20,6 +20,7 @@ from workers.answers import SEGMENTS
 from workers.context import Context
 from workers.decision import Decision, NewRequest, NewTask
 from workers.library import Library
+from workers.phases.demands import tightest
 from workers.phases.facts import prepared_result, sensitivity_key
 from workers.results import Segments
 from workers.snapshot import Snapshot
@@ -83,6 +84,15 @@ def int8_ratios(snapshot: Snapshot) -> dict[str, float]:
     }
 
 
+def may_be_answer(snapshot: Snapshot) -> bool:
+    """Whether the dense model in int8 may meet the budget of the job, as far as is known."""
+    if snapshot.spec.search.precision == "float32":
+        return False
+    if snapshot.device is None or snapshot.dense is None or not is_settled(snapshot):
+        return True
+    return any(ratio <= tightest(snapshot) for ratio in int8_ratios(snapshot).values())
+
+
 def is_settled(snapshot: Snapshot) -> bool:
     """Whether everything that may be known of int8 is known."""
     forms = announced(snapshot)
@@ -104,7 +114,6 @@ def questions(
         return (), ()
     if snapshot.result(SEGMENTS) is None:
         return (NewTask(SEGMENTS, SEGMENTS),), ()
-    found = _found(snapshot)
     if not is_settled(snapshot):
         requests = (
             int8_request(library, snapshot, wanted, form)
@@ -112,15 +121,16 @@ def questions(
             if not snapshot.ended(wanted := purpose(snapshot, form.name))
         )
         return (), tuple(requests)
-    form = format_of(snapshot)
-    return (() if form is None else _rise_tasks(snapshot, found, form)), ()
+    return rise_tasks(snapshot), ()
 
 
-def _rise_tasks(
-    snapshot: Snapshot, found: tuple[Segment, ...], form: Format
-) -> tuple[NewTask, ...]:
+def rise_tasks(snapshot: Snapshot) -> tuple[NewTask, ...]:
     """What all segments in int8 do to the loss; then, unless that is nothing, each alone, and all
-    but each."""
+    but each. None without a format."""
+    form = format_of(snapshot)
+    if form is None:
+        return ()
+    found = _found(snapshot)
     every = [layer for segment in found for layer in segment.layers]
 
     def task(key: str, layers: list[str]) -> NewTask:

@@ -28,6 +28,8 @@ from workers.progress import progress
 from workers.results import Prepared
 from workers.snapshot import Snapshot
 
+AHEAD = 4  # sensitivities that wait at a time: enough for as many workers
+
 
 def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     """Leaves for the search, or for the end where the dense model knows nothing of its images,
@@ -40,12 +42,13 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         return Decision.fail(chance.TITLE, words, errors=errors)
     if (words := accuracy_refusal(snapshot, prepared)) is not None:
         return Decision.fail("The accuracy floor is above the dense model", words)
-    dense, tasks = snapshot.dense, sensitivity_tasks(snapshot, prepared)
+    dense, every = snapshot.dense, sensitivity_tasks(snapshot, prepared)
+    tasks = first_of(snapshot, every)
     if snapshot.chooses_runtime and dense is None:
-        return _choosing(runtimes.decide(context, library, snapshot), snapshot, tasks)
+        return _choosing(runtimes.decide(context, library, snapshot), snapshot, every)
     if snapshot.ended(DENSE) and (dense is None or dense.latency_ms is None):
         return could_not_measure(dense)
-    shown = prepared_part(snapshot, tasks)
+    shown = prepared_part(snapshot, every)
     further = further_dense(snapshot)
     for number, row in enumerate(further):
         if snapshot.ended(dense_on(number)) and (row is None or row.latency_ms is None):
@@ -59,13 +62,16 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
     if (refused := precision.refusal(snapshot)) is not None:
         return refused
     asked, formats = precision.questions(context, library, snapshot)
-    if snapshot.results(task.key for task in (*tasks, *asked)) is None or formats:
+    if not are_known(snapshot) or formats:
         early = scout(context, library, snapshot)
-        if precision.is_settled(snapshot):
-            shown = prepared_part(snapshot, tasks, early.left)
-        return Decision(
-            tasks=(*tasks, *asked), requests=(*formats, *early.requests), progress=shown
-        )
+        is_settled = precision.is_settled(snapshot)
+        if not (early.is_over and is_settled):
+            shown = prepared_part(snapshot, every, early.left if is_settled else None)
+            return Decision(
+                tasks=(*early.tasks, *tasks, *asked),
+                requests=(*formats, *early.requests),
+                progress=shown,
+            )
     fine = too_fine(snapshot)
     return Decision(
         to_state=JobState.SEARCHING,
@@ -93,7 +99,7 @@ def _choosing(asked: Decision, snapshot: Snapshot, tasks: tuple[NewTask, ...]) -
     the device waits for come first."""
     if asked.to_state is not None:
         return asked
-    behind = () if snapshot.device is None else tasks
+    behind = () if snapshot.device is None else first_of(snapshot, tasks)
     shown = prepared_part(snapshot, tasks)
     return replace(asked, tasks=(*asked.tasks, *behind), progress=shown)
 
@@ -135,6 +141,23 @@ def sensitivity_tasks(snapshot: Snapshot, prepared: Prepared) -> tuple[NewTask, 
         NewTask("sensitivity", sensitivity_key(name, ratio), {"group": name, "ratio": ratio})
         for name, ratio in asked
     )
+
+
+def are_known(snapshot: Snapshot) -> bool:
+    """Whether every sensitivity is, of widths and of bits."""
+    tasks = sensitivity_tasks(snapshot, prepared_result(snapshot))
+    if not precision.is_settled(snapshot):
+        return False
+    keys = (task.key for task in (*tasks, *precision.rise_tasks(snapshot)))
+    return snapshot.results(keys) is not None
+
+
+def first_of(snapshot: Snapshot, tasks: tuple[NewTask, ...]) -> tuple[NewTask, ...]:
+    """The tasks; few at a time while all of the model in int8 may be the answer, which needs none
+    of them and must not wait behind them."""
+    if not precision.may_be_answer(snapshot):
+        return tasks
+    return tuple(task for task in tasks if snapshot.result(task.key) is None)[:AHEAD]
 
 
 def prepared_part(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from search.explorer import Explorer
 from workers.context import Context
-from workers.decision import NewRequest
+from workers.decision import NewRequest, NewTask
 from workers.library import Library
 from workers.phases import precision
 from workers.phases.facts import prepared_result
@@ -26,11 +26,16 @@ class Scouted:
 
     Attributes:
         requests: Of its early part; none once that is over.
+        tasks: The losses that it waits for, likewise.
         left: How many measurements it would still take.
+        is_over: Whether it ended there: the budget is out of reach, or all of the model in int8
+            is the answer.
     """
 
     requests: tuple[NewRequest, ...]
+    tasks: tuple[NewTask, ...]
     left: int
+    is_over: bool
 
 
 def scout(context: Context, library: Library, snapshot: Snapshot) -> Scouted:
@@ -41,13 +46,18 @@ def scout(context: Context, library: Library, snapshot: Snapshot) -> Scouted:
     explorer = Explorer(search_config(snapshot), graph, scores, floors={}, segments=segments)
     questions = Questions(context, library, snapshot)
     asked: tuple[NewRequest, ...] = ()
+    scored: tuple[NewTask, ...] = ()
     while (now := explorer.progress())["phase"] in EARLY:
         if not questions.tell_and_ask(explorer):
+            waiting = explorer.outstanding()
             asked = tuple(
                 request
-                for candidate in explorer.outstanding()
+                for candidate in waiting
                 if candidate.needs == "latency"
                 for request in questions.requests(candidate.plan, SCREENING)
             )
+            scored = tuple(
+                questions.task(candidate) for candidate in waiting if candidate.needs == "loss"
+            )
             break
-    return Scouted(asked, now["remaining"])
+    return Scouted(asked, scored, now["remaining"], explorer.done)

@@ -21,6 +21,7 @@ from workers.memory import Memory, Search
 from workers.phases import precision, spare
 from workers.phases.facts import dense_ms, finalists, group_rise, prepared_result
 from workers.phases.finetuning import finetune_task
+from workers.phases.preparing import are_known
 from workers.phases.questions import SCREENING, STRICT, Questions, search_config, task_key
 from workers.progress import progress
 from workers.results import Chosen
@@ -107,18 +108,21 @@ def form_name(snapshot: Snapshot) -> str | None:
 
 def open_explorer(library: Library, snapshot: Snapshot, forget: Collection[str] = ()) -> Explorer:
     """The explorer where it stood, or a new one on the first call. The latencies of the plans in
-    `forget` are asked again."""
-    spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
+    `forget` are asked again. A search that was over before all sensitivities were known has none,
+    and no floors."""
     graph, scores = library.job_graph(snapshot), library.scores(prepared_result(snapshot).scores)
     segments = precision.segments(snapshot)
-    relax = soft_floors(graph, spec.blocks, segments, sensitivity, spec.tolerance)
+    state = (snapshot.search_state or {}).get("explorer")
+    sensitivity, relax, floors = None, None, dict[str, int]()
+    if are_known(snapshot) if state is None else state["given"]["sensitivity"] is not None:
+        spec, sensitivity = snapshot.spec.search, measured_sensitivity(snapshot)
+        relax = soft_floors(graph, spec.blocks, segments, sensitivity, spec.tolerance)
+        floors = relax(0)
 
     def scores_at(checkpoint: str) -> Mapping[str, Tensor]:
         return library.scores(scores_name(checkpoint))
 
-    floors = relax(0)
-    if snapshot.search_state is not None:
-        state = snapshot.search_state["explorer"]
+    if state is not None:
         return Explorer.restore(
             state, graph, scores, floors,
             relax=relax, forget=forget, segments=segments, scores_at=scores_at,
@@ -170,7 +174,10 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
         return Decision(requests=requests, progress=progress(snapshot, "searching", 0.95))
     if tried and not confirmed:
         return spare.none_left(tried)
-    new = [Chosen.of(node) for node in confirmed or [fastest(ranked, questions)]]
+    new = [
+        Chosen.of(node, is_answer=node is explorer.answer)
+        for node in confirmed or [fastest(ranked, questions)]
+    ]
     return Decision(
         search=SearchSave({"chosen": [each.model_dump() for each in (*tried, *new)]}, ()),
         tasks=tuple(finetune_task(each) for each in new),

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+ANSWER = (
+    "all layers in int8 meet the budget, and lose no more than chance explains: nothing was "
+    "pruned or trained"
+)
 
 
 def simple_ways(

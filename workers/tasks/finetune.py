@@ -38,10 +38,11 @@ SUFFIX = ".safetensors"
 
 
 def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
-    """Runs one slice; after the last one, stores the weights and the validation metrics."""
+    """Runs one slice, of a finalist that is not taken as it is; after the last one, stores the
+    weights and the validation metrics."""
     student = _student(work)
     steps = work.snapshot.spec.finetune.steps - learnt(work.payload.get("start"))
-    if steps <= 0:
+    if steps <= 0 or work.payload.get("as_it_is"):
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
     run = _opened(work, student, steps)

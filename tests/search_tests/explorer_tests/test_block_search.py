@@ -95,6 +95,7 @@ def test_without_being_asked_a_search_leaves_blocks_alone(
     result = search(net, graph, blocks=False)
     assert result.plan is None
     assert result.infeasible is not None
+    assert result.sensitivity is not None
     assert result.sensitivity.rises.keys() == {group.name for group in graph.prunable}
     assert all("blocks.0" not in row["widths"] for row in result.tree)
 

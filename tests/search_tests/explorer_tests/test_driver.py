@@ -13,6 +13,7 @@ from search.errors import ConfigError
 from search.evaluation import cross_entropy_loss
 from search.explorer import Explorer, Failed, Measured
 from search.graph import PruningGraph
+from search.quantization import FORMATS
 from search.recalibration import recalibrate
 from search.skeleton import Skeleton, skeleton
 from search.time_limit import keep_time
@@ -239,3 +240,33 @@ def test_calibration_data_cannot_be_forgotten(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run_search(net, graph, SteppedDevice(graph), batches, SearchConfig(0.6))
+
+
+@dataclass
+class Int8Device(SteppedDevice):
+    """Takes half of the time for what has layers in int8."""
+
+    def work(self, each: Skeleton) -> float:
+        nodes = onnx.load_from_string(each.onnx_bytes).graph.node
+        is_int8 = any(node.op_type == "QuantizeLinear" for node in nodes)
+        return super().work(each) * (0.5 if is_int8 else 1.0)
+
+
+@pytest.mark.parametrize("error", [100.0, 0.0])
+def test_int8_alone_is_asked_before_what_each_layer_can_lose(
+    net: nn.Module, graph: PruningGraph, error: float
+) -> None:
+    device, distance = Int8Device(graph), DistanceToDense(net)
+    found = run_search(
+        net, graph, device, BATCHES, SearchConfig(0.6, levels=1, beam_width=1, children=2),
+        evaluate=lambda model: (distance(model), error), form=FORMATS["u8s8"],
+    )  # fmt: skip
+    assert len(device.seen) == len(set(device.seen))
+    assert found.finalists
+    if error:
+        assert found.answer is found.finalists[0]
+        assert len(device.seen) <= 3
+        assert found.sensitivity is None
+    else:
+        assert found.answer is None
+        assert found.sensitivity is not None

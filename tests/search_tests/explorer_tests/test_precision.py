@@ -125,12 +125,14 @@ def test_dense_int8_ends_the_search_where_it_is_fast_and_good_enough() -> None:
     best = explorer.finalists(1)[0]
     assert set(best.plan.precision) == set(NAMES)
     assert best.plan.widths == FULL
+    assert explorer.answer is best
     assert device.latencies <= 4
 
 
 def test_dense_int8_that_loses_accuracy_is_not_the_answer() -> None:
     device = Int8Device(rounding=0.05)
     explorer = drive(_explorer(device, 0.6), device)
+    assert explorer.answer is None
     assert len(explorer.finalists(1)[0].plan.precision) < len(NAMES)
 
 
