@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PYTHON = "python:"
+
 
 def _home() -> Path:
     return Path.home() / ".secateur"
@@ -42,7 +44,8 @@ class Settings(BaseSettings):
         database_url: `DATABASE_URL`; SQLite in `home` by default.
         artifact_url: `ARTIFACT_URL`; a folder, or an address that fsspec knows.
         redis_url: `REDIS_URL`; by default the `url` in `{home}/valkey.json`.
-        allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call.
+        allow: `SECATEUR_ALLOW`; the `python:module:function` names that specs may call; `python:`
+            may be left out.
         auth: `SECATEUR_AUTH`; `on` where callers need keys.
         data_roots: `SECATEUR_DATA_ROOTS`; folders, separated by colons, under which the paths of
             data sets must lie. See `jobs.data_roots`.
@@ -108,8 +111,10 @@ class Settings(BaseSettings):
     @field_validator("allow", mode="before")
     @classmethod
     def _split(cls, allow: Any) -> Any:
+        """Names without their scheme get it."""
         if isinstance(allow, str):
-            return frozenset(name.strip() for name in allow.split(",") if name.strip())
+            names = (name.strip().removeprefix(PYTHON) for name in allow.split(","))
+            return frozenset(PYTHON + name for name in names if name)
         return allow
 
     @field_validator("spare_cores", mode="before")

@@ -152,17 +152,21 @@ def test_reports_print_the_lines_of_the_readme_and_those_of_a_graph_for_a_graph(
 
 
 STEPS = 'finetune={"steps": 10}'
+BRIEFLY = """from latency_probes.messages import Settings
+Settings.strict = classmethod(
+    lambda cls, **more: cls(kind="strict", replicates=3, max_replicates=3, **more))
+"""
 QUICKLY = f"""{STEPS}, precision="float32", search={{
     "levels": 1, "beam_width": 1, "children": 2, "staircase_points": 1, "uniform": False}}"""
 
 
 def test_the_notebook_lines_prune_a_network(tmp_path: Path) -> None:
-    """In a process of its own, with real measurements, but of few candidates."""
+    """In a process of its own, with real measurements, but of few candidates and brief ones."""
     lines = snippet("secateur.prune").replace(STEPS, QUICKLY)
     assert QUICKLY in lines
     checks = "assert result.ratio <= 0.6\nassert type(again) is type(model)\n"
     done = subprocess.run(
-        [sys.executable, "-c", lines + checks],
+        [sys.executable, "-c", BRIEFLY + lines + checks],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip

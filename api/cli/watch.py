@@ -95,11 +95,14 @@ def picture(job: "JobView") -> Group:
     return Group(table, ProgressBar(total=1.0, completed=fraction, width=60))
 
 
-def line(job: "JobView") -> str:
-    """The facts in one line."""
-    told = facts(job)
-    state = told.pop("state")
-    return " · ".join([state, *(f"{name} {value}" for name, value in told.items())])
+def line(told: Mapping[str, str], before: Mapping[str, str]) -> str:
+    """Facts in one line; a note that was told before is not repeated."""
+    shown = [
+        value if name == "state" else f"{name} {value}"
+        for name, value in told.items()
+        if name != "note" or value != before.get("note")
+    ]
+    return " · ".join(shown)
 
 
 def follow(
@@ -134,9 +137,10 @@ def _follow_lines(
 
     def tell(job: "JobView") -> None:
         nonlocal last
-        now = {name: told for name, told in facts(job).items() if name != "time left"}
+        told = facts(job)
+        now = {name: value for name, value in told.items() if name != "time left"}
         if now != last:  # the time left alone is no news
-            console.print(escape(line(job)), soft_wrap=True, highlight=False)
+            console.print(escape(line(told, last)), soft_wrap=True, highlight=False)
             last = now
         look()
 

@@ -135,10 +135,9 @@ class Explorer:
         last. Whether it was in no hurry before."""
         return self._status.pace.hurry()
 
-    @property
-    def has_result(self) -> bool:
-        """Whether a scored plan is within the budget."""
-        return any(node.loss is not None for node in self.finalists(1))
+    def has_result(self, *, simple: bool = True) -> bool:
+        """Whether a scored plan is within the budget; `simple`: the uniform network is one."""
+        return self._tree.has_result(simple)
 
     @property
     def answer(self) -> Node | None:

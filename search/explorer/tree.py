@@ -139,6 +139,13 @@ class Tree:
         ]
         return sorted(meeting, key=lambda node: (self._tier(node), node.rank()))
 
+    def has_result(self, simple: bool) -> bool:
+        """Whether one of them is scored; `simple`: be it the uniform network."""
+        return any(
+            node.loss is not None and (simple or node.origin != "uniform")
+            for node in self.within_budget()
+        )
+
     def _tier(self, node: Node) -> tuple[int, float]:
         """Inside the window with its interval, inside it, below it, up to β, unscored, above or
         too large."""

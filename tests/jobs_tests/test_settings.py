@@ -20,6 +20,13 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def test_functions_are_allowed_with_and_without_their_scheme(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SECATEUR_ALLOW", "python:nets:small, nets:large,,python:")
+    assert Settings().allow == {"python:nets:small", "python:nets:large"}
+
+
 def test_by_default_all_lies_in_the_home_folder() -> None:
     settings = Settings()
     assert settings.home == Path.home() / ".secateur"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import secateur
 from latency_probes.local import Measured
-from latency_probes.messages import Target
+from latency_probes.messages import Settings, Target
 from search.errors import ConfigError
 from search.quantization import FORMATS
 from secateur.errors import MeasuringError
@@ -39,8 +40,11 @@ def in_openvino(target: Target) -> tuple[Measured, Int8]:
 
 
 def test_the_runtimes_that_are_installed_here_are_measured_and_the_fastest_is_named(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    brief = partial(Settings, kind="strict", replicates=3, max_replicates=3)
+    monkeypatch.setattr(Settings, "strict", brief)
+    monkeypatch.setattr(Settings, "screening", partial(Settings, replicates=2, max_replicates=2))
     torch.manual_seed(0)
     result = secateur.prune(
         TinyResNet(), stripes(300, 1), stripes(60, 2), ratio=1.5, runtime="auto",

@@ -219,7 +219,7 @@ def is_too_late(snapshot: Snapshot, explorer: Explorer) -> bool:
     """Whether the time was over before a plan within the budget was scored: one that is only
     fast is no result, unless the user asked to stop with it."""
     is_stopped = explorer.progress()["stopped"] and not snapshot.job.stop_requested
-    return is_stopped and not explorer.has_result
+    return is_stopped and not explorer.has_result()
 
 
 def nothing_found(snapshot: Snapshot, explorer: Explorer) -> Decision:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.cli import watch
 from api.cli.main import main
+from api.cli.watch import line
 from api.routes.views import JobView
 from jobs.repository import artifacts, datasets, devices, models
 from jobs.repository import jobs as jobs_rows
@@ -322,7 +323,7 @@ def test_elsewhere_a_line_is_written_when_something_changed(
     job = add_job(api.sessions, JobState.QUEUED, progress=progress)
     with api.sessions.begin() as session:
         jobs_rows.set_waiting(session, job, "a device with the runtime openvino")
-    cancel_once_told(monkeypatch, api, "line")
+    cancel_once_told(monkeypatch, api, "facts")
     assert secateur("jobs", "watch", job) == 4
     lines = capsys.readouterr().out.splitlines()
     waiting = "queued · waiting for a device with the runtime openvino · phase warming"
@@ -365,6 +366,14 @@ def test_jobs_show_notes_levels_that_are_too_fine(
     job = add_job(api.sessions, JobState.QUEUED, progress=progress)
     assert secateur("jobs", "show", job) == 0
     assert "use at most 2 levels" in capsys.readouterr().out
+
+
+def test_a_note_is_told_once_in_lines() -> None:
+    first = {"state": "searching", "note": "in a hurry", "level": "0 of 3"}
+    assert line(first, {}) == "searching · note in a hurry · level 0 of 3"
+    assert line(first | {"level": "1 of 3"}, first) == "searching · level 1 of 3"
+    other = first | {"note": "levels are too fine"}
+    assert line(other, first) == "searching · note levels are too fine · level 0 of 3"
 
 
 def test_jobs_artifacts_are_downloaded_whole(

@@ -135,7 +135,8 @@ def test_a_search_that_is_stopped_at_its_stairs_hands_back_the_uniform_network()
             explorer.tell(candidate, device.answer(candidate))
     asked = next(each for each in explorer.ask() if each.needs == "loss")
     explorer.tell(asked, device.answer(asked))
-    assert explorer.has_result
+    assert explorer.has_result()
+    assert not explorer.has_result(simple=False)
     explorer.stop()
     best = explorer.finalists(1)[0]
     assert best.origin == "uniform"
