@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from search.explorer import Explorer
-from search.time_limit import keep_time
+from search.time_limit import LAST_SHARE, keep_time
 from workers.snapshot import Snapshot
 
 
@@ -29,6 +29,13 @@ def limit_left_s(snapshot: Snapshot, now: datetime) -> float:
         return math.inf
     has_begun = snapshot.search_state is not None
     return max(0.0, limit_s - spent_s(snapshot, now)) if has_begun else limit_s
+
+
+def is_left_to_training(snapshot: Snapshot, now: datetime) -> bool:
+    """Whether no more of a limited time is the search's: what it found is not confirmed by
+    measurements that a disturbed device may repeat; the last one tells."""
+    limit_s = snapshot.spec.constraints.time_limit_s
+    return limit_s is not None and spent_s(snapshot, now) >= LAST_SHARE * limit_s
 
 
 def keep_to_time(explorer: Explorer, snapshot: Snapshot, now: datetime) -> bool:

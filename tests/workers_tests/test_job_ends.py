@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -147,6 +147,28 @@ def test_time_that_is_over_ends_search_and_training_with_the_best_so_far(
     assert job.state == "succeeded", job.problem
     (trained,) = workshop.tasks(job_id, "finetune")
     assert 0 < (trained.result or {})["steps"] < 100_000
+
+
+def test_what_is_left_to_training_is_not_spent_on_confirming(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disturbed device may repeat a strict measurement for as long as the whole limit is."""
+    job_id = workshop.submit(
+        finetune={"steps": 2, "batch_size": 16}, constraints={"time_limit_s": "100s"}
+    )
+    workshop.play(job_id, until=lambda: bool(workshop.requests(job_id, "strict")))
+    state = (workshop.snapshot(job_id).search_state or {})["began"]
+    later = datetime.fromisoformat(state) + timedelta(seconds=80)
+    monkeypatch.setattr(workshop.bench, "now", later)
+    workshop.bench.messages.append(("advance", job_id))
+    workshop.play(job_id, until=lambda: not workshop.bench.messages)
+    (asked,) = workshop.requests(job_id, "strict")
+    assert asked.measurement_id is None
+    assert workshop.job(job_id).state == "verifying"
+    job = workshop.play(job_id)
+    assert job.state == "succeeded", job.problem
+    (trained,) = workshop.tasks(job_id, "finetune")
+    assert (trained.result or {})["steps"] == 2
 
 
 def test_a_search_that_is_late_goes_to_the_budget_and_says_so(

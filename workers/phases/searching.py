@@ -27,7 +27,7 @@ from workers.progress import progress
 from workers.results import Chosen
 from workers.snapshot import Snapshot
 from workers.starts import scores_name
-from workers.time_limit import began, keep_to_time
+from workers.time_limit import began, is_left_to_training, keep_to_time
 
 SHORTLIST_FACTOR = 3
 FOUND = ("level", "levels", "floors_doubled", "hurried", "measured", "scored", "best")
@@ -46,7 +46,8 @@ def decide(context: Context, library: Library, snapshot: Snapshot) -> Decision:
         is_news = True
     is_news |= keep_to_time(explorer, snapshot, context.clock())
     if explorer.done:
-        decision = conclude(snapshot, explorer, questions)
+        is_urgent = is_left_to_training(snapshot, context.clock())
+        decision = conclude(snapshot, explorer, questions, is_urgent=is_urgent)
     else:
         decision = Decision(
             tasks=tuple(questions.task(each) for each in new_tasks(snapshot, explorer)),
@@ -148,11 +149,16 @@ def measured_sensitivity(snapshot: Snapshot) -> Sensitivity:
     return Sensitivity(ratios=RATIOS, rises=rises | precision.rises(snapshot))
 
 
-def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> Decision:
+def conclude(
+    snapshot: Snapshot, explorer: Explorer, questions: Questions, *, is_urgent: bool = False
+) -> Decision:
     """Confirms the finalists by strict measurements, the best first, and moves on with them.
 
     Where all earlier ones missed the budget with their true weights, one more is wanted, faster
     by as much as they were slower than their skeletons.
+
+    Args:
+        is_urgent: the first finalists go on as they were screened.
     """
     if explorer.infeasible is not None:
         return infeasible(snapshot, explorer, explorer.infeasible)
@@ -165,7 +171,7 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
     if not ranked:
         return spare.none_left(tried) if tried else nothing_found(snapshot, explorer)
     confirmed, unmeasured = shortlist(ranked, questions, budget, wanted)
-    if unmeasured:
+    if unmeasured and (tried or not is_urgent):
         requests = tuple(
             request
             for node in unmeasured
@@ -176,7 +182,7 @@ def conclude(snapshot: Snapshot, explorer: Explorer, questions: Questions) -> De
         return spare.none_left(tried)
     new = [
         Chosen.of(node, is_answer=node is explorer.answer)
-        for node in confirmed or [fastest(ranked, questions)]
+        for node in confirmed or unmeasured or [fastest(ranked, questions)]
     ]
     return Decision(
         search=SearchSave({"chosen": [each.model_dump() for each in (*tried, *new)]}, ()),
