@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -227,6 +227,10 @@ class Finetune:
     @property
     def done(self) -> bool:
         return self.step >= self.config.steps
+
+    def end_at(self, step: int) -> None:
+        """Goes on to this step; the learning rate falls to zero there."""
+        self.config = replace(self.config, steps=step)
 
     def run(
         self,

@@ -29,6 +29,7 @@ from search.sensitivity import RATIOS
 from search.skeleton import skeleton
 from search.surgery import prune as pruned_by
 from search.tensors import load_tensors
+from search.time_limit import steps_in_time
 from secateur.data import Parts
 from secateur.errors import MeasuringError
 from secateur.models import Given
@@ -293,22 +294,27 @@ class Run:
             config,
             objective=self.parts.objective,
         )
+        began_s = time.monotonic()
         while not run.done and (left_s := ends_s - time.monotonic()) > 0:
             run.run(time_limit_s=min(left_s, SLICE_S))
-            done, went = run.step / config.steps, run.trained
+            now_s, went = time.monotonic(), run.trained
+            run.end_at(steps_in_time(run.step, config.steps, now_s - began_s, ends_s - now_s))
+            steps = run.config.steps
             self.display.show(
                 "fine-tuning",
-                0.6 + 0.35 * done,
-                f"step {run.step} of {config.steps}, loss {went.loss:.3f}, "
+                0.6 + 0.35 * run.step / max(steps, 1),
+                f"step {run.step} of {steps}, loss {went.loss:.3f}, "
                 f"training accuracy {100 * went.accuracy:.1f} %",
             )
         if isinstance(trained, QuantizedModel):
             load_tensors(student, trained.float_tensors(), strict=False)
         if self._judged(trained).is_worse_than(at_first):
             student.load_state_dict(before)
+            is_short = run.step < config.steps
+            change = "give it more time" if is_short else "lower finetune={'learning_rate': …}"
             warnings.warn(
                 "fine-tuning made the network worse on the validation data, so that the result "
-                "is not fine-tuned; lower finetune={'learning_rate': …}",
+                f"is not fine-tuned; {change}",
                 stacklevel=4,
             )
 

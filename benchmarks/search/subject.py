@@ -113,21 +113,21 @@ class Subject:
         """L1 of every unit."""
         return score_channels(self.model, self.graph, "l1")
 
-    def scores_by(self, criterion: str) -> dict[str, Tensor]:
-        """The scores of every unit."""
-        if criterion == "l1":
+    def scores_by(self, criterion: str, *, blocks: bool = False) -> dict[str, Tensor]:
+        """The scores of every unit; with `blocks`, of whole residual blocks too."""
+        if criterion == "l1" and not blocks:
             return self.scores
-        return score_channels(self.model, self.graph, criterion, self.calibration)
+        return score_channels(self.model, self.graph, criterion, self.calibration, blocks=blocks)
 
-    def sensitivity(self, criterion: str = "l1") -> Sensitivity:
+    def sensitivity(self, criterion: str = "l1", *, blocks: bool = False) -> Sensitivity:
         """The loss rises that every way which asks for them is given, least units first."""
-        by = "" if criterion == "l1" else f"{criterion}-"
+        by = ("" if criterion == "l1" else f"{criterion}-") + ("blocks-" if blocks else "")
         path = self.out / f"{self.name}-{by}sensitivity.json"
         if not path.exists():
             found = layer_sensitivity(
                 self.model, self.graph,
                 lambda model: cross_entropy_loss(model, self.calibration),
-                scores=self.scores_by(criterion), recalibration_batches=self.inputs,
+                scores=self.scores_by(criterion, blocks=blocks), recalibration_batches=self.inputs,
             )  # fmt: skip
             document = {"ratios": found.ratios, "rises": found.rises}
             path.parent.mkdir(parents=True, exist_ok=True)

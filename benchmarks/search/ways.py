@@ -51,7 +51,8 @@ def _searched(config: SearchConfig, entwined: int = 0, criterion: str = "l1") ->
         settings = replace(config, budget=budget, seed=seed, entwined=entwined)
         result = run_search(
             subject.model, subject.graph, device, subject.calibration, settings,
-            criterion=criterion, sensitivity=subject.sensitivity(criterion), fit=subject.fit,
+            criterion=criterion, fit=subject.fit,
+            sensitivity=subject.sensitivity(criterion, blocks=config.blocks),
             finetune=FinetuneConfig(max(entwined, 1), seed=seed),
         )  # fmt: skip
         for node in result.finalists:
@@ -182,6 +183,7 @@ WAYS: dict[str, Way] = {
     "tree": _searched(TREE),
     "tree, entwined": _searched(TREE, ENTWINED),
     "tree, taylor": _searched(TREE, criterion="taylor"),
+    "tree, blocks": _searched(replace(TREE, blocks=True)),
     "beam of one": _searched(replace(TREE, beam_width=1)),
     "netadapt": _netadapt,
     "halp": _searched(SearchConfig.halp(0.5)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ from tests.workers_tests.test_decision import add_job, look
 from tests.workers_tests.workshop import Workshop
 from workers.advance import advance
 from workers.library import Library
+from workers.phases.facts import finalists
+from workers.phases.finetuning import finetuning_now
 from workers.running import MAX_CRASHES, run_task
 from workers.tasks import HANDLERS
 from workers.tasks.finetune import finetune, next_slice_s
@@ -177,6 +179,30 @@ def test_finetuning_in_slices_gives_the_same_bits_as_in_one_go(
     assert slices >= 2
     assert outcome.result == whole.result
     assert store.get(outcome.result["weights"]) == wanted
+
+
+def test_a_training_that_is_short_of_time_comes_to_fewer_steps_and_shows_them(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = workshop.submit(
+        finetune={"steps": 100_000, "batch_size": 16}, constraints={"time_limit_s": 100}
+    )
+    workshop.play(job_id, until=lambda: bool(workshop.tasks(job_id, "finetune")))
+    (task,), snapshot = workshop.tasks(job_id, "finetune"), workshop.snapshot(job_id)
+    work = Work(workshop.bench.context, workshop.library, snapshot, task.payload)
+    began = datetime.fromisoformat((snapshot.search_state or {})["began"])
+    monkeypatch.setattr(workshop.bench, "now", began + timedelta(seconds=80))
+    first = finetune(work, slice_s=SHORT_S)
+    assert isinstance(first, Again)
+    assert first.payload["comes_to"] == 100_000  # how long a step takes is not known yet
+    monkeypatch.setattr(workshop.bench, "now", began + timedelta(seconds=85))
+    again = finetune(replace(work, payload=first.payload), slice_s=SHORT_S)
+    assert isinstance(again, Again)
+    step, comes_to = again.payload["step"], again.payload["comes_to"]
+    assert comes_to == 4 * step
+    task.payload = again.payload
+    shown = finetuning_now(replace(snapshot, tasks={task.key: task}), finalists(snapshot))
+    assert (shown["step"], shown["steps"]) == (step, comes_to)
 
 
 def test_the_first_slices_are_short_and_the_later_ones_as_long_as_allowed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.states import JobState
@@ -34,19 +35,20 @@ def decide(snapshot: Snapshot) -> Decision:
 
 
 def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
-    """The share of all fine-tuning steps that have been run."""
-    steps = snapshot.spec.finetune.steps
-    done = [
-        learnt(each.start) + int(task.payload.get("step", 0)) if task.result is None else steps
-        for each in chosen
-        if (task := snapshot.tasks.get(finetune_key(each.digest))) is not None
+    """The share of all fine-tuning that has been done."""
+    tasks = [snapshot.tasks.get(finetune_key(each.digest)) for each in chosen]
+    parts = [
+        1.0 if task.result is not None else step / max(steps, 1)
+        for task in tasks
+        if task is not None
+        for step, steps in (_step_of(snapshot, task.payload),)
     ]
-    return sum(done) / max(steps * len(chosen), 1)
+    return sum(parts) / max(len(chosen), 1)
 
 
 def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
-    """The finalist that is furthest among those not done: step of steps, loss and accuracy of the
-    last slice; how many finalists are done."""
+    """The finalist that is furthest among those not done: step of steps, those that it comes to,
+    loss and accuracy of the last slice; how many finalists are done."""
     running = [
         task.payload
         for each in chosen
@@ -54,13 +56,23 @@ def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
         and task.result is None
     ]
     now = max(running, key=lambda payload: int(payload.get("step", 0)), default={})
+    step, steps = _step_of(snapshot, now)
     return {
-        "step": learnt(now.get("start")) + int(now.get("step", 0)),
-        "steps": snapshot.spec.finetune.steps,
+        "step": step,
+        "steps": steps,
         "finalists": len(chosen),
         "finalists_done": len(chosen) - len(running),
         **(now.get("training") or {"loss": None, "accuracy": None}),
     }
+
+
+def _step_of(snapshot: Snapshot, payload: Mapping[str, Any]) -> tuple[int, int]:
+    """The step of a finalist, and the one that its training comes to: the last of those asked
+    for, or an earlier one where time is short."""
+    before, asked = learnt(payload.get("start")), snapshot.spec.finetune.steps
+    return before + int(payload.get("step", 0)), before + int(
+        payload.get("comes_to", asked - before)
+    )
 
 
 def finetune_task(chosen: Chosen) -> NewTask:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from safetensors.torch import load, save
@@ -24,6 +25,7 @@ from search.lineage import regrown
 from search.plan import Plan
 from search.quantization import QuantizedModel
 from search.tensors import load_tensors, stored_tensors
+from search.time_limit import steps_in_time
 from workers.phases import precision
 from workers.phases.facts import prepared_result
 from workers.results import Finetuned, Training, finite
@@ -31,6 +33,7 @@ from workers.snapshot import Snapshot
 from workers.spare_cores import LOOK_S, lent
 from workers.starts import learnt, scores_name
 from workers.tasks.metrics import Batches, batches, origin_of
+from workers.time_limit import limit_left_s
 from workers.work import Again, Done, Work
 
 FIRST_SLICE_S, SLICE_S = 2.0, 12.0  # each is twice as long as the one before
@@ -45,11 +48,16 @@ def finetune(work: Work, *, slice_s: float | None = None) -> Done | Again:
     if steps <= 0 or work.payload.get("as_it_is"):
         _recalibrate(work, student)
         return _finished(work, student, rounded(work, student.eval()), 0)
+    began = work.payload.get("began") or work.context.clock().isoformat()
     run = _opened(work, student, steps)
+    run.end_at(int(work.payload.get("comes_to", steps)))
     trained = run_slice(work, run, slice_s or next_slice_s(work.payload))
     if run.done or work.is_to_stop():
         return _finished(work, student, run.student, run.step)
-    return _goes_on(work, run, trained)
+    now = work.context.clock()
+    spent_s = (now - datetime.fromisoformat(began)).total_seconds()
+    comes_to = steps_in_time(run.step, steps, spent_s, limit_left_s(work.snapshot, now))
+    return _goes_on(work, run, trained, began=began, comes_to=comes_to)
 
 
 def tune(work: Work, *, slice_s: float | None = None) -> Done | Again:
@@ -79,12 +87,13 @@ def _student(work: Work) -> nn.Module:
     return candidate(full, work.graph, Plan.from_document(work.payload["plan"]))
 
 
-def _goes_on(work: Work, run: Finetune, trained: Trained) -> Again:
+def _goes_on(work: Work, run: Finetune, trained: Trained, **known: Any) -> Again:
     location = _file(work, f"{run.step}{SUFFIX}")
     work.context.store.put(location, save(run.state_dict()))
     went = Training(loss=trained.loss, accuracy=trained.accuracy)
     payload = {
-        **work.payload, "step": run.step, "checkpoint": location, "training": went.document()
+        **work.payload, **known,
+        "step": run.step, "checkpoint": location, "training": went.document(),
     }  # fmt: skip
     return Again(payload, spent=_checkpoints(work, below=int(work.payload["step"])))
 

@@ -24,6 +24,7 @@ from search.finetuning import (
 )
 from search.gradient_clipping import clip_by_weights
 from search.recalibration import recalibrate
+from search.time_limit import steps_in_time
 from tests.search_tests.learning_tests.networks import small_net, striped_images
 
 
@@ -123,6 +124,23 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[10] == 0.2
     assert math.isclose(rates[100], 0.0, abs_tol=1e-12)
+
+
+def test_a_training_that_is_to_end_earlier_ends_there_with_its_learning_rate_fallen() -> None:
+    run = finetune(FinetuneConfig(steps=1000, batch_size=16, learning_rate=0.2, warmup=0.1))
+    run.run(max_steps=4)
+    run.end_at(12)
+    assert run.run() == 8
+    assert run.done
+    assert run.config.learning_rate_at(11) < 0.02 < 0.1 < run.config.learning_rate_at(4)
+
+
+def test_a_training_comes_to_as_many_steps_as_there_is_time_for() -> None:
+    assert steps_in_time(10, 200, 5.0, 15.0) == 40
+    assert steps_in_time(10, 200, 5.0, math.inf) == 200
+    assert steps_in_time(10, 200, 5.0, 500.0) == 200
+    assert steps_in_time(10, 200, 5.0, -1.0) == 10
+    assert steps_in_time(0, 200, 0.0, 15.0) == 200  # nothing known yet
 
 
 @pytest.mark.parametrize("amp", ["float32", "bfloat16"])
