@@ -290,12 +290,12 @@ class TargetSpec(Target):
 class SearchSpec(_Spec):
     """The search. `criterion` tells which units go first: `l1`, `l2`, `bn_scale`, `redundancy`,
     `taylor`, `singe` or `random`. `tolerance` bounds the loss rise that a layer floor allows; with
-    `blocks` whole residual blocks may be removed too. With precision `auto`, layers are in int8
-    where the device has it and that is faster; `int8` refuses a device that has not. `entwined`:
-    steps of fine-tuning between two levels, of what is kept, a part of those of the job.
-    `staircase_points`: most widths of each group that are measured alone; `refinements`: most
-    rounds at the budget after the levels, as long as each brings something better; by default 2,
-    and with a time limit as many as it leaves time for."""
+    `blocks` whole residual blocks may be removed too, unless it is false. With precision `auto`,
+    layers are in int8 where the device has it and that is faster; `int8` refuses a device that has
+    not. `entwined`: steps of fine-tuning between two levels, of what is kept, a part of those of
+    the job. `staircase_points`: most widths of each group that are measured alone; `refinements`:
+    most rounds at the budget after the levels, as long as each brings something better; by default
+    2, and with a time limit as many as it leaves time for."""
 
     beam_width: Annotated[int, Field(ge=1, le=64)] = 4
     children: Annotated[int, Field(ge=1, le=256)] = 6
@@ -307,7 +307,7 @@ class SearchSpec(_Spec):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     calibration_images: Annotated[int, Field(ge=16, le=65_536)] = 512
     finalists: Annotated[int, Field(ge=1, le=16)] = 2
-    blocks: bool = False
+    blocks: bool = True
     entwined: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "float32", "int8"] = "auto"
 

@@ -183,7 +183,7 @@ WAYS: dict[str, Way] = {
     "tree": _searched(TREE),
     "tree, entwined": _searched(TREE, ENTWINED),
     "tree, taylor": _searched(TREE, criterion="taylor"),
-    "tree, blocks": _searched(replace(TREE, blocks=True)),
+    "tree, widths only": _searched(replace(TREE, blocks=False)),
     "beam of one": _searched(replace(TREE, beam_width=1)),
     "netadapt": _netadapt,
     "halp": _searched(SearchConfig.halp(0.5)),

@@ -67,7 +67,7 @@ class SearchConfig:
     proposals: tuple[str, ...] = PROPOSALS
     perturbation: float = 0.4
     learn: bool = True
-    blocks: bool = False
+    blocks: bool = True
     entwined: int = 0
     refinements: int = 2
     widen: bool = True
@@ -146,18 +146,19 @@ class SearchConfig:
     def netadapt(
         cls, budget: float, groups: int, *, levels: int = 20, **more: Any
     ) -> "SearchConfig":
-        """NetAdapt: one node kept, every group proposes its own cut, nothing learned."""
+        """NetAdapt: one node kept, every group proposes its own cut, nothing learned. Widths only,
+        as it has them."""
         return cls(
             budget, beam_width=1, children=groups, levels=levels, proposals=("cut",),
-            learn=False, refinements=0, widen=False, uniform=False, **more,
+            learn=False, refinements=0, widen=False, uniform=False, **{"blocks": False, **more},
         )  # fmt: skip
 
     @classmethod
     def halp(cls, budget: float, **more: Any) -> "SearchConfig":
-        """HALP's knapsack: one step to the budget by the additive table alone."""
+        """HALP's knapsack: one step to the budget by the additive table alone. Widths only."""
         return cls(
             budget, beam_width=1, children=1, levels=1, max_moves=0, proposals=("knapsack",),
-            learn=False, refinements=0, widen=False, uniform=False, **more,
+            learn=False, refinements=0, widen=False, uniform=False, **{"blocks": False, **more},
         )  # fmt: skip
 
 

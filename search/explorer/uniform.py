@@ -43,10 +43,13 @@ def _added(tree: Tree, found: Sequence[Proposal]) -> Node:
 
 
 def _proposed(tree: Tree, sixteenths: int) -> Sequence[Proposal]:
-    """Widths are rounded to eighths of a group, or to what the search keeps multiples of."""
+    """Widths are rounded to eighths of a group, or to what the search keeps multiples of; blocks
+    stay."""
     importance = tree.importance
     widths = importance.widths | importance.pattern(FLOAT)
     for name, width in importance.group_widths.items():
+        if importance.min_widths[name] == 0:
+            continue
         step = lcm(aligned(width), importance.steps[name])
         kept = round(sixteenths / PARTS * width / step) * step
         widths[name] = min(max(kept, importance.min_widths[name]), width)

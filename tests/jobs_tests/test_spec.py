@@ -36,7 +36,7 @@ def test_a_job_needs_only_model_dataset_and_budget() -> None:
     assert (job.search.beam_width, job.search.children, job.search.levels) == (4, 6, 5)
     assert (job.search.criterion, job.search.seed, job.search.calibration_images) == ("l1", 0, 512)
     assert (job.search.finalists, job.finetune.batch_size) == (2, 128)
-    assert not job.search.blocks
+    assert job.search.blocks
     assert (job.target.device, job.target.runtime, job.target.threads) == ("any", "onnxruntime", 1)
 
 

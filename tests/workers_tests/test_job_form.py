@@ -28,8 +28,12 @@ def test_a_transformer_loses_heads_and_comes_back_as_files(
     torch.manual_seed(0)
     workshop.add_model("tokens", "tokens", save(dict(tokens().state_dict())))
     job_id = workshop.submit(
-        model="tokens", budget={"ratio": 0.81}, finetune={"steps": 3, "batch_size": 16}
-    )
+        model="tokens",
+        budget={"ratio": 0.81},
+        search={"levels": 2, "beam_width": 1, "children": 2, "staircase_points": 2,
+                "calibration_images": 32, "finalists": 1, "blocks": False},
+        finetune={"steps": 3, "batch_size": 16},
+    )  # fmt: skip
     job = workshop.play(job_id)
     assert job.state == "succeeded", job.problem
     assert (job.result or {})["ratio"] <= 0.81
@@ -58,13 +62,13 @@ def by_depth(question: Question) -> Measurement | MeasureError:
     return measured(*(count * 1_000_000 for count in counts), kind=question.kind)
 
 
-def test_a_job_that_may_remove_blocks_gives_back_a_shallower_model(
+def test_a_job_may_remove_blocks_and_gives_back_a_shallower_model(
     workshop: Workshop, tmp_path: Path
 ) -> None:
     job_id = workshop.submit(
         budget={"ratio": 0.52},
         search={"levels": 1, "beam_width": 1, "children": 1, "calibration_images": 32,
-                "finalists": 1, "blocks": True},
+                "finalists": 1},
         finetune={"steps": 3, "batch_size": 16},
     )  # fmt: skip
     job = workshop.play(job_id, by_depth)

@@ -84,14 +84,14 @@ def test_a_budget_that_only_depth_can_reach_takes_the_block_that_matters_least(
     assert result.loss == pytest.approx(DistanceToDense(net)(result.model))
     assert result.floors["blocks.1"] == 0
     assert result.staircases["blocks.1"] == {"0": pytest.approx(3 / 5)}
+    uniform = [row["widths"] for row in result.tree if row["origin"] == "uniform"]
+    assert {(widths["blocks.0"], widths["blocks.1"]) for widths in uniform} == {(1, 1)}
     again = search(net, graph, blocks=True)
     assert again.tree == result.tree
     assert again.plan == result.plan
 
 
-def test_without_being_asked_a_search_leaves_blocks_alone(
-    net: nn.Module, graph: PruningGraph
-) -> None:
+def test_a_search_that_is_told_so_leaves_blocks_alone(net: nn.Module, graph: PruningGraph) -> None:
     result = search(net, graph, blocks=False)
     assert result.plan is None
     assert result.infeasible is not None
@@ -102,8 +102,8 @@ def test_without_being_asked_a_search_leaves_blocks_alone(
 
 def test_scores_alone_do_not_switch_blocks_on(graph: PruningGraph) -> None:
     scores = {group.name: torch.ones(group.width) for group in graph.searched(blocks=True)}
-    off = Explorer(SearchConfig(0.5), graph, scores, {})
-    on = Explorer(SearchConfig(0.5, blocks=True), graph, scores, {})
+    off = Explorer(SearchConfig(0.5, blocks=False), graph, scores, {})
+    on = Explorer(SearchConfig(0.5), graph, scores, {})
     assert on.root.widths.keys() - off.root.widths.keys() == {"blocks.0", "blocks.1"}
     minimum = [each.plan for each in on.ask() if each.origin == "minimum"]
     assert [plan.kept["blocks.1"] for plan in minimum] == [()]
