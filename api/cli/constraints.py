@@ -16,6 +16,12 @@ PruneFrozen = Annotated[
     bool,
     typer.Option("--prune-frozen", help="Prune layers that the model's own code freezes too."),
 ]
+Blocks = Annotated[
+    bool | None,
+    typer.Option(
+        "--blocks/--no-blocks", help="Remove whole residual blocks too, as by default, or not."
+    ),
+]
 Multiple = Annotated[int | None, typer.Option(help="Channels that stay are a multiple of this.")]
 MaxParameters = Annotated[int | None, typer.Option(help="Most parameters that the result has.")]
 MaxSizeMb = Annotated[

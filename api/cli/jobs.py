@@ -10,6 +10,7 @@ import typer
 from api.cli.connection import ApiKey, AsJson, Server, connect
 from api.cli.constraints import (
     BatchSize,
+    Blocks,
     Exclude,
     MaxAccuracyDrop,
     MaxMemoryMb,
@@ -108,9 +109,7 @@ def submit(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
-    blocks: Annotated[
-        bool | None, typer.Option("--blocks/--no-blocks", help="Remove whole blocks too, or not.")
-    ] = None,
+    blocks: Blocks = None,
     steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning; 0 is none.")] = None,
     batch_size: BatchSize = None,
     precision: Precision = None,

@@ -18,6 +18,7 @@ from api.cli.budgets import read_budget, words
 from api.cli.connection import ApiKey, default_home
 from api.cli.constraints import (
     BatchSize,
+    Blocks,
     Exclude,
     MaxAccuracyDrop,
     MaxMemoryMb,
@@ -131,6 +132,7 @@ def prune(
     ] = None,
     batch_size: BatchSize = None,
     precision: Precision = None,
+    blocks: Blocks = None,
     exclude: Exclude = None,
     prune_frozen: PruneFrozen = False,
     multiple: Multiple = None,
@@ -183,7 +185,7 @@ def prune(
     )
     given_here = {
         "target": given_only(runtime=runtime, batch_size=batch_size),
-        "search": given_only(precision=precision),
+        "search": given_only(precision=precision, blocks=blocks),
         "finetune": given_only(steps=steps),
         "constraints": limits,
     }

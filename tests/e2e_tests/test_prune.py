@@ -31,7 +31,7 @@ def command(tmp_path: Path) -> list[str]:
     write_dataset(tmp_path / "stripes.npz")
     (tmp_path / "job.json").write_text(json.dumps({"search": SEARCH, "finetune": FINETUNE}))
     options = ["--data", "stripes.npz", "--ratio", "60%", "--spec", "job.json", "--out", "result"]
-    arguments = ["prune", "tiny.onnx", *options, "--runtime", "replay", "--json"]
+    arguments = ["prune", "tiny.onnx", *options, "--runtime", "replay", "--no-blocks", "--json"]
     return [sys.executable, "-m", "api.cli.main", *arguments]
 
 
@@ -58,6 +58,7 @@ def test_one_command_prunes_stops_with_the_best_so_far_and_goes_on_where_it_was(
     assert any("Stopping with the best so far" in line for line in told)
     document = json.loads(out)
     assert document["job"]["result"]["ratio"] <= 0.6
+    assert document["job"]["spec"]["search"]["blocks"] is False
     assert {Path(each).name for each in document["files"]} >= {"model.onnx", "report.json"}
     assert (tmp_path / "result" / "model.onnx").is_file()
 

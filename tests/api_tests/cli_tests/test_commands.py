@@ -195,12 +195,12 @@ def test_jobs_submit_merges_file_and_options(
     add_inputs(api.sessions)
     spec = tmp_path / "job.json"
     spec.write_text('{"model": "net", "dataset": "other", "budget": {"latency_ms": 3}}')
-    options = ["--dataset", "data", "--ratio", "0.5", "--seed", "7", "--steps", "0", "--blocks"]
+    options = ["--dataset", "data", "--ratio", "0.5", "--seed", "7", "--steps", "0", "--no-blocks"]
     assert secateur("jobs", "submit", str(spec), *options, "--json") == 0
     job = json.loads(capsys.readouterr().out)
     assert job["spec"]["budget"]["ratio"] == 0.5
     assert job["spec"]["search"]["seed"] == 7
-    assert job["spec"]["search"]["blocks"] is True
+    assert job["spec"]["search"]["blocks"] is False
 
 
 def test_jobs_submit_twice_with_a_key_is_one_job(
