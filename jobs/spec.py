@@ -289,8 +289,8 @@ class TargetSpec(Target):
 
 class SearchSpec(_Spec):
     """The search. `criterion` tells which units go first: `l1`, `l2`, `bn_scale`, `redundancy`,
-    `taylor`, `singe` or `random`. `tolerance` bounds the loss rise that a layer floor allows; with
-    `blocks` whole residual blocks may be removed too, unless it is false. With precision `auto`,
+    `taylor`, `singe` or `random`. `tolerance` bounds the loss rise that a layer floor allows;
+    whole residual blocks may be removed too, unless `blocks` is false. With precision `auto`,
     layers are in int8 where the device has it and that is faster; `int8` refuses a device that has
     not. `entwined`: steps of fine-tuning between two levels, of what is kept, a part of those of
     the job. `staircase_points`: most widths of each group that are measured alone; `refinements`:

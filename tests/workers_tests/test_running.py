@@ -203,6 +203,9 @@ def test_a_training_that_is_short_of_time_comes_to_fewer_steps_and_shows_them(
     task.payload = again.payload
     shown = finetuning_now(replace(snapshot, tasks={task.key: task}), finalists(snapshot))
     assert (shown["step"], shown["steps"]) == (step, comes_to)
+    last = finetune(replace(work, payload=again.payload | {"comes_to": step + 1}))
+    assert isinstance(last, Done)
+    assert last.result["steps"] == step + 1
 
 
 def test_the_first_slices_are_short_and_the_later_ones_as_long_as_allowed() -> None:

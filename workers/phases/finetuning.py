@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.states import JobState
+from jobs.tables import Task
 from workers.decision import Decision, NewTask
 from workers.phases.facts import PACKAGE_DENSE, finalists, finetune_key, package_key
 from workers.progress import progress
@@ -37,13 +38,7 @@ def decide(snapshot: Snapshot) -> Decision:
 def finetuned_part(snapshot: Snapshot, chosen: list[Chosen]) -> float:
     """The share of all fine-tuning that has been done."""
     tasks = [snapshot.tasks.get(finetune_key(each.digest)) for each in chosen]
-    parts = [
-        1.0 if task.result is not None else step / max(steps, 1)
-        for task in tasks
-        if task is not None
-        for step, steps in (_step_of(snapshot, task.payload),)
-    ]
-    return sum(parts) / max(len(chosen), 1)
+    return sum(_part(snapshot, task) for task in tasks if task is not None) / max(len(chosen), 1)
 
 
 def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
@@ -64,6 +59,13 @@ def finetuning_now(snapshot: Snapshot, chosen: list[Chosen]) -> dict[str, Any]:
         "finalists_done": len(chosen) - len(running),
         **(now.get("training") or {"loss": None, "accuracy": None}),
     }
+
+
+def _part(snapshot: Snapshot, task: Task) -> float:
+    if task.result is not None:
+        return 1.0
+    step, steps = _step_of(snapshot, task.payload)
+    return step / max(steps, 1)
 
 
 def _step_of(snapshot: Snapshot, payload: Mapping[str, Any]) -> tuple[int, int]:
